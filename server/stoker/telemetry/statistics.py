@@ -1,0 +1,203 @@
+"""The numbers of one model version, as the engine counts them: plain integers, added on the loop.
+
+`ModelStatistics` answers the protocol's statistics calls and feeds `/metrics`. The engine calls
+the `record_*` methods; nothing else writes. Imports none of ours.  Hot path.
+
+Semantics (Triton's): `success` counts requests, `inference_count` rows, `execution_count` runs.
+compute_* durations are added once for each request of a batch in the request sums and once per
+run in `batch_stats`. Only successful runs count in compute_*. All durations are nanoseconds.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+
+class FailureReason(Enum):
+    """Label `reason` of nv_inference_request_failure; all four always exist."""
+
+    REJECTED = "REJECTED"
+    """Refused by a full queue, or timed out in it."""
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    """The model's run failed."""
+    OTHER = "OTHER"
+
+
+class RefusalReason(Enum):
+    """Label `reason` of stoker_requests_refused: why a request never entered the queue."""
+
+    INVALID = "invalid"
+    NOT_READY = "not_ready"
+    QUEUE_FULL = "queue_full"
+    QUEUE_BYTES = "queue_bytes"
+    PREDICTED_LATE = "predicted_late"
+    DRAINING = "draining"
+
+
+class BatchEnd(Enum):
+    """Label `reason` of stoker_batches: why a batch was closed with the rows it has."""
+
+    IDLE = "idle"
+    """Everything that waited was taken."""
+    FULL = "full"
+    PREFERRED = "preferred"
+    DELAY = "delay"
+
+
+LATENCY_BUCKETS_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds in seconds of all latency histograms, +Inf added: 0.1 ms to 10 s, three a decade."""
+
+ROWS_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Upper bounds of the batch rows histogram, +Inf added."""
+
+LATENCY_BUCKETS_NS: Final = tuple(round(bound * 1e9) for bound in LATENCY_BUCKETS_S)
+
+
+class Histogram:
+    """Counts per bucket (not cumulative; the last is +Inf) and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[int, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0
+
+    def observe(self, value: int) -> None:
+        """Adds one observation, in the unit of `bounds`."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class BatchStatistics:
+    """Runs of one batch size."""
+
+    __slots__ = ("count", "infer_ns", "input_ns", "output_ns")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.input_ns = 0
+        self.infer_ns = 0
+        self.output_ns = 0
+
+
+class ModelStatistics:
+    """Everything counted for one version since it was loaded."""
+
+    __slots__ = (
+        "batch_ends",
+        "batch_rows",
+        "batches",
+        "bisections",
+        "compute_count",
+        "compute_histogram",
+        "execution_count",
+        "failure_count",
+        "failure_ns",
+        "failures",
+        "in_flight",
+        "infer_ns",
+        "inference_count",
+        "input_ns",
+        "last_inference_ms",
+        "load_seconds",
+        "model",
+        "output_ns",
+        "pending",
+        "queue_histogram",
+        "queue_ns",
+        "refusals",
+        "request_histogram",
+        "success_count",
+        "success_ns",
+        "tags",
+        "version",
+    )
+
+    def __init__(self, model: str, version: int, *, tags: Mapping[str, str] | None = None) -> None:
+        self.model = model
+        self.version = version
+        self.tags = dict(tags or {})
+        self.load_seconds = 0.0
+        self.last_inference_ms = 0
+        """Milliseconds since the epoch of the last run's end; 0 if none."""
+        self.inference_count = 0
+        self.execution_count = 0
+        self.success_count = 0
+        self.success_ns = 0
+        self.failure_count = 0
+        self.failure_ns = 0
+        self.queue_ns = 0
+        self.compute_count = 0
+        self.input_ns = 0
+        self.infer_ns = 0
+        self.output_ns = 0
+        self.pending = 0
+        """Requests accepted and not yet handed to an executor."""
+        self.in_flight = 0
+        """Requests accepted and not yet answered."""
+        self.bisections = 0
+        """Failed batches that were run again in halves."""
+        self.failures = dict.fromkeys(FailureReason, 0)
+        self.refusals = dict.fromkeys(RefusalReason, 0)
+        self.batch_ends = dict.fromkeys(BatchEnd, 0)
+        self.batches: dict[int, BatchStatistics] = {}
+        self.batch_rows = Histogram(ROWS_BUCKETS)
+        self.request_histogram = Histogram(LATENCY_BUCKETS_NS)
+        self.queue_histogram = Histogram(LATENCY_BUCKETS_NS)
+        self.compute_histogram = Histogram(LATENCY_BUCKETS_NS)
+
+    def record_run(
+        self,
+        *,
+        rows: int,
+        requests: int,
+        input_ns: int,
+        infer_ns: int,
+        output_ns: int,
+        end: BatchEnd,
+        now_ms: int,
+    ) -> None:
+        """A successful run of `rows` rows for `requests` requests. Once per batch."""
+        self.execution_count += 1
+        self.inference_count += rows
+        self.compute_count += requests
+        self.input_ns += input_ns * requests
+        self.infer_ns += infer_ns * requests
+        self.output_ns += output_ns * requests
+        self.last_inference_ms = now_ms
+        self.batch_ends[end] += 1
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
+        batch.count += 1
+        batch.input_ns += input_ns
+        batch.infer_ns += infer_ns
+        batch.output_ns += output_ns
+        self.batch_rows.observe(rows)
+        self.compute_histogram.observe(infer_ns)
+
+    def record_success(self, request_ns: int, queue_ns: int) -> None:
+        """One answered request: nanoseconds from arrival to answer, and of waiting before that."""
+        self.success_count += 1
+        self.success_ns += request_ns
+        self.queue_ns += queue_ns
+        self.request_histogram.observe(request_ns)
+        self.queue_histogram.observe(queue_ns)
+
+    def record_failure(self, reason: FailureReason, request_ns: int) -> None:
+        """One request that was accepted, or refused by a full queue, and got an error."""
+        self.failure_count += 1
+        self.failure_ns += request_ns
+        self.failures[reason] += 1
+
+    def record_refusal(self, reason: RefusalReason) -> None:
+        """One request that never entered the queue."""
+        self.refusals[reason] += 1
+        if reason is RefusalReason.QUEUE_FULL or reason is RefusalReason.QUEUE_BYTES:
+            self.record_failure(FailureReason.REJECTED, 0)
