@@ -34,7 +34,7 @@ class InferRequest:
     """Queue timeout in microseconds, honoured where the model's queue policy allows it."""
     deadline: float = math.inf
     """time.monotonic() seconds: a moment, not a duration."""
-    parameters: Parameters = field(default=NO_PARAMETERS)
+    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
     """Custom parameters only; the reserved ones became fields."""
     is_retry: bool = False
     """The client declares that it tried before (`grpc-previous-rpc-attempts`)."""
@@ -55,7 +55,7 @@ class InferResponse:
     version: str
     id: str
     outputs: tuple[Tensor, ...]
-    parameters: Parameters = field(default=NO_PARAMETERS)
+    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
     lease: Lease | None = None
     """Set when the outputs live in a pooled buffer. Whoever takes the response releases it, after
     the last byte was copied or handed to the kernel; a response that is dropped unsent as well."""

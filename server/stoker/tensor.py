@@ -67,6 +67,14 @@ class DataType(Enum):
         self.onnx = onnx
         self.onnx_number = onnx_number
 
+    # By identity: Enum's own hash is a Python call, and datatypes are parts of per-request keys.
+    __hash__ = object.__hash__
+
+
+MAX_RANK: Final = 64
+"""Dimensions that a numpy array can have."""
+_MAX_SIZES: Final = 2**60 - 1
+"""numpy refuses an empty array as well when its other sizes, times 8 bytes, pass 2**63."""
 
 BY_WIRE: Final[dict[str, DataType]] = {each.wire: each for each in DataType}
 BY_ONNX: Final[dict[str, DataType]] = {each.onnx: each for each in DataType}
@@ -135,7 +143,13 @@ def element_count(shape: Sequence[int], *, tensor: str) -> int:
         raise InvalidRequest(
             f"input '{tensor}': expected a shape without negative sizes, got {shape_text(shape)}"
         )
-    return math.prod(shape)
+    count = math.prod(shape)
+    if len(shape) > MAX_RANK or (count == 0 and math.prod(filter(None, shape)) > _MAX_SIZES):
+        raise InvalidRequest(
+            f"input '{tensor}': expected at most {MAX_RANK} dimensions, and sizes whose product "
+            f"without the zeros is at most {_MAX_SIZES}, got {len(shape)} dimensions"
+        )
+    return count
 
 
 def from_raw(name: str, datatype: DataType, shape: tuple[int, ...], raw: Raw) -> Tensor:

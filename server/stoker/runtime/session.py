@@ -69,6 +69,10 @@ class Placement:
 class Runtime(Protocol):
     """Opens models. `OnnxRuntime` is the real one."""
 
+    @property
+    def version(self) -> str:
+        """The library's own version."""
+
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """The sessions that a model's instance groups ask for. Raises InvalidRequest for a group
         that this machine cannot have (a GPU that is not there), with the sentence for the user."""

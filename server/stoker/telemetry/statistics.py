@@ -117,6 +117,7 @@ class ModelStatistics:
         "success_ns",
         "tags",
         "version",
+        "wrong_refusals",
     )
 
     def __init__(self, model: str, version: int, *, tags: Mapping[str, str] | None = None) -> None:
@@ -141,6 +142,8 @@ class ModelStatistics:
         """Requests accepted and not yet handed to an executor."""
         self.in_flight = 0
         """Requests accepted and not yet answered."""
+        self.wrong_refusals = 0
+        """Requests refused as predicted late that would have met their limit after all."""
         self.bisections = 0
         """Failed batches that were run again in halves."""
         self.failures = dict.fromkeys(FailureReason, 0)

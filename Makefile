@@ -1,0 +1,53 @@
+# `make serve` and `make test` work in a fresh clone with Python 3.11 or newer and make, without
+# root. What is made lives in .venv.  ONNXRUNTIME=cpu|gpu and PYTHON=... choose what goes into it.
+
+# Every target works in the one environment, so a parallel make runs them one after the other.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help serve test check protos bench environment dev
+
+BIN := .venv/bin
+
+# More arguments for the program that a target runs: make test ARGS="-k probe".
+ARGS ?=
+
+# Where the server listens, from the variables that it reads itself.
+HTTP := $(or $(STOKER_HTTP_PORT),8000)
+GRPC := $(or $(STOKER_GRPC_PORT),8001)
+METRICS := $(or $(STOKER_METRICS_PORT),8002)
+
+help: ## This list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: STOKER_HTTP_PORT, ...
+	@printf '%s\n' \
+	  "REST     http://localhost:$(HTTP)/v2" \
+	  "gRPC     localhost:$(GRPC)" \
+	  "metrics  http://localhost:$(METRICS)/metrics, with /livez /readyz /startupz" \
+	  "" \
+	  "Once the server says that it is ready, this asks it for the digit on a picture of a 7:" \
+	  "" \
+	  "    curl -s http://localhost:$(HTTP)/v2/models/digits/infer -d @server/stoker/demo/images/digit-7.json" \
+	  ""
+	@exec $(BIN)/stoker serve $(ARGS)
+
+test: check ## Linters, types and all tests.
+	$(BIN)/pytest $(ARGS)
+
+check: dev ## Linters and types only.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+protos: dev ## Generate server/stoker/protocol from protos/.
+	$(BIN)/python scripts/make_protos.py
+
+bench: dev ## Load the server of `make serve` for 20 s, half REST and half gRPC.
+	$(BIN)/locust -f benchmarks/locustfile.py --headless --users 50 --spawn-rate 50 --run-time 20s \
+	  --host http://localhost:$(HTTP) --grpc-host localhost:$(GRPC) $(ARGS)
+
+environment:
+	@scripts/environment
+
+dev:
+	@scripts/environment dev

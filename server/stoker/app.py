@@ -1,0 +1,374 @@
+"""The composition root: builds every part, starts them in order, stops them in reverse.
+
+Start: log, health, engine, transports (ports open at once), then models. Stop: the steps of
+`lifecycle/drain.py`, then models, executors, ports. The only module that imports both planes.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+import stoker
+from stoker.checking import CheckReport
+from stoker.engine.engine import Engine, OpenedVersion
+from stoker.engine.registry import ModelRegistry
+from stoker.engine.served_model import ServedModel
+from stoker.lifecycle.check import check_models
+from stoker.lifecycle.drain import drain
+from stoker.lifecycle.health import ServerHealth, ServerState
+from stoker.lifecycle.loader import Loader
+from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
+from stoker.model import Readiness, VersionState
+from stoker.repository.local import Repository, scan
+from stoker.repository.model_config import to_pbtxt
+from stoker.runtime.installation import BrokenInstallation
+from stoker.runtime.onnx import OnnxRuntime
+from stoker.runtime.session import Runtime
+from stoker.settings import Settings
+from stoker.telemetry import log
+from stoker.telemetry import metric_table as table
+from stoker.telemetry.demand import DemandMeter
+from stoker.telemetry.load_metrics import show_load
+from stoker.telemetry.loop_lag import LoopLag
+from stoker.telemetry.metrics import MetricsRegistry
+from stoker.telemetry.server_statistics import ServerStatistics
+from stoker.transport.grpc.grpcio import GrpcioOptions, GrpcioServer
+from stoker.transport.grpc.health import HealthBoard
+from stoker.transport.grpc.methods import EXTENSIONS, SERVER_NAME, method_table
+from stoker.transport.management.endpoints import GiveMetrics, management_handler
+from stoker.transport.rest.descriptions import ServerInfo
+from stoker.transport.rest.service import RestService
+from stoker.transport.wire.limits import BufferBudget, HttpLimits
+from stoker.transport.wire.server import HttpServer
+
+logger: Final = logging.getLogger(__name__)
+
+EXIT_DRAINED: Final = 0
+EXIT_BAD_USAGE: Final = 2
+EXIT_NOT_THERE: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+DEMO: Final = Path(__file__).parent / "demo" / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The ports that the server listens on."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+class Server:
+    """One whole server on the running event loop: `start`, `load`, `drain`, `close`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        runtime: Runtime,
+        repository: Repository,
+        *,
+        profile_seconds: float = PROFILE_SECONDS,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._repository = repository
+        self._registry = ModelRegistry()
+        self.health = ServerHealth(self._registry, is_strict=settings.strict_readiness)
+        self.health.require(
+            settings.required_models or tuple(repository.models), problems=repository.problems
+        )
+        self.health.watch(self._show_health)
+        statistics = ServerStatistics()
+        self.engine = Engine(
+            self._registry,
+            loop,
+            max_queued_bytes=settings.max_buffered_bytes,
+            readiness=self.health.readiness,
+            statistics=statistics,
+        )
+        self._loader = Loader(
+            Opener(runtime, profile_seconds=profile_seconds),
+            self.engine,
+            self._registry,
+            on_change=self.health.changed,
+            on_ready=self._version_ready,
+            on_gone=self._version_gone,
+        )
+        self._board = HealthBoard()
+        self._demand = DemandMeter()
+        self._lag = LoopLag(loop)
+        self._metrics = MetricsRegistry(server=statistics)
+        self._scrapes: set[asyncio.Task[None]] = set()
+        age_s = settings.max_connection_age_s or float("inf")
+        self._grpc = GrpcioServer(
+            method_table(self.engine, self._loader, self._board),
+            GrpcioOptions(max_message_bytes=settings.max_message_bytes, max_connection_age_s=age_s),
+        )
+        limits = HttpLimits(
+            max_json_bytes=settings.max_json_bytes,
+            max_message_bytes=settings.max_message_bytes,
+            max_connections=settings.max_connections,
+            max_connection_age_s=age_s,
+            header_timeout_s=settings.header_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+        )
+        budget = BufferBudget(settings.max_buffered_bytes)
+        info = ServerInfo(SERVER_NAME, stoker.__version__, EXTENSIONS)
+        self._rest = RestService(self.engine, self._loader, info, limits, budget)
+        self._http = HttpServer(self._rest, limits, budget)
+        management = management_handler(
+            live=lambda: Readiness(True),
+            ready=self.health.readiness,
+            started=self.health.startup,
+            metrics=self._scrape,
+        )
+        self._management = HttpServer(management, limits, budget)
+        self._show_server(runtime)
+
+    async def start(self) -> Addresses:
+        """Opens all ports: live at once, ready when the models are. Raises OSError."""
+        host, settings = self._settings.host, self._settings
+        self._lag.start()
+        metrics = await self._management.start(host, settings.metrics_port)
+        http = await self._http.start(host, settings.http_port)
+        grpc = await self._grpc.start(host, settings.grpc_port)
+        return Addresses(http, grpc, metrics)
+
+    async def load(self) -> None:
+        """Loads every model. Returns when all loads have ended, well or not."""
+        for sentence in self._repository.warnings:
+            log.event(logger, "repository", sentence, level=logging.WARNING)
+        for sentence in self._repository.problems:
+            log.event(logger, "repository", sentence, level=logging.ERROR)
+        await self._loader.load_all(self._repository.models.values())
+        if self.health.state is ServerState.STARTING:
+            self.health.become(ServerState.STARTED)
+
+    async def drain(self) -> int:
+        """Empties the server, see `lifecycle/drain.py`. Gives how many requests got DRAINING."""
+        self._board.drain()
+        return await drain(
+            self.health,
+            (_DrainingHttp(self._http), _DrainingGrpc(self._grpc)),
+            self._registry.served,
+            delay=self._settings.drain_delay_s,
+            grace=self._settings.drain_timeout_s,
+        )
+
+    async def close(self) -> None:
+        """Ends everything that is left: connections, executors, ports."""
+        await self._grpc.stop(0)
+        await self._http.close()
+        self._rest.close()
+        await self._loader.unload_all()
+        await self._management.close()
+        self._lag.stop()
+        if self._scrapes:
+            await asyncio.wait(self._scrapes)
+
+    def _version_ready(self, served: ServedModel, opened: OpenedVersion) -> None:
+        gauges: dict[table.Metric, Callable[[], float | None]] = {
+            table.MODEL_BATCH_LIMIT: lambda: served.policy.max_rows,
+            table.MODEL_ROW_SECONDS: lambda: served.costs.usual_seconds_per_row(),
+        }
+        if opened.costs:
+            devices = [session.device for _, session in opened.sessions]
+            demand = self._demand.add_model(devices)
+            served.add_demand = demand.add
+            gauges[table.MODEL_DEMAND] = lambda: demand.ratio(time.monotonic())
+        self._metrics.add_model(served.statistics, gauges)
+
+    def _version_gone(self, served: ServedModel) -> None:
+        self._metrics.remove_model(served.statistics)
+
+    def _show_health(self) -> None:
+        """Tells gRPC health of every change."""
+        ready = self.health.readiness().ready
+        if ready:
+            self._demand.begin(time.monotonic())
+        models = {
+            name: any(each.state is VersionState.READY for each in self._registry.records(name))
+            for name in self._registry.names()
+        }
+        self._board.show(ready, models)
+
+    def _show_server(self, runtime: Runtime) -> None:
+        metrics = self._metrics
+        show_load(metrics, self._demand, self._lag)
+        metrics.register(table.READY, lambda: float(self.health.readiness().ready))
+        metrics.register_labelled(table.MODEL_READY, self._models_ready)
+        metrics.register_labelled(
+            table.CONNECTIONS,
+            lambda: {
+                ("rest",): self._http.open_connections,
+                ("management",): self._management.open_connections,
+            },
+        )
+        metrics.register_info(
+            table.BUILD,
+            {
+                "version": stoker.__version__,
+                "onnxruntime_version": runtime.version,
+                "device": self._settings.device,
+            },
+        )
+
+    def _models_ready(self) -> dict[tuple[str, ...], float]:
+        return {
+            (name, str(record.identity.version)): float(record.state is VersionState.READY)
+            for name in self._registry.names()
+            for record in self._registry.records(name)
+        }
+
+    def _scrape(self, accept: str, give: GiveMetrics) -> None:
+        async def render() -> None:
+            give(*await self._metrics.render(accept))
+
+        task = asyncio.create_task(render(), name="render metrics")
+        self._scrapes.add(task)
+        task.add_done_callback(self._scrapes.discard)
+
+
+@dataclass(frozen=True, slots=True)
+class _DrainingHttp:
+    """The steps of a drain for an HTTP port."""
+
+    server: HttpServer
+
+    def announce_drain(self, delay: float) -> None:
+        self.server.announce_drain()
+
+    async def finish(self, grace: float) -> None:
+        self.server.stop_accepting()
+        try:
+            async with asyncio.timeout(grace):
+                await self.server.drained()
+        except TimeoutError:
+            pass
+        await self.server.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _DrainingGrpc:
+    """The steps of a drain for the grpcio transport, which cannot announce one."""
+
+    server: GrpcioServer
+
+    def announce_drain(self, delay: float) -> None:
+        pass
+
+    async def finish(self, grace: float) -> None:
+        await self.server.stop(grace)
+
+
+def open_repository(settings: Settings) -> Repository:
+    """What the settings' sources hold; the demo models when there are none."""
+    return scan(
+        [Path(source) for source in settings.sources] or [DEMO],
+        model_name=settings.model_name,
+        default_max_batch_size=settings.default_max_batch_size,
+    )
+
+
+def check(settings: Settings) -> CheckReport:
+    """What would be served, and every problem: `stoker check`."""
+    log.set_up(settings.log_format, "error")
+    repository = open_repository(settings)
+    try:
+        opener = Opener(OnnxRuntime(settings.device))
+    except BrokenInstallation as error:
+        return CheckReport((), (str(error),))
+    models = check_models(repository.models.values(), opener, to_pbtxt)
+    return CheckReport(models, repository.problems)
+
+
+def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; gives the exit code."""
+    form = log.set_up(settings.log_format, settings.log_level)
+    try:
+        runtime = OnnxRuntime(settings.device)
+    except BrokenInstallation as error:
+        log.event(logger, "start_failed", str(error), level=logging.CRITICAL)
+        return EXIT_BAD_USAGE
+    code = uvloop.run(_serve(settings, runtime, form))
+    if code != EXIT_DRAINED:
+        # A load may be under way in a thread, and the interpreter would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def signalled(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.event(logger, "interrupted", f"a second {number.name}: exiting at once")
+            os._exit(EXIT_INTERRUPTED)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number)
+    server = Server(settings, runtime, open_repository(settings))
+    try:
+        addresses = await server.start()
+    except OSError as error:
+        log.event(logger, "start_failed", f"cannot listen: {error}", level=logging.CRITICAL)
+        await server.close()
+        return EXIT_BAD_USAGE
+    _say_when_ready(server, settings, addresses, form)
+    loading = asyncio.create_task(server.load(), name="load models")
+    stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
+    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        await loading
+        missing = server.health.missing()
+        if settings.exit_on_error and missing and not stop.is_set():
+            for reason in missing:
+                log.event(logger, "start_failed", reason, level=logging.CRITICAL)
+            stopping.cancel()
+            await server.close()
+            return EXIT_NOT_THERE
+    await stopping
+    await server.drain()
+    if not loading.done():
+        os._exit(EXIT_DRAINED)  # nothing is served; a thread opens a model that nobody waits for
+    await server.close()
+    return EXIT_DRAINED
+
+
+def _say_when_ready(
+    server: Server, settings: Settings, addresses: Addresses, form: log.Format
+) -> None:
+    """Prints the ready line, once."""
+    said = False
+
+    def look() -> None:
+        nonlocal said
+        if said or not server.health.readiness().ready:
+            return
+        said = True
+        line = log.ready_line(
+            form,
+            http=f"{settings.host}:{addresses.http}",
+            grpc=f"{settings.host}:{addresses.grpc}",
+            metrics=f"{settings.host}:{addresses.metrics}",
+            now=time.time(),
+        )
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    server.health.watch(look)

@@ -1,0 +1,203 @@
+"""Makes one `Settings` out of flags, `STOKER_*` variables and a YAML file, validated at once.
+
+Flags win over the environment, the environment over the file, the file over defaults. Whoever
+starts Stoker gets the whole value, or every problem together, each with where it was written.
+The only module that reads the environment. pydantic stays inside.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, get_type_hints
+
+from pydantic import BeforeValidator, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from stoker.config_sources import (
+    ConfigurationError,
+    Given,
+    Problem,
+    Source,
+    Written,
+    from_environment,
+    from_file,
+    from_flags,
+)
+from stoker.settings import (
+    BUFFERED_BYTES_WITHOUT_LIMIT,
+    MEMORY_SHARE,
+    Definition,
+    Settings,
+    definitions,
+)
+from stoker.units import format_size
+
+
+def load(
+    flags: Mapping[str, Written],
+    *,
+    environ: Mapping[str, str] | None = None,
+    memory_limit_bytes: int | None = None,
+    problems: Iterable[Problem] = (),
+) -> Settings:
+    """The settings of this process, from `flags` (text by key), `environ` (None: the process's
+    own) and the file that either names. `problems` are those already met while parsing arguments.
+
+    Raises ConfigurationError with every problem there is.
+    """
+    known = {each.key: each for each in definitions()}
+    from_command = from_flags(flags, positional="sources")
+    from_variables = from_environment(os.environ if environ is None else environ, known)
+    path = from_command.values.get("config") or from_variables.values.get("config")
+    written_in_file = Source({})
+    if path is not None and isinstance(path.value, str) and path.value:
+        written_in_file = from_file(path.value, [key for key in known if known[key].in_file])
+    layers = [each.values for each in (from_command, from_variables, written_in_file)]
+    given = _laid_over(layers)
+
+    invalid: dict[str, Problem] = {}
+    try:
+        settings = _build(layers, known)
+    except ValidationError as error:
+        # Built once more without what is wrong, so that contradictions among the rest are told
+        # as well; a setting that is wrong by itself contradicts nothing.
+        invalid = _invalid(error, known, given)
+        layers = [{k: v for k, v in layer.items() if k not in invalid} for layer in layers]
+        given = {key: each for key, each in given.items() if key not in invalid}
+        settings = _build(layers, known)
+    settings = _with_sizes(settings, given, memory_limit_bytes)
+    found = [
+        *problems,
+        *from_variables.problems,
+        *written_in_file.problems,
+        *(invalid[key] for key in known if key in invalid),
+        *_contradictions(settings, given),
+    ]
+    if found:
+        raise ConfigurationError(found)
+    return settings
+
+
+class _Layer(PydanticBaseSettingsSource):
+    """One source's text by field name, for pydantic-settings to lay over the weaker ones."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, Written]) -> None:
+        super().__init__(settings_cls)
+        self._values = values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[object, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, object]:
+        return dict(self._values)
+
+
+def _build(layers: Sequence[Mapping[str, Given]], known: Mapping[str, Definition]) -> Settings:
+    """The strongest text of each setting, parsed. Raises pydantic's ValidationError."""
+    texts = [{known[key].field: layer[key].value for key in layer} for layer in layers]
+
+    class Layered(BaseSettings):
+        model_config = SettingsConfigDict(
+            extra="forbid", validate_default=False, protected_namespaces=()
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(_Layer(settings_cls, each) for each in texts)
+
+    hints = get_type_hints(Settings)
+    kind = {each.field: each.kind for each in known.values()}
+    columns = {
+        name: (Annotated[hints[name], BeforeValidator(kind[name].parse)], default)
+        for name, default in ((each.name, each.default) for each in dataclasses.fields(Settings))
+    }
+    model = create_model("Settings", __base__=Layered, **columns)  # type: ignore[call-overload]  # the columns are known at run time only
+    values = model()
+    return Settings(**{name: getattr(values, name) for name in columns})
+
+
+def _invalid(
+    error: ValidationError, known: Mapping[str, Definition], given: Mapping[str, Given]
+) -> dict[str, Problem]:
+    key_of = {each.field: key for key, each in known.items()}
+    problems = {}
+    for each in error.errors():
+        key = key_of[str(each["loc"][0])]
+        cause = each.get("ctx", {}).get("error", each["msg"])
+        problems[key] = Problem(given[key].where, str(cause))
+    return problems
+
+
+def _with_sizes(
+    settings: Settings, given: Mapping[str, Given], memory_limit_bytes: int | None
+) -> Settings:
+    """Fills in the size limits that nobody wrote, so that they agree with those somebody did."""
+    buffered = settings.max_buffered_bytes
+    message = settings.max_message_bytes
+    json = settings.max_json_bytes
+    if "max_buffered_bytes" not in given:
+        buffered = BUFFERED_BYTES_WITHOUT_LIMIT
+        if memory_limit_bytes is not None:
+            buffered = max(1, memory_limit_bytes // MEMORY_SHARE)
+        if "max_message_bytes" in given:
+            buffered = max(buffered, message)
+    if "max_message_bytes" not in given:
+        message = min(message, buffered)
+    if "max_json_bytes" not in given:
+        json = min(json, message)
+    return dataclasses.replace(
+        settings,
+        max_buffered_bytes=buffered,
+        max_message_bytes=message,
+        max_json_bytes=json,
+    )
+
+
+def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[Problem]:
+    """Settings that are right one by one and cannot hold together."""
+    problems = []
+
+    def where(*keys: str) -> str:
+        return next((given[key].where for key in keys if key in given), keys[0])
+
+    http, grpc, metrics = settings.http_port, settings.grpc_port, settings.metrics_port
+    if http == grpc != 0:
+        text = (
+            f"expected different ports for REST and gRPC, got {grpc} for both; "
+            "one port for both comes with the native transport"
+        )
+        problems.append(Problem(where("grpc_port", "http_port"), text))
+    for key, port in (("http_port", http), ("grpc_port", grpc)):
+        if port == metrics != 0:
+            text = f"expected a port of its own for probes and /metrics, got {port}, also {key}"
+            problems.append(Problem(where("metrics_port", key), text))
+    if settings.model_name and len(settings.sources) != 1:
+        text = f"names the model of exactly one source, got {len(settings.sources)} sources"
+        problems.append(Problem(where("model_name"), text))
+    ordered = (
+        ("max_json_bytes", settings.max_json_bytes),
+        ("max_message_bytes", settings.max_message_bytes),
+        ("max_buffered_bytes", settings.max_buffered_bytes),
+    )
+    for (small_key, small), (large_key, large) in pairwise(ordered):
+        if small > large:
+            text = f"expected at most {large_key}, {format_size(large)}, got {format_size(small)}"
+            problems.append(Problem(where(small_key, large_key), text))
+    return problems
+
+
+def _laid_over(layers: Iterable[Mapping[str, Given]]) -> dict[str, Given]:
+    """What counts for each key: the first layer wins."""
+    laid: dict[str, Given] = {}
+    for layer in layers:
+        laid = {**layer, **laid}
+    return laid

@@ -1,0 +1,211 @@
+"""Who may wait: bounded queues and the predicted wait.
+
+Second half of `submit`, on the event loop, before a request enters the inbox. Counts what waits,
+in requests per level, rows and bytes, and refuses early what cannot be served in time. Pure but
+for its counters: times and costs come as arguments.  Hot path.
+Source: design, section "Batching", "Admission".
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from stoker.engine.cost_curve import CostCurve
+from stoker.errors import Overloaded
+from stoker.model import DynamicBatching, ModelVersion, QueuePolicy
+from stoker.telemetry.statistics import RefusalReason
+
+MISS: Final = 1.2
+"""A prediction must miss the deadline by 20 % before it refuses anybody."""
+
+MAX_QUEUED_ROWS: Final = 1 << 16
+"""Rows that may wait for one model when its file sets no max_queue_size: an empty entry takes
+about a kilobyte, so this bounds the shells of a forgotten queue to some 64 MiB."""
+
+
+class Refused(Overloaded):
+    """An Overloaded with the reason that metrics count it under."""
+
+    def __init__(self, message: str, reason: RefusalReason, retry_after: float | None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+
+
+class ServerBudget:
+    """Bytes of tensors waiting in all queues of the server."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.queued_bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNow:
+    """What the executors of a model do at this moment."""
+
+    earliest_free: float
+    """Seconds until the first executor can take a batch; 0 when one is idle."""
+    executors: int
+    share: float = 1.0
+    """Part of the device's time that this model gets, 1 when it has the device to itself."""
+
+
+class Admission:
+    """The waiting requests of one model version, counted by the event loop."""
+
+    def __init__(
+        self,
+        identity: ModelVersion,
+        batching: DynamicBatching | None,
+        budget: ServerBudget,
+        *,
+        max_bytes: int,
+    ) -> None:
+        batching = batching if batching is not None else DynamicBatching()
+        self._identity = identity
+        self._levels = batching.priority_levels
+        self._default_level = batching.default_priority_level
+        self._default_policy = batching.default_queue_policy
+        self._policies: Mapping[int, QueuePolicy] = batching.priority_queue_policies
+        self._budget = budget
+        self._max_bytes = max_bytes
+        self.requests_by_level: dict[int, int] = {}
+        self.rows_by_level: dict[int, int] = {}
+        self.rows = 0
+        self.bytes = 0
+
+    def level(self, priority: int) -> int:
+        """The level a request's priority means: 0, absent or too high is the default level."""
+        if self._levels == 0:
+            return 0
+        return priority if 0 < priority <= self._levels else self._default_level
+
+    def policy(self, level: int) -> QueuePolicy:
+        """The queue policy of a level."""
+        return self._policies.get(level, self._default_policy)
+
+    @property
+    def has_delay_policy(self) -> bool:
+        """Whether some level delays expired requests instead of failing them."""
+        policies = (self._default_policy, *self._policies.values())
+        return any(policy.delays_on_timeout for policy in policies)
+
+    def timeout(self, level: int, requested_us: int) -> float:
+        """Seconds that a request may wait in the queue; infinity when nothing bounds it.
+
+        A request's own timeout counts only where the policy allows it, and only if it is shorter
+        than the default or there is no default.
+        """
+        policy = self.policy(level)
+        timeout_us = policy.default_timeout_us
+        if (
+            policy.allow_timeout_override
+            and requested_us > 0
+            and (timeout_us == 0 or requested_us < timeout_us)
+        ):
+            timeout_us = requested_us
+        return timeout_us / 1e6 if timeout_us else math.inf
+
+    def admit(self, *, level: int, rows: int, nbytes: int) -> None:
+        """Raises Refused when the queue of the level, the model or the server is full."""
+        policy = self.policy(level)
+        waiting = self.requests_by_level.get(level, 0)
+        if policy.max_queue_size and waiting >= policy.max_queue_size:
+            raise Refused(
+                f"the queue of {self._identity} is full: {waiting} requests wait, "
+                f"max_queue_size is {policy.max_queue_size}",
+                RefusalReason.QUEUE_FULL,
+                None,
+            )
+        if self.rows and self.rows + rows > MAX_QUEUED_ROWS:
+            raise Refused(
+                f"the queue of {self._identity} is full: {self.rows} rows wait, "
+                f"the limit is {MAX_QUEUED_ROWS}, the request has {rows}",
+                RefusalReason.QUEUE_FULL,
+                None,
+            )
+        if self.bytes and self.bytes + nbytes > self._max_bytes:
+            raise Refused(
+                f"the queue of {self._identity} is full: {self.bytes} bytes wait, "
+                f"the limit is {self._max_bytes}, the request has {nbytes}",
+                RefusalReason.QUEUE_BYTES,
+                None,
+            )
+        budget = self._budget
+        if budget.queued_bytes and budget.queued_bytes + nbytes > budget.limit_bytes:
+            raise Refused(
+                f"the server's queues are full: {budget.queued_bytes} bytes wait, "
+                f"the limit is {budget.limit_bytes}, the request has {nbytes}",
+                RefusalReason.QUEUE_BYTES,
+                None,
+            )
+
+    def refuse_if_late(
+        self,
+        *,
+        level: int,
+        rows: int,
+        queue_timeout: float,
+        time_left: float,
+        curve: CostCurve,
+        max_rows: int,
+        running: RunningNow,
+    ) -> None:
+        """Raises Refused when the predicted wait misses the request's limit by 20 %.
+
+        `queue_timeout` bounds the wait, `time_left` (to the deadline) the wait and the run; both in
+        seconds. Only with a limit, a measured cost, and work queued ahead.
+        """
+        if queue_timeout == math.inf and time_left == math.inf:
+            return
+        if not self.rows:
+            return
+        wait = self.predicted_wait(level=level, curve=curve, max_rows=max_rows, running=running)
+        own = curve.seconds(min(rows, max_rows))
+        if wait is None or own is None:
+            return
+        if wait <= MISS * queue_timeout and wait + own <= MISS * time_left:
+            return
+        limit = min(queue_timeout, time_left)
+        raise Refused(
+            f"{self._identity} is overloaded: predicted wait {wait * 1e3:.0f} ms, "
+            f"the request allows {max(0.0, limit) * 1e3:.0f} ms",
+            RefusalReason.PREDICTED_LATE,
+            max(0.05, wait + own - max(0.0, limit)),
+        )
+
+    def predicted_wait(
+        self, *, level: int, curve: CostCurve, max_rows: int, running: RunningNow
+    ) -> float | None:
+        """Seconds until a request of `level` that arrives now would start; None if unmeasured.
+
+        The rest of the earliest-free run, and the batches that form ahead at this priority.
+        """
+        full = curve.seconds(max_rows)
+        if full is None:
+            return None
+        ahead = self.rows
+        if self._levels:
+            ahead = sum(rows for each, rows in self.rows_by_level.items() if each <= level)
+        batches, rest = divmod(ahead, max_rows)
+        work = batches * full
+        if rest:
+            work += curve.seconds(rest) or 0.0
+        return running.earliest_free + work / running.executors / running.share
+
+    def add(self, *, level: int, rows: int, nbytes: int, weight: int) -> None:
+        """An entry joins the queue."""
+        self.requests_by_level[level] = self.requests_by_level.get(level, 0) + weight
+        self.rows_by_level[level] = self.rows_by_level.get(level, 0) + rows
+        self.rows += rows
+        self.bytes += nbytes
+        self._budget.queued_bytes += nbytes
+
+    def remove(self, *, level: int, rows: int, nbytes: int, weight: int) -> None:
+        """An entry left the queue: an executor took it, or it was answered in it."""
+        self.requests_by_level[level] -= weight
+        self.rows_by_level[level] -= rows
+        self.rows -= rows
+        self.bytes -= nbytes
+        self._budget.queued_bytes -= nbytes

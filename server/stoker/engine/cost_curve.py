@@ -1,0 +1,162 @@
+"""What a run costs by its rows: l(rows), in seconds. Admission, demand and the batch limit read it.
+
+Theory. Warm-up measures l at 1, 2, 4, ... rows on an idle device: the base points, each the
+minimum of several runs. Between points l is linear; beyond the last it goes on with the last slope.
+A running maximum over the points makes it monotone: more rows never cost less.
+
+While serving, each run gives a ratio: observed seconds over what the base says for its rows.
+  1. Runs that had the device to themselves are trusted: the correction is the median of the last 9
+     ratios, so it follows a lasting change after 5 runs and ignores a few outliers.
+  2. A power-of-two bucket of rows that was seen in the last 20 runs uses its own median, every
+     other bucket the median over all buckets: a model whose cost doubles is known to have doubled
+     at sizes that nobody asks for at the moment.
+  3. A run beside others tells too much time. Only when no run was alone among the last 200, the
+     10th percentile of their ratios stands in.
+
+A curve without base points (a shape that warm-up did not measure) learns its base from the first
+run of each bucket. Before any point exists it predicts nothing: `seconds` is None.
+
+Owned by the event loop. Knows nothing of requests or devices.  Hot path.
+Source: design, section "Batching", "Cost curve".
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable
+from statistics import median
+from typing import Final
+
+MEDIAN_OF: Final = 9
+FRESH_RUNS: Final = 20
+CROWDED_RUNS: Final = 200
+MINIMUM_GAIN: Final = 1.10
+"""Doubling the rows must give at least this factor of rows a second, or the knee is reached."""
+
+
+class CostCurve:
+    """l(rows) of one model at one shape bucket."""
+
+    def __init__(self, points: Iterable[tuple[int, float]] = ()) -> None:
+        self._base: dict[int, float] = dict(points)
+        self._rows: list[int] = []
+        self._costs: list[float] = []
+        self._alone: dict[int, deque[float]] = {}
+        self._seen: dict[int, int] = {}
+        self._overall: deque[float] = deque(maxlen=MEDIAN_OF)
+        self._crowded: deque[float] = deque(maxlen=CROWDED_RUNS)
+        self._runs = 0
+        self._last_alone = -CROWDED_RUNS
+        self._scale = 1.0
+        self._scales: dict[int, float] = {}
+        self._fit()
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything can be predicted."""
+        return bool(self._rows)
+
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """The measured row counts with their current cost in seconds."""
+        return tuple((rows, self._corrected(rows)) for rows in self._rows)
+
+    def seconds(self, rows: int) -> float | None:
+        """Predicted seconds of a run of `rows` rows; None before anything is measured."""
+        if not self._rows:
+            return None
+        return self._corrected(rows)
+
+    def seconds_per_row(self, limit: int) -> float | None:
+        """min over b <= limit of l(b)/b: what a row costs at the most efficient batch."""
+        if not self._rows:
+            return None
+        sizes = [rows for rows in self._rows if rows <= limit] or [limit]
+        if limit not in sizes:
+            sizes.append(limit)
+        return min(self._corrected(rows) / rows for rows in sizes)
+
+    def knee(self, limit: int) -> int:
+        """The power of two <= limit from which doubling the rows gains less than 10 %.
+
+        Gain is rows a second; only measured sizes are compared, so a curve that warm-up could
+        not follow further ends at its last measured power of two.
+        """
+        best = 1
+        for rows, doubled in zip(self._rows, self._rows[1:], strict=False):
+            if doubled != 2 * rows or doubled > limit:
+                break
+            before = rows / self._corrected(rows)
+            if doubled / self._corrected(doubled) < MINIMUM_GAIN * before:
+                break
+            best = doubled
+        return best
+
+    def observe(self, rows: int, seconds: float, *, alone: bool) -> None:
+        """Takes note of a run while serving. `alone`: nothing else ran on the device meanwhile."""
+        self._runs += 1
+        bucket = _bucket(rows)
+        expected = self._interpolated(rows)
+        if expected is None or not self._covers(rows):
+            # Nothing says what this size should cost: its first run becomes the base.
+            self._base[rows] = seconds / self._scale
+            self._fit()
+            expected = self._interpolated(rows)
+        if not expected or expected <= 0:
+            return
+        ratio = seconds / expected
+        if alone:
+            self._last_alone = self._runs
+            self._overall.append(ratio)
+            ratios = self._alone.setdefault(bucket, deque(maxlen=MEDIAN_OF))
+            if self._runs - self._seen.get(bucket, 0) > FRESH_RUNS:
+                ratios.clear()
+            ratios.append(ratio)
+            self._seen[bucket] = self._runs
+            self._scales[bucket] = median(ratios)
+            self._scale = median(self._overall)
+        else:
+            self._crowded.append(ratio)
+            if self._runs - self._last_alone >= CROWDED_RUNS:
+                ranked = sorted(self._crowded)
+                self._scale = ranked[len(ranked) // 10]
+                self._scales.clear()
+
+    def _corrected(self, rows: int) -> float:
+        bucket = _bucket(rows)
+        scale = self._scale
+        if self._runs - self._seen.get(bucket, -FRESH_RUNS - 1) <= FRESH_RUNS:
+            scale = self._scales.get(bucket, scale)
+        return (self._interpolated(rows) or 0.0) * scale
+
+    def _covers(self, rows: int) -> bool:
+        """Whether a base point lies within a factor of two of `rows`."""
+        return any(rows <= 2 * known and known <= 2 * rows for known in self._rows)
+
+    def _fit(self) -> None:
+        self._rows = sorted(self._base)
+        self._costs = []
+        highest = 0.0
+        for rows in self._rows:
+            highest = max(highest, self._base[rows])
+            self._costs.append(highest)
+
+    def _interpolated(self, rows: int) -> float | None:
+        known, costs = self._rows, self._costs
+        if not known:
+            return None
+        at = bisect_left(known, rows)
+        if at < len(known) and known[at] == rows:
+            return costs[at]
+        if at == 0:
+            return costs[0]
+        if at == len(known):
+            if at == 1:
+                return costs[0] * rows / known[0]
+            slope = (costs[-1] - costs[-2]) / (known[-1] - known[-2])
+            return costs[-1] + slope * (rows - known[-1])
+        share = (rows - known[at - 1]) / (known[at] - known[at - 1])
+        return costs[at - 1] + share * (costs[at] - costs[at - 1])
+
+
+def _bucket(rows: int) -> int:
+    """The power of two that `rows` is rounded up to."""
+    return 1 << (rows - 1).bit_length()

@@ -1,0 +1,236 @@
+"""The engine: finds the model of a request, and gives served models their executors.
+
+Implements `inference.InferenceEngine` for the transports, on the event loop. Knows no transport and
+no repository; sessions come from the loader.  Hot path: `submit`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from stoker.engine.admission import Admission, ServerBudget
+from stoker.engine.cost_book import CostBook
+from stoker.engine.cost_curve import CostCurve
+from stoker.engine.execution import Execution
+from stoker.engine.executor import Device, Executor, Instance
+from stoker.engine.plan import ModelPlan
+from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
+from stoker.engine.registry import ModelRegistry, version_number
+from stoker.engine.served_model import ServedModel, nothing_to_cancel
+from stoker.errors import ModelNotReady, ServingError
+from stoker.inference import Cancel, Reply
+from stoker.model import (
+    PLATFORM,
+    ModelConfig,
+    ModelMetadata,
+    ModelVersion,
+    Readiness,
+    VersionState,
+)
+from stoker.request import InferRequest, InferResponse
+from stoker.runtime.independence import Independence
+from stoker.runtime.session import Placement, Session
+from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
+from stoker.telemetry.statistics import ModelStatistics
+
+logger: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedVersion:
+    """A version that is open and warm: all that the engine needs to serve it."""
+
+    identity: ModelVersion
+    config: ModelConfig
+    sessions: Sequence[tuple[Placement, Session]]
+    costs: Sequence[tuple[int, float]]
+    """(rows, seconds) as warm-up measured them; empty if it did not."""
+    elements: int
+    """Elements of one row over all inputs, as measured."""
+    independence: Independence
+    load_seconds: float = 0.0
+
+
+class Engine:
+    """Serves all models of the process."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_queued_bytes: int,
+        readiness: Callable[[], Readiness],
+        statistics: ServerStatistics,
+    ) -> None:
+        """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
+        waiting in all queues together, and those of one model."""
+        self._registry = registry
+        self._loop = loop
+        self._budget = ServerBudget(max_queued_bytes)
+        self._readiness = readiness
+        self._statistics = statistics
+        self._devices: dict[str, Device] = {}
+        self._shared: dict[str, Executor] = {}
+        self._executors: dict[ModelVersion, list[Executor]] = {}
+
+    # --- InferenceEngine ------------------------------------------------------------------------
+
+    def submit(self, request: InferRequest, reply: Reply) -> Cancel:
+        """Takes a request without a Task or Future. Never raises: refusals go to `reply`."""
+        served = self._registry.serving(request.model, request.version)
+        if served is None:
+            self._refuse_unrouted(request, reply)
+            return nothing_to_cancel
+        return served.submit(request, reply, time.monotonic())
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """`submit`, awaitable. Raises ServingError; cancelling the await cancels the request."""
+        future: asyncio.Future[InferResponse | ServingError] = self._loop.create_future()
+
+        def reply(result: InferResponse | ServingError) -> None:
+            if not future.done():
+                future.set_result(result)
+            elif isinstance(result, InferResponse) and result.lease is not None:
+                result.lease.release()
+
+        cancel = self.submit(request, reply)
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            cancel()
+            raise
+        if isinstance(result, ServingError):
+            raise result.with_traceback(None)
+        return result
+
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """Raises ModelNotFound, ModelNotReady, InvalidRequest (malformed version)."""
+        served = self._registry.resolve(model, version)
+        config = served.plan.config
+        versions = (served.plan.version,) if version else self._ready_versions(model)
+        return ModelMetadata(
+            model,
+            versions,
+            PLATFORM,
+            tuple(config.client_spec(each) for each in config.inputs),
+            tuple(config.client_spec(each) for each in config.outputs),
+        )
+
+    def config(self, model: str, version: str = "") -> ModelConfig:
+        """The effective configuration. Raises as `metadata`."""
+        return self._registry.resolve(model, version).plan.config
+
+    def statistics(self, model: str = "", version: str = "") -> Sequence[ModelStatistics]:
+        """Of one version, of every ready version of a model, or of all. Raises as `metadata`."""
+        if not model:
+            return [served.statistics for served in self._registry.served()]
+        served = self._registry.resolve(model, version)
+        if version:
+            return [served.statistics]
+        return [
+            record.served.statistics
+            for record in self._registry.records(model)
+            if record.state is VersionState.READY and record.served is not None
+        ]
+
+    def ready(self, model: str | None = None, version: str = "") -> Readiness:
+        """Of the server (model None), a model, or a version. Unknown names are not ready.
+
+        Raises InvalidRequest for a malformed version.
+        """
+        if model is None:
+            return self._readiness()
+        version_number(version, model=model)
+        try:
+            self._registry.resolve(model, version)
+        except ServingError as error:
+            return Readiness(False, (error.message,))
+        return Readiness(True)
+
+    def _refuse_unrouted(self, request: InferRequest, reply: Reply) -> None:
+        try:
+            self._registry.resolve(request.model, request.version)
+        except ServingError as error:
+            is_known = isinstance(error, ModelNotReady)
+            self._statistics.record_unrouted(
+                UnroutedReason.NOT_READY if is_known else UnroutedReason.UNKNOWN_MODEL
+            )
+            reply(error)
+
+    # --- the loader -----------------------------------------------------------------------------
+
+    def host(self, opened: OpenedVersion) -> ServedModel:
+        """Gives an opened version its queue and executors. It serves once it is READY."""
+        config = opened.config
+        curve = CostCurve(opened.costs)
+        policy = batch_policy(config, opened.independence, curve)
+        plan = ModelPlan(opened.identity, config)
+        plan.splits_oversized = splits_oversized(config, opened.independence)
+        statistics = ModelStatistics(
+            opened.identity.name, opened.identity.version, tags=config.metric_tags
+        )
+        statistics.load_seconds = opened.load_seconds
+        admission = Admission(
+            opened.identity, config.batching, self._budget, max_bytes=self._budget.limit_bytes
+        )
+        costs = CostBook(curve, elements=opened.elements, limit=policy.max_rows)
+        served = ServedModel(plan, policy, admission, costs, statistics, self._loop)
+        slab_rows = max(policy.max_rows, plan.max_batch_size)
+        for placement, session in opened.sessions:
+            execution = Execution(session, plan, max_rows=slab_rows, budget=served.failure_budget)
+            if not needs_own_threads(curve, policy, session.device):
+                executor = self._shared_executor(session.device)
+                served.instances.append(Instance(served, execution, executor))
+                continue
+            for number in range(placement.instances):
+                if number:
+                    execution = Execution(
+                        session, plan, max_rows=slab_rows, budget=served.failure_budget
+                    )
+                executor = Executor(
+                    f"{opened.identity.name}-{opened.identity.version}-{number}",
+                    self._device(session.device),
+                    self._loop,
+                )
+                self._executors.setdefault(opened.identity, []).append(executor)
+                served.instances.append(Instance(served, execution, executor))
+        return served
+
+    def retire(self, served: ServedModel) -> None:
+        """Ends the threads of a version that has no requests left."""
+        served.close()
+        for executor in self._executors.pop(served.plan.identity, []):
+            executor.close()
+
+    async def close(self) -> None:
+        """Ends all executors' threads; every request has been answered."""
+        executors = [
+            *self._shared.values(),
+            *[each for executors in self._executors.values() for each in executors],
+        ]
+        for executor in executors:
+            executor.close()
+        for executor in executors:
+            await self._loop.run_in_executor(None, executor.join)
+
+    def _ready_versions(self, model: str) -> tuple[str, ...]:
+        return tuple(
+            str(record.identity.version)
+            for record in self._registry.records(model)
+            if record.state is VersionState.READY
+        )
+
+    def _device(self, name: str) -> Device:
+        return self._devices.setdefault(name, Device(name))
+
+    def _shared_executor(self, device: str) -> Executor:
+        executor = self._shared.get(device)
+        if executor is None:
+            executor = self._shared[device] = Executor(
+                f"shared-{device}", self._device(device), self._loop
+            )
+        return executor

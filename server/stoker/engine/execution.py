@@ -1,0 +1,224 @@
+"""Runs one batch on an executor's thread and says what became of each of its requests.
+
+Fifth step of a request: assemble, run, split, all timed. A batch that fails is run again in halves,
+so that only the guilty request fails and its neighbours get their answers; never after a device
+fault. Out of memory is treated alike and lowers the model's batch limit. Knows no queue and no
+event loop.  Hot path.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from stoker.engine.batch import InputSlabs, assemble, split, wanted_outputs
+from stoker.engine.outputs import BatchLease, OutputPool
+from stoker.engine.pending import Pending
+from stoker.engine.plan import ModelPlan
+from stoker.errors import (
+    DeviceFailed,
+    ExecutionFailed,
+    Internal,
+    ModelNotReady,
+    OutOfMemory,
+    ServingError,
+)
+from stoker.request import InferRequest, InferResponse
+from stoker.runtime.session import Session
+from stoker.telemetry.statistics import BatchEnd
+from stoker.tensor import Array
+
+Result: TypeAlias = InferResponse | ServingError
+Entry: TypeAlias = tuple[Pending, InferRequest]
+
+FAILING_SHARE: Final = 0.1
+"""Of each second of device time. Source: design, section "Batching", "A failing batch"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests taken from the queue together. All have the same shape signature."""
+
+    entries: list[Entry]
+    rows: int
+    end: BatchEnd
+    taken: float
+    """Monotonic seconds."""
+    number: int
+    """Counts the batches of a model in the order they were taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One successful run."""
+
+    rows: int
+    requests: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a batch."""
+
+    batch: Batch
+    results: list[Result] = field(default_factory=list)
+    """One per entry, in order."""
+    runs: list[Run] = field(default_factory=list)
+    failed_seconds: float = 0.0
+    """Device time spent in runs that failed."""
+    bisections: int = 0
+    out_of_memory_rows: int = 0
+    """The smallest row count that did not fit; 0 when memory sufficed."""
+    device_failed: DeviceFailed | None = None
+    bug: Exception | None = None
+    """An exception that nobody foresaw; its requests got Internal."""
+    alone: bool = True
+    """Nothing else ran on the device meanwhile."""
+
+
+class FailureBudget:
+    """Device time that a model's failing batches may take: 10 % of a second.
+
+    While it is spent, failing batches fail whole, so that one client's bad data cannot keep the
+    device busy with repetitions. The batch that spends it is still run to its end.
+    """
+
+    def __init__(self) -> None:
+        self._spent: deque[tuple[float, float]] = deque()
+
+    def allows(self, now: float) -> bool:
+        """Whether a batch that fails now may be run again in halves."""
+        spent = self._spent
+        while spent and spent[0][0] < now - 1.0:
+            spent.popleft()
+        return sum(seconds for _, seconds in spent) <= FAILING_SHARE
+
+    def spend(self, seconds: float, now: float) -> None:
+        """Takes note of device time spent in failed runs."""
+        self._spent.append((now, seconds))
+
+
+class Execution:
+    """One session with its buffers, used by one thread."""
+
+    def __init__(
+        self,
+        session: Session,
+        plan: ModelPlan,
+        *,
+        max_rows: int,
+        budget: "FailureBudget",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session = session
+        self._plan = plan
+        self._slabs = InputSlabs(max_rows)
+        self._pool = OutputPool(plan.outputs, batches=plan.batches, max_rows=max_rows)
+        self._budget = budget
+        self._clock = clock
+
+    def execute(self, batch: Batch) -> Outcome:
+        """Runs the batch. Never raises: every entry has a result."""
+        outcome = Outcome(batch)
+        outcome.results = self._attempt(batch.entries, outcome)
+        if outcome.failed_seconds:
+            self._budget.spend(outcome.failed_seconds, self._clock())
+        return outcome
+
+    def _attempt(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
+        began = time.perf_counter_ns()
+        try:
+            return self._run(entries, outcome)
+        except DeviceFailed as error:
+            outcome.device_failed = error
+            return [error] * len(entries)
+        except (ExecutionFailed, OutOfMemory) as error:
+            seconds = (time.perf_counter_ns() - began) / 1e9
+            outcome.failed_seconds += seconds
+            if isinstance(error, OutOfMemory):
+                rows = sum(entry.rows for entry, _ in entries)
+                outcome.out_of_memory_rows = min(rows, outcome.out_of_memory_rows or rows)
+            if len(entries) == 1:
+                return [error]
+            if not self._budget.allows(self._clock()):
+                return [_neighbours_failed(self._plan)] * len(entries)
+            outcome.bisections += 1
+            return self._halves(entries, outcome)
+        except ServingError as error:
+            return [error] * len(entries)
+        except Exception as error:
+            outcome.bug = error
+            return [Internal("internal error; the server's log has the details")] * len(entries)
+
+    def _halves(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
+        middle = len(entries) // 2
+        results: list[Result] = []
+        for half in (entries[:middle], entries[middle:]):
+            if outcome.device_failed is not None:
+                results += [outcome.device_failed] * len(half)
+                continue
+            live = [(entry, request) for entry, request in half if not self._is_past(entry)]
+            answered = iter(self._attempt(live, outcome) if live else [])
+            gone = _neighbours_failed(self._plan)
+            results += [gone if self._is_skipped(each, live) else next(answered) for each in half]
+        return results
+
+    def _is_past(self, entry: Pending) -> bool:
+        return entry.dead or entry.deadline <= self._clock()
+
+    @staticmethod
+    def _is_skipped(pair: Entry, live: Sequence[Entry]) -> bool:
+        return all(pair[0] is not entry for entry, _ in live)
+
+    def _run(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
+        plan = self._plan
+        forms = [entry.form for entry, _ in entries]
+        requests = [request for _, request in entries]
+        began = time.perf_counter_ns()
+        feeds = assemble(requests, forms, plan, self._slabs)
+        wanted = wanted_outputs(forms)
+        names = [plan.output_names[index] for index in wanted]
+        rows = sum(form.rows for form in forms)
+        into: dict[str, Array] | None = None
+        lease: BatchLease | None = None
+        if not self._pool.is_empty:
+            lent = self._pool.lend(names, rows, len(entries))
+            if lent is not None:
+                into, lease = lent
+        assembled = time.perf_counter_ns()
+        try:
+            produced = self._session.run(feeds, names, into)
+            ran = time.perf_counter_ns()
+            answers = split(dict(zip(wanted, produced, strict=True)), forms, plan)
+        except BaseException:
+            if lease is not None:
+                for _ in entries:
+                    lease.release()
+            raise
+        name, version = plan.identity.name, plan.version
+        results: list[Result] = [
+            InferResponse(name, version, request.id, tensors, lease=lease)
+            for request, tensors in zip(requests, answers, strict=True)
+        ]
+        outcome.runs.append(
+            Run(
+                rows,
+                len(entries),
+                assembled - began,
+                ran - assembled,
+                time.perf_counter_ns() - ran,
+            )
+        )
+        return results
+
+
+def _neighbours_failed(plan: ModelPlan) -> ServingError:
+    return ModelNotReady(
+        f"a batch of {plan.identity} failed and was not run again for each of its requests; "
+        "this request may succeed when it is sent again",
+        retry_after=1.0,
+    )

@@ -1,0 +1,197 @@
+"""The threads that pull batches: one for all small models of a device, one per instance otherwise.
+
+An idle executor takes a batch the moment there is work; a busy one takes, when it finishes, all
+that came meanwhile. The thread starts at its first work, runs at a lower priority than the event
+loop, and crosses to the loop once per batch.  Hot path.
+
+Turns. Several models on one thread share it by deficit round robin in measured device time: each
+round gives every waiting model the same quantum, a run's time is taken from its model's deficit,
+and the model with credit that comes next in the ring runs. A model alone never waits for credit.
+"""
+
+import asyncio
+import ctypes
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from stoker.engine.execution import Batch, Execution, Outcome
+from stoker.engine.inbox import Doorbell
+
+if TYPE_CHECKING:
+    from stoker.engine.served_model import ServedModel
+
+logger: Final = logging.getLogger(__name__)
+
+QUANTUM: Final = 0.001
+"""Seconds of device time a round: the longest run of a model that shares a thread."""
+
+COMPUTE_NICE: Final = 10
+"""Executors yield to the loop, so that answers leave while a model computes."""
+
+PR_SET_TIMERSLACK: Final = 29
+TIMER_SLACK_NS: Final = 1000
+"""The kernel may end a timed wait this late; its default of 50 us would blur short queue delays."""
+
+
+class Device:
+    """What runs on one device now, to know which runs had it to themselves."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._running = 0
+        self._crowdings = 0
+
+    def enter(self) -> int:
+        """A run begins. Returns a ticket for `leave`."""
+        with self._lock:
+            self._running += 1
+            if self._running > 1:
+                self._crowdings += 1
+                return -1
+            return self._crowdings
+
+    def leave(self, ticket: int) -> bool:
+        """The run is over. True if nothing else ran meanwhile."""
+        with self._lock:
+            self._running -= 1
+            return ticket == self._crowdings
+
+
+class Instance:
+    """One model's place on one executor: its session and buffers, and its turn."""
+
+    __slots__ = ("busy_rows", "busy_since", "deficit", "execution", "executor", "model", "wait")
+
+    def __init__(self, model: "ServedModel", execution: Execution, executor: "Executor") -> None:
+        self.model = model
+        self.execution = execution
+        self.executor = executor
+        self.deficit = 0.0
+        self.wait = 0.0
+        """Monotonic seconds before which there is nothing to run, unless a signal comes."""
+        self.busy_since = 0.0
+        """When the present run began; 0 while none is under way."""
+        self.busy_rows = 0
+
+
+class Executor:
+    """One thread and the instances whose batches it runs."""
+
+    def __init__(
+        self,
+        name: str,
+        device: Device,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.doorbell: Doorbell[Instance | None] = Doorbell()
+        self.waiting: list[Instance] = []
+        """Instances that may have work, in the order of their turns. The thread's own."""
+        self._loop = loop
+        self._clock = clock
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def ring(self, instance: Instance) -> None:
+        """There may be work for an instance. Called by the loop, and by other executors."""
+        if self._thread is None:
+            self._start()
+        self.doorbell.ring(instance)
+
+    def close(self) -> None:
+        """Ends the thread after its present run. Does not wait."""
+        self._is_closed = True
+        self.doorbell.ring(None)
+
+    def join(self) -> None:
+        """Waits (blocking) until the thread has ended."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        _lower_priority()
+        while not self._is_closed:
+            now = self._clock()
+            for instance in self.doorbell.collect():
+                if instance is None:
+                    continue
+                instance.wait = 0.0
+                if instance not in self.waiting:
+                    self.waiting.append(instance)
+            ready = [each for each in self.waiting if each.wait <= now]
+            if not ready:
+                until = min((each.wait for each in self.waiting), default=math.inf)
+                self.doorbell.sleep(until - now)
+                continue
+            self._turn(_next_turn(ready), now)
+
+    def _turn(self, instance: Instance, now: float) -> None:
+        """Runs one batch of the instance, or learns how long it has nothing to run."""
+        try:
+            step = instance.model.take(instance, now)
+        except Exception as error:  # the queue of this model cannot be trusted any more
+            logger.exception("the queue of %s failed", instance.model.plan.identity)
+            self.waiting.remove(instance)
+            self._post(instance.model.fail, error)
+            return
+        if isinstance(step, Batch):
+            self._run(instance, step)
+        elif step == math.inf:
+            instance.deficit = 0.0
+            self.waiting.remove(instance)
+        else:
+            instance.wait = step
+
+    def _run(self, instance: Instance, batch: Batch) -> None:
+        self.waiting.remove(instance)  # to the end of the ring
+        self.waiting.append(instance)
+        began = self._clock()
+        instance.busy_rows = batch.rows
+        instance.busy_since = began
+        ticket = self.device.enter()
+        outcome: Outcome = instance.execution.execute(batch)
+        outcome.alone = self.device.leave(ticket)
+        instance.busy_since = 0.0
+        instance.deficit -= self._clock() - began
+        self._post(instance.model.finish, outcome)
+
+    def _post(self, callback: Callable[..., None], argument: object) -> None:
+        """The one hop back to the loop."""
+        try:
+            self._loop.call_soon_threadsafe(callback, argument)
+        except RuntimeError:
+            pass  # the loop is closed: the process ends, nobody waits for the answer
+
+
+def _next_turn(ready: list[Instance]) -> Instance:
+    """The instance whose turn it is; gives all the quanta that the first one with credit needs."""
+    if len(ready) == 1:
+        return ready[0]
+    best = max(instance.deficit for instance in ready)
+    if best <= 0:
+        rounds = math.floor(-best / QUANTUM) + 1
+        for instance in ready:
+            instance.deficit += rounds * QUANTUM
+    return next(instance for instance in ready if instance.deficit > 0)
+
+
+def _lower_priority() -> None:
+    thread = threading.get_native_id()
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, COMPUTE_NICE)
+    except OSError:
+        logger.warning("cannot lower the priority of compute threads; answers may come later")
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(TIMER_SLACK_NS), 0, 0, 0)

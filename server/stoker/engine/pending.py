@@ -1,0 +1,110 @@
+"""One accepted request on its way: queued, perhaps running, answered once.
+
+States and their legal ways (all changes on the event loop, except `started`):
+
+    QUEUED -> STARTED -> ANSWERED        an executor took it, the outcome came back
+    QUEUED -> ANSWERED                   expiry, cancel, drain, unload: an empty shell stays queued
+    STARTED -> ANSWERED                  cancel or deadline while running: the result is dropped
+
+Invariants.
+  1. `reply` is called once, by `answer`, on the loop.
+  2. After the answer the entry holds no tensors: `request` is None. Executors read `request` once
+     and skip the entry when it is None; they never write to the entry.
+  3. `started` turns true on the loop, when it reads the executors' log of taken batches.
+Hot path.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from stoker.errors import Cancelled, ServingError
+from stoker.inference import Reply
+from stoker.request import InferRequest, InferResponse
+
+if TYPE_CHECKING:
+    from stoker.engine.plan import RequestForm
+    from stoker.engine.served_model import ServedModel
+
+logger: Final = logging.getLogger(__name__)
+
+
+class Pending:
+    """A request in the engine. The event loop owns it."""
+
+    __slots__ = (
+        "arrived",
+        "counts",
+        "dead",
+        "deadline",
+        "delays",
+        "enqueued",
+        "expires",
+        "form",
+        "level",
+        "model",
+        "nbytes",
+        "reply",
+        "request",
+        "rows",
+        "shadows",
+        "started",
+        "taken",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        model: "ServedModel",
+        request: InferRequest,
+        form: "RequestForm",
+        reply: Reply,
+        now: float,
+    ) -> None:
+        self.model = model
+        self.request: InferRequest | None = request
+        self.form = form
+        self.reply = reply
+        self.rows = form.rows
+        self.nbytes = 0
+        self.level = 0
+        self.arrived = now
+        self.enqueued = now
+        self.deadline = request.deadline
+        """The client's own: it holds while queued and while running."""
+        self.expires = request.deadline
+        """The earlier of the deadline and the queue timeout: it holds while queued."""
+        self.delays = False
+        """On expiry the entry moves behind the others of its level instead of failing."""
+        self.weight = 1
+        """What it counts as in request counts: 0 for all but the first part of a split request."""
+        self.counts = True
+        """False for the parts of a split request, which is counted once, as a whole."""
+        self.dead = False
+        self.started = False
+        self.taken = now
+        """When an executor took it; known once `started`."""
+        self.shadows: list[float] | None = None
+        """Latest useful start of requests refused right behind this one, to judge the refusals."""
+
+    def answer(self, result: InferResponse | ServingError) -> None:
+        """Ends the request. Harmless when it has ended already: its share of a lease goes back."""
+        if self.dead:
+            if isinstance(result, InferResponse) and result.lease is not None:
+                result.lease.release()
+            return
+        self.dead = True
+        self.model.settle(self, result)
+        self.request = None
+        try:
+            self.reply(result)
+        except Exception:
+            logger.exception("a reply failed; its client gets no answer")
+
+    def cancel(self) -> None:
+        """The client went away."""
+        if not self.dead:
+            self.answer(CANCELLED)
+
+
+CANCELLED: Final = Cancelled("the client cancelled the request")
+"""Nobody reads it: one instance serves all."""

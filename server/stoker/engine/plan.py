@@ -1,0 +1,228 @@
+"""What the engine knows of a model before any request: its tensors and how requests must fit.
+
+`ModelPlan.check` is the second step of a request, after its codec: names, datatypes, shapes and
+batch size against the configuration. The verdict depends only on names, datatypes and shapes, so it
+is remembered: a client that repeats a shape pays one dictionary look-up. Knows nothing of queues or
+ONNX Runtime.  Hot path.  Source: Triton's rules for requests, docs/models.md "Requests".
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from stoker.errors import InvalidRequest
+from stoker.model import ModelConfig, ModelVersion, TensorConfig
+from stoker.request import InferRequest
+from stoker.tensor import DataType, Tensor, shape_text
+
+REMEMBERED_SHAPES: Final = 1024
+"""Distinct request forms remembered per model; a client that never repeats one costs no memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestForm:
+    """The verdict on one combination of names, datatypes, shapes and requested outputs."""
+
+    rows: int
+    signature: tuple[tuple[int, ...] | None, ...]
+    """Item shapes in the plan's input order, None for an input left out: what must match inside
+    a batch."""
+    order: tuple[int, ...]
+    """For each input of the plan its place in the request; -1 when left out."""
+    outputs: tuple[int, ...]
+    """Indices into the plan's outputs, in the order of the answer."""
+    elements: int
+    """Elements of one row over all inputs: the size that a cost bucket is keyed by."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedInput:
+    """One input: what clients send and what the model gets."""
+
+    name: str
+    datatype: DataType
+    dims: tuple[int, ...]
+    model_dims: tuple[int, ...]
+    optional: bool
+
+    def model_item(self, item: tuple[int, ...]) -> tuple[int, ...]:
+        """The model's item shape for a client's: each -1 of a reshape takes the client's value."""
+        return _reshaped(item, self.dims, self.model_dims)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOutput:
+    """One output: what the model gives and what clients get."""
+
+    name: str
+    datatype: DataType
+    dims: tuple[int, ...]
+    model_dims: tuple[int, ...]
+
+    def client_item(self, item: tuple[int, ...]) -> tuple[int, ...]:
+        """The client's item shape for the one that the model produced.
+
+        A model may produce another rank than it declares; its shape is then passed on as it is.
+        """
+        if self.dims == self.model_dims or len(item) != len(self.model_dims):
+            return item
+        return _reshaped(item, self.model_dims, self.dims)
+
+
+class ModelPlan:
+    """The fixed facts of one served version."""
+
+    def __init__(self, identity: ModelVersion, config: ModelConfig) -> None:
+        self.identity = identity
+        self.config = config
+        self.version = str(identity.version)
+        self.batches = config.batches
+        self.max_batch_size = max(1, config.max_batch_size)
+        self.inputs = tuple(_planned_input(each) for each in config.inputs)
+        self.outputs = tuple(_planned_output(each) for each in config.outputs)
+        self.output_names = tuple(each.name for each in self.outputs)
+        self.splits_oversized = True
+        self._inputs = {each.name: index for index, each in enumerate(self.inputs)}
+        self._outputs = {each.name: index for index, each in enumerate(self.outputs)}
+        self._all_outputs = tuple(range(len(self.outputs)))
+        self._forms: dict[tuple[object, ...], RequestForm] = {}
+
+    def check(self, request: InferRequest) -> RequestForm:
+        """The form of a request that fits. Raises InvalidRequest, naming model and tensor."""
+        key: tuple[object, ...] = (
+            request.requested_outputs,
+            *[(each.name, each.datatype, each.shape) for each in request.inputs],
+        )
+        form = self._forms.get(key)
+        if form is None:
+            form = self._form(request)
+            if len(self._forms) >= REMEMBERED_SHAPES:
+                self._forms.clear()
+            self._forms[key] = form
+        return form
+
+    def _form(self, request: InferRequest) -> RequestForm:
+        outputs = self._requested(request.requested_outputs)
+        places = self._places(request.inputs)
+        rows = self._rows(request.inputs)
+        if rows > self.max_batch_size and not self.splits_oversized:
+            raise InvalidRequest(
+                f"request to {self.identity}: expected at most max_batch_size "
+                f"{self.max_batch_size} rows, got {rows}"
+            )
+        signature: list[tuple[int, ...] | None] = []
+        elements = 0
+        for planned, place in zip(self.inputs, places, strict=True):
+            if place < 0:
+                signature.append(None)
+                continue
+            tensor = request.inputs[place]
+            self._check_tensor(planned, tensor)
+            item = tensor.shape[1:] if self.batches else tensor.shape
+            signature.append(item)
+            elements += math.prod(item)
+        return RequestForm(rows, tuple(signature), places, outputs, elements)
+
+    def _requested(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        if not names:
+            return self._all_outputs
+        for name in names:
+            if name not in self._outputs:
+                raise InvalidRequest(
+                    f"request to {self.identity}: expected outputs out of "
+                    f"{', '.join(self.output_names)}, got '{name}'"
+                )
+        if len(set(names)) != len(names):
+            raise InvalidRequest(
+                f"request to {self.identity}: expected each output once, got {', '.join(names)}"
+            )
+        return tuple(self._outputs[name] for name in names)
+
+    def _places(self, tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+        places = [-1] * len(self.inputs)
+        for place, tensor in enumerate(tensors):
+            index = self._inputs.get(tensor.name)
+            if index is None:
+                raise InvalidRequest(
+                    f"request to {self.identity}: expected inputs out of "
+                    f"{', '.join(self._inputs)}, got '{tensor.name}'"
+                )
+            if places[index] >= 0:
+                raise InvalidRequest(
+                    f"request to {self.identity}: expected each input once, "
+                    f"got '{tensor.name}' twice"
+                )
+            places[index] = place
+        missing = [
+            planned.name
+            for planned, place in zip(self.inputs, places, strict=True)
+            if place < 0 and not planned.optional
+        ]
+        if missing:
+            raise InvalidRequest(
+                f"request to {self.identity}: expected "
+                f"{sum(not each.optional for each in self.inputs)} inputs, got {len(tensors)}; "
+                f"missing: {', '.join(missing)}"
+            )
+        return tuple(places)
+
+    def _rows(self, tensors: tuple[Tensor, ...]) -> int:
+        if not self.batches:
+            return 1
+        rows = -1
+        for tensor in tensors:
+            if not tensor.shape:
+                raise InvalidRequest(
+                    f"input '{tensor.name}' of {self.identity}: expected a batch dimension first, "
+                    "got shape []"
+                )
+            if rows < 0:
+                rows = tensor.shape[0]
+            elif tensor.shape[0] != rows:
+                raise InvalidRequest(
+                    f"input '{tensor.name}' of {self.identity}: expected {rows} rows as the "
+                    f"inputs before it, got {tensor.shape[0]}"
+                )
+        if rows == 0:
+            raise InvalidRequest(f"request to {self.identity}: expected at least 1 row, got 0")
+        return max(1, rows)
+
+    def _check_tensor(self, planned: PlannedInput, tensor: Tensor) -> None:
+        item = tensor.shape[1:] if self.batches else tensor.shape
+        if tensor.datatype is planned.datatype and len(item) == len(planned.dims):
+            for got, expected in zip(item, planned.dims, strict=True):
+                if got != expected and (expected != -1 or got < 0):
+                    break
+            else:
+                return
+        lead = (-1,) if self.batches else ()
+        raise InvalidRequest(
+            f"input '{planned.name}' of {self.identity}: expected {planned.datatype.wire} "
+            f"{shape_text(lead + planned.dims)}, got {tensor.datatype.wire} "
+            f"{shape_text(tensor.shape)}"
+        )
+
+
+def parameter_is_off(parameters: Mapping[str, str], name: str) -> bool:
+    """Whether a switch among the configuration's `parameters` is turned off."""
+    return parameters.get(name, "").strip().lower() in ("off", "0", "false", "no")
+
+
+def _planned_input(config: TensorConfig) -> PlannedInput:
+    model_dims = config.dims if config.reshape is None else config.reshape
+    return PlannedInput(config.name, config.datatype, config.dims, model_dims, config.optional)
+
+
+def _planned_output(config: TensorConfig) -> PlannedOutput:
+    model_dims = config.dims if config.reshape is None else config.reshape
+    return PlannedOutput(config.name, config.datatype, config.dims, model_dims)
+
+
+def _reshaped(
+    item: tuple[int, ...], from_dims: tuple[int, ...], to_dims: tuple[int, ...]
+) -> tuple[int, ...]:
+    if from_dims == to_dims:
+        return item
+    variable = iter([got for got, dim in zip(item, from_dims, strict=True) if dim == -1])
+    return tuple(next(variable) if dim == -1 else dim for dim in to_dims)

@@ -1,0 +1,141 @@
+"""The ordered queue of one model version: groups by shape, entries by urgency.
+
+Executors own it under the model's lock; the event loop only feeds the inbox in front of it. Order
+inside a group: priority level (1 first), delayed ones last, then deadline, then arrival. The group
+with the most urgent entry comes first. Entries that died stay as empty shells until a batch is
+formed.  Hot path.
+
+Two parallel lists per group instead of a heap: arrivals are nearly always in order (an append), the
+scheduler walks entries in order without taking them, and a batch leaves by one slice.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
+
+from stoker.engine.pending import Pending
+
+Key: TypeAlias = tuple[int, bool, float, int]
+"""(level, delayed, deadline, arrival number)"""
+
+_NOTHING: Final[Key] = (1 << 62, True, math.inf, 1 << 62)
+
+
+class ShapeGroup:
+    """Waiting requests that may share a batch."""
+
+    __slots__ = ("entries", "keys")
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.entries: list[Pending] = []
+
+    def insert(self, key: Key, entry: Pending) -> None:
+        """Puts an entry in its place; appending is the usual case."""
+        keys = self.keys
+        if not keys or key > keys[-1]:
+            keys.append(key)
+            self.entries.append(entry)
+            return
+        at = bisect_right(keys, key)
+        keys.insert(at, key)
+        self.entries.insert(at, entry)
+
+    def first_key(self) -> Key:
+        """The key of the first live entry, after dropping the shells before it."""
+        entries = self.entries
+        dead = 0
+        for entry in entries:
+            if not entry.dead:
+                break
+            dead += 1
+        if dead:
+            self.drop(dead)
+        return self.keys[0] if self.keys else _NOTHING
+
+    def drop(self, count: int) -> list[Pending]:
+        """Removes and returns the first `count` entries."""
+        taken = self.entries[:count]
+        del self.entries[:count]
+        del self.keys[:count]
+        return taken
+
+
+class RequestQueue:
+    """All waiting requests of one model version."""
+
+    def __init__(self) -> None:
+        self._groups: dict[object, ShapeGroup] = {}
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return sum(len(group.entries) for group in self._groups.values())
+
+    def push(self, entry: Pending) -> None:
+        """Queues an entry by its level, deadline and arrival."""
+        self._arrivals += 1
+        self._insert((entry.level, False, entry.deadline, self._arrivals), entry)
+
+    def extend(self, entries: Iterable[Pending]) -> None:
+        """`push` for each."""
+        for entry in entries:
+            self.push(entry)
+
+    def by_urgency(self) -> Iterator[ShapeGroup]:
+        """The groups with live entries, most urgent first. Empty groups are dropped."""
+        groups = self._groups
+        if len(groups) == 1:  # nearly every model
+            ((signature, group),) = groups.items()
+            if group.first_key() is _NOTHING:
+                groups.clear()
+            else:
+                yield group
+            return
+        ranked: list[tuple[Key, ShapeGroup]] = []
+        for signature, group in list(groups.items()):
+            key = group.first_key()
+            if key is _NOTHING:
+                del groups[signature]
+            else:
+                ranked.append((key, group))
+        ranked.sort(key=lambda pair: pair[0])
+        for _, group in ranked:
+            yield group
+
+    def delay_expired(self, now: float) -> None:
+        """Moves expired entries whose policy says DELAY behind all unexpired ones of their level.
+
+        They have no further timeout. Called only for models with such a policy.
+        """
+        for group in self._groups.values():
+            moved = [
+                (key, entry)
+                for key, entry in zip(group.keys, group.entries, strict=True)
+                if entry.delays and not key[1] and not entry.dead and entry.expires <= now
+            ]
+            if not moved:
+                continue
+            gone = {id(entry) for _, entry in moved}
+            kept = [
+                (key, entry)
+                for key, entry in zip(group.keys, group.entries, strict=True)
+                if id(entry) not in gone
+            ]
+            group.keys = [key for key, _ in kept]
+            group.entries = [entry for _, entry in kept]
+            for key, entry in moved:
+                group.insert((key[0], True, math.inf, key[3]), entry)
+
+    def drain(self) -> list[Pending]:
+        """Removes and returns everything."""
+        entries = [entry for group in self._groups.values() for entry in group.entries]
+        self._groups.clear()
+        return entries
+
+    def _insert(self, key: Key, entry: Pending) -> None:
+        signature = entry.form.signature
+        group = self._groups.get(signature)
+        if group is None:
+            group = self._groups[signature] = ShapeGroup()
+        group.insert(key, entry)

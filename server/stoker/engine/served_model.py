@@ -1,0 +1,416 @@
+"""One model version that serves: its queue, its numbers, and the only two crossings of threads.
+
+On the event loop: `submit` (check, admit, inbox), `finish` (statistics, answers), expiry, cancel,
+close. On executor threads: `take`, under the model's lock, which the loop never touches. What the
+executors took is told to the loop by the `started` log, read whenever the loop needs the counts.
+Hot path.
+
+Invariants.
+  1. Every entry in `_live` is answered exactly once; `_live` is empty when the model is closed.
+  2. Admission counts an entry from `submit` until it is known to be started, or is answered.
+  3. Entries enter the queue in the order of the inbox; only `take` orders and removes them.
+"""
+
+import asyncio
+import heapq
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from stoker.engine.admission import Admission, Refused, RunningNow
+from stoker.engine.cost_book import CostBook
+from stoker.engine.execution import Batch, FailureBudget, Outcome
+from stoker.engine.executor import Instance
+from stoker.engine.expiry import Expiry
+from stoker.engine.oversized import OversizedRequest
+from stoker.engine.pending import Pending
+from stoker.engine.plan import ModelPlan, RequestForm
+from stoker.engine.queue import RequestQueue
+from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
+from stoker.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DeviceFailed,
+    Draining,
+    Internal,
+    InvalidRequest,
+    ModelNotReady,
+    ServingError,
+)
+from stoker.inference import Cancel, Reply
+from stoker.request import InferRequest, InferResponse
+from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalReason
+
+logger: Final = logging.getLogger(__name__)
+
+
+_FAILURES: Final = {
+    DeadlineExceeded: FailureReason.REJECTED,
+    Cancelled: FailureReason.CANCELED,
+    Draining: FailureReason.OTHER,
+    ModelNotReady: FailureReason.OTHER,
+    Internal: FailureReason.OTHER,
+}
+
+
+def nothing_to_cancel() -> None:
+    """The Cancel of a request that was answered at once."""
+
+
+class ServedModel:
+    """The engine's part of one version. Built by the loader, owned by the event loop."""
+
+    def __init__(
+        self,
+        plan: ModelPlan,
+        policy: BatchPolicy,
+        admission: Admission,
+        costs: CostBook,
+        statistics: ModelStatistics,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.plan = plan
+        self.policy = policy
+        self.admission = admission
+        self.costs = costs
+        self.statistics = statistics
+        self.failure_budget = FailureBudget()
+        self.instances: list[Instance] = []
+        self.add_demand: Callable[[float, float], None] | None = None
+        """Told of every valid request: its worth in seconds of device time, and when it came."""
+        self.on_device_failed: Callable[[DeviceFailed], None] | None = None
+        self.refusal: ServingError | None = None
+        """Set: new requests get this answer."""
+        batching = plan.config.batching
+        self._keeps_order = batching is not None and batching.preserve_ordering
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._inbox: deque[Pending] = deque()
+        self._queue = RequestQueue()
+        self._delays = admission.has_delay_policy
+        self._started: deque[Batch] = deque()
+        self._batches = 0
+        self._live: set[Pending] = set()
+        self._last: Pending | None = None
+        self._expiry = Expiry(loop, self._expire)
+        self._ring_is_due = False
+        self._idle: asyncio.Event | None = None
+        self._next_outcome = 1
+        self._early: list[tuple[int, Outcome]] = []
+
+    # --- the event loop: in ---------------------------------------------------------------------
+
+    def submit(self, request: InferRequest, reply: Reply, now: float) -> Cancel:
+        """Checks, admits and queues a request; refusals are replied at once."""
+        try:
+            form = self.plan.check(request)
+            if self.refusal is not None:
+                self.statistics.record_refusal(RefusalReason.NOT_READY)
+                raise self.refusal
+            self._count_demand(request, form, now)
+            if form.rows > self.plan.max_batch_size:
+                return OversizedRequest(self, request, form, reply).submit(now)
+            entry = Pending(self, request, form, reply, now)
+            self.admit(entry, request)
+        except InvalidRequest as error:
+            self.statistics.record_refusal(RefusalReason.INVALID)
+            reply(error)
+            return nothing_to_cancel
+        except ServingError as error:
+            reply(error)
+            return nothing_to_cancel
+        self.enqueue(entry)
+        return entry.cancel
+
+    def admit(self, entry: Pending, request: InferRequest) -> None:
+        """Sets the entry's level, size and limits; raises Refused when it must not wait."""
+        admission = self.admission
+        now = entry.arrived
+        self._note_started()
+        entry.level = level = admission.level(request.priority)
+        entry.nbytes = sum([tensor.nbytes for tensor in request.inputs])
+        timeout = admission.timeout(level, request.timeout_us)
+        if timeout != math.inf:
+            entry.delays = admission.policy(level).delays_on_timeout
+            entry.expires = min(entry.deadline, now + timeout)
+        try:
+            admission.admit(level=level, rows=entry.rows, nbytes=entry.nbytes)
+            if admission.rows:
+                admission.refuse_if_late(
+                    level=level,
+                    rows=entry.rows,
+                    queue_timeout=math.inf if entry.delays else timeout,
+                    time_left=entry.deadline - now,
+                    curve=self.costs.curve(entry.form.elements),
+                    max_rows=self.policy.max_rows,
+                    running=self.running(now),
+                )
+        except Refused as error:
+            self.statistics.record_refusal(error.reason)
+            if error.reason is RefusalReason.PREDICTED_LATE:
+                self._watch_refusal(entry)
+            raise
+
+    def enqueue(self, entry: Pending) -> None:
+        """Puts an admitted entry into the inbox; the bell rings once per loop turn."""
+        self.admission.add(
+            level=entry.level, rows=entry.rows, nbytes=entry.nbytes, weight=entry.weight
+        )
+        self.statistics.pending += entry.weight
+        self.statistics.in_flight += entry.weight
+        self._live.add(entry)
+        self._last = entry
+        self._expiry.watch(entry, entry.deadline if entry.delays else entry.expires)
+        self._inbox.append(entry)
+        if not self._ring_is_due:
+            self._ring_is_due = True
+            self._loop.call_soon(self._ring)
+
+    def running(self, now: float) -> RunningNow:
+        """What this model's executors do, for the predicted wait."""
+        earliest = math.inf
+        contenders = 1
+        for instance in self.instances:
+            executor = instance.executor
+            contenders = max(contenders, len(executor.waiting))
+            rest = 0.0
+            for other in executor.waiting or [instance]:
+                since = other.busy_since
+                if since:
+                    cost = other.model.costs.seconds(other.busy_rows) or 0.0
+                    rest = max(0.0, since + cost - now)
+            earliest = min(earliest, rest)
+        executors = max(1, len(self.instances))
+        return RunningNow(0.0 if earliest == math.inf else earliest, executors, 1 / contenders)
+
+    def predicted_wait(self, now: float) -> float | None:
+        """Seconds that a request of the default level would wait; None before a measurement."""
+        self._note_started()
+        return self.admission.predicted_wait(
+            level=self.admission.level(0),
+            curve=self.costs.usual,
+            max_rows=self.policy.max_rows,
+            running=self.running(now),
+        )
+
+    def _count_demand(self, request: InferRequest, form: RequestForm, now: float) -> None:
+        if self.add_demand is None or request.is_retry:
+            return
+        seconds = self.costs.seconds_per_row(form.elements)
+        if seconds is not None:
+            self.add_demand(seconds * form.rows, now)
+
+    def _watch_refusal(self, refused: Pending) -> None:
+        """Remembers a refused request at the one that it would have followed, to judge later."""
+        last = self._last
+        own = self.costs.curve(refused.form.elements).seconds(refused.rows) or 0.0
+        latest_start = min(refused.deadline - own, refused.expires)
+        if last is None or last.dead:
+            return
+        if last.shadows is None:
+            last.shadows = []
+        last.shadows.append(latest_start)
+
+    def _ring(self) -> None:
+        """Wakes one idle executor; if none is idle, all learn of the work for when they finish."""
+        self._ring_is_due = False
+        for instance in self.instances:
+            if instance.executor.doorbell.is_idle:
+                instance.executor.ring(instance)
+                return
+        for instance in self.instances:
+            instance.executor.ring(instance)
+
+    # --- executor threads -----------------------------------------------------------------------
+
+    def take(self, taker: Instance, now: float) -> Batch | float:
+        """A batch to run now, or the moment (monotonic seconds) before which there is none.
+
+        Called by executors' threads. Infinity means that the queue is empty: a signal will come.
+        """
+        with self._lock:
+            inbox, queue = self._inbox, self._queue
+            while inbox:
+                queue.push(inbox.popleft())
+            if self._delays:
+                queue.delay_expired(now)
+            wait = math.inf
+            policy = self.policy
+            for group in queue.by_urgency():
+                step = next_step(group.entries, policy, now)
+                while isinstance(step, RunBatch):
+                    entries = [
+                        (entry, request)
+                        for entry in group.drop(step.count)
+                        if (request := entry.request) is not None
+                        and (entry.expires > now or entry.delays)  # else the loop's timer answers
+                    ]
+                    if entries:
+                        self._batches += 1
+                        rows = sum([entry.rows for entry, _ in entries])
+                        batch = Batch(entries, rows, step.end, now, self._batches)
+                        self._started.append(batch)
+                        if len(self.instances) > 1 and (inbox or len(queue)):
+                            self._wake_another(taker)
+                        return batch
+                    step = next_step(group.entries, policy, now)
+                wait = min(wait, step.time)
+            return wait
+
+    def _wake_another(self, taker: Instance) -> None:
+        for instance in self.instances:
+            if instance is not taker and instance.executor.doorbell.is_idle:
+                instance.executor.ring(instance)
+                return
+
+    # --- the event loop: out --------------------------------------------------------------------
+
+    def finish(self, outcome: Outcome) -> None:
+        """Takes a batch's outcome: counts it and answers its requests."""
+        if self._keeps_order:
+            heapq.heappush(self._early, (outcome.batch.number, outcome))
+            while self._early and self._early[0][0] == self._next_outcome:
+                self._next_outcome += 1
+                self._finish(heapq.heappop(self._early)[1])
+        else:
+            self._finish(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._note_started()
+        batch = outcome.batch
+        now = time.monotonic()
+        self._count(outcome)
+        for (entry, _), result in zip(batch.entries, outcome.results, strict=True):
+            if entry.shadows is not None:
+                self.statistics.wrong_refusals += sum(now <= latest for latest in entry.shadows)
+                entry.shadows = None
+            entry.answer(result)
+        if outcome.device_failed is not None:
+            self._device_failed(outcome.device_failed)
+
+    def _count(self, outcome: Outcome) -> None:
+        batch = outcome.batch
+        now_ms = time.time_ns() // 1_000_000
+        for run in outcome.runs:
+            self.statistics.record_run(
+                rows=run.rows,
+                requests=run.requests,
+                input_ns=run.input_ns,
+                infer_ns=run.infer_ns,
+                output_ns=run.output_ns,
+                end=batch.end,
+                now_ms=now_ms,
+            )
+            seconds = (run.input_ns + run.infer_ns + run.output_ns) / 1e9
+            elements = batch.entries[0][0].form.elements
+            self.costs.observe(elements, run.rows, seconds, alone=outcome.alone)
+        self.statistics.bisections += outcome.bisections
+        if outcome.out_of_memory_rows:
+            self._lower_limit(outcome.out_of_memory_rows)
+        if outcome.bug is not None:
+            logger.error(
+                "a batch of %s failed for a reason that is a bug",
+                self.plan.identity,
+                exc_info=outcome.bug,
+            )
+
+    def settle(self, entry: Pending, result: InferResponse | ServingError) -> None:
+        """An entry gets its answer: it waits no more. Called by `Pending.answer` only."""
+        if entry.counts:
+            self.record(result, entry.arrived, entry.taken)
+        if not entry.started:
+            self._leave_queue(entry)
+        self.statistics.in_flight -= entry.weight
+        self._live.discard(entry)
+        if self._idle is not None and not self._live:
+            self._idle.set()
+
+    def record(self, result: InferResponse | ServingError, arrived: float, taken: float) -> None:
+        """Counts one answered request; times are monotonic seconds."""
+        nanoseconds = round((time.monotonic() - arrived) * 1e9)
+        if isinstance(result, InferResponse):
+            self.statistics.record_success(nanoseconds, round((taken - arrived) * 1e9))
+        else:
+            reason = _FAILURES.get(type(result), FailureReason.BACKEND)
+            self.statistics.record_failure(reason, nanoseconds)
+
+    def fail(self, error: Exception) -> None:
+        """The queue broke: every request is answered, and no more are taken."""
+        self.refusal = Internal(f"{self.plan.identity} stopped serving after an internal error")
+        self.answer_all(self.refusal)
+        if self.on_device_failed is not None:
+            self.on_device_failed(DeviceFailed(str(error)))
+
+    def answer_all(self, error: ServingError) -> None:
+        """Ends every request that has no answer yet."""
+        for entry in list(self._live):
+            entry.answer(error)
+
+    async def drained(self) -> None:
+        """Returns when no request is queued or running."""
+        if self._live:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
+            self._idle = None
+
+    def close(self) -> None:
+        """Stops the timer. All requests have been answered."""
+        self._expiry.close()
+
+    def _note_started(self) -> None:
+        """Reads the executors' log: what they took waits no more."""
+        log = self._started
+        while log:
+            batch = log.popleft()
+            for entry, _ in batch.entries:
+                if not entry.dead:
+                    entry.started = True
+                    entry.taken = batch.taken
+                    self._leave_queue(entry)
+
+    def _leave_queue(self, entry: Pending) -> None:
+        self.admission.remove(
+            level=entry.level, rows=entry.rows, nbytes=entry.nbytes, weight=entry.weight
+        )
+        self.statistics.pending -= entry.weight
+
+    def _expire(self, entry: Pending) -> None:
+        self._note_started()
+        now = time.monotonic()
+        if entry.started and now < entry.deadline:
+            self._expiry.watch(entry, entry.deadline)  # the queue timeout does not bind a run
+            return
+        waited = now - entry.arrived
+        what = "its deadline" if now >= entry.deadline else "its queue timeout"
+        where = "while it ran" if entry.started else "in the queue; it was not run"
+        entry.answer(
+            DeadlineExceeded(
+                f"request to {self.plan.identity} passed {what} after {waited * 1e3:.0f} ms {where}"
+            )
+        )
+
+    def _lower_limit(self, rows: int) -> None:
+        limit = max(1, min(self.policy.max_rows, rows) // 2)
+        if limit < self.policy.max_rows:
+            logger.warning(
+                "%s ran out of memory at %d rows: batches are limited to %d rows",
+                self.plan.identity,
+                rows,
+                limit,
+            )
+            self.policy = replace(
+                self.policy,
+                max_rows=limit,
+                preferred_rows=tuple(n for n in self.policy.preferred_rows if n <= limit),
+            )
+
+    def _device_failed(self, error: DeviceFailed) -> None:
+        self.refusal = error
+        self.answer_all(error)
+        if self.on_device_failed is not None:
+            self.on_device_failed(error)

@@ -1,0 +1,87 @@
+"""What `stoker check` finds: every model opened and completed, none served.
+
+Uses the same opening as the server, so that a clean report means a server that loads.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from stoker.checking import CheckedModel
+from stoker.errors import ServingError
+from stoker.lifecycle.opening import Inspection, ModelDefinition, Opener
+from stoker.model import ModelConfig
+from stoker.runtime.session import Placement
+
+
+def check_models(
+    definitions: Iterable[ModelDefinition],
+    opener: Opener,
+    to_text: Callable[[ModelConfig], str],
+) -> tuple[CheckedModel, ...]:
+    """One entry per version, or one for a model of which no version can be opened.
+
+    `to_text` prints a completed configuration. Blocks while models are opened.
+    """
+    checked: list[CheckedModel] = []
+    for definition in definitions:
+        if definition.problems:
+            checked.append(
+                CheckedModel(
+                    definition.name, problems=definition.problems, warnings=definition.warnings
+                )
+            )
+            continue
+        for version, problem in definition.version_problems.items():
+            checked.append(CheckedModel(definition.name, str(version), problems=(problem,)))
+        checked.extend(
+            _check_version(definition, version, opener, to_text) for version in definition.versions
+        )
+    return tuple(checked)
+
+
+def _check_version(
+    definition: ModelDefinition,
+    version: int,
+    opener: Opener,
+    to_text: Callable[[ModelConfig], str],
+) -> CheckedModel:
+    try:
+        found = opener.inspect(definition, version)
+    except ServingError as error:
+        return CheckedModel(
+            definition.name,
+            str(version),
+            problems=(error.message,),
+            warnings=definition.warnings,
+        )
+    config = found.config
+    return CheckedModel(
+        name=definition.name,
+        version=str(version),
+        warnings=(*definition.warnings, *found.warnings),
+        inputs=tuple(config.client_spec(each) for each in config.inputs),
+        outputs=tuple(config.client_spec(each) for each in config.outputs),
+        max_batch_size=config.max_batch_size,
+        batching=_batching(found),
+        instances=_instances(found.placements),
+        device=", ".join(placement.device for placement in found.placements),
+        config=to_text(config),
+    )
+
+
+def _batching(found: Inspection) -> str:
+    config = found.config
+    batching = config.batching
+    if not config.batches or batching is None:
+        return "one request at a time"
+    words = ["dynamic"]
+    if batching.preferred_batch_sizes:
+        words.append(f"preferred {', '.join(map(str, batching.preferred_batch_sizes))}")
+    if batching.max_queue_delay_us:
+        words.append(f"delay {batching.max_queue_delay_us} us")
+    if batching.priority_levels:
+        words.append(f"{batching.priority_levels} priority levels")
+    return ", ".join(words)
+
+
+def _instances(placements: Sequence[Placement]) -> str:
+    return ", ".join(f"{placement.instances} on {placement.device}" for placement in placements)

@@ -1,0 +1,97 @@
+"""Whether the server as a whole is started, ready, draining: one owner of these states.
+
+    STARTING -> STARTED -> DRAINING
+
+Readiness follows from the state and the required models; liveness is not decided here. Owned by the
+event loop.  Source: design, sections "Models" and "Operating it".
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from stoker.engine.registry import ModelRegistry, VersionRecord
+from stoker.model import Readiness, VersionState
+
+
+class ServerState(Enum):
+    """The server's own state."""
+
+    STARTING = "starting"
+    """Start-up loads are under way."""
+    STARTED = "started"
+    """Every start-up load has ended, well or not."""
+    DRAINING = "draining"
+
+
+_DRAINING: Final = Readiness(False, ("the server is draining",))
+
+
+class ServerHealth:
+    """The server's state, and its readiness with the reasons."""
+
+    def __init__(self, registry: ModelRegistry, *, is_strict: bool) -> None:
+        self._registry = registry
+        self._is_strict = is_strict
+        self._required: tuple[str, ...] = ()
+        self._problems: tuple[str, ...] = ()
+        self._watchers: list[Callable[[], None]] = []
+        self.state = ServerState.STARTING
+
+    def require(self, names: tuple[str, ...], *, problems: tuple[str, ...] = ()) -> None:
+        """The models without which the server is not ready, and what else is in the way: sources
+        that were asked for and hold nothing."""
+        self._required = names
+        self._problems = problems
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Calls back, on the loop, whenever readiness may have changed."""
+        self._watchers.append(callback)
+
+    def changed(self) -> None:
+        """A model's state changed."""
+        for callback in self._watchers:
+            callback()
+
+    def become(self, state: ServerState) -> None:
+        """Moves the server to a state."""
+        self.state = state
+        self.changed()
+
+    def readiness(self) -> Readiness:
+        """Ready, or every reason why not."""
+        if self.state is ServerState.DRAINING:
+            return _DRAINING
+        if not self._is_strict:
+            if self.state is ServerState.STARTED:
+                return Readiness(True)
+            return Readiness(False, ("the server is starting",))
+        reasons = self.missing()
+        return Readiness(not reasons, reasons)
+
+    def startup(self) -> Readiness:
+        """Whether every start-up load has ended, well or not."""
+        if self.state is ServerState.STARTING:
+            return Readiness(False, ("models are being loaded", *self.missing()))
+        return Readiness(True)
+
+    def missing(self) -> tuple[str, ...]:
+        """One sentence for each thing that keeps a strict server from being ready."""
+        reasons = list(self._problems)
+        if not self._required:
+            reasons.append("no model was found in the repositories")
+        for name in self._required:
+            records = self._registry.records(name)
+            if any(record.state is VersionState.READY for record in records):
+                continue
+            if records:
+                reasons.extend(_sentence(record) for record in records)
+            else:
+                why = self._registry.reason(name) or "it is in none of the repositories"
+                reasons.append(f"model '{name}' is not ready: {why}")
+        return tuple(reasons)
+
+
+def _sentence(record: VersionRecord) -> str:
+    why = f": {record.reason}" if record.reason else ""
+    return f"model {record.identity} is {record.state.value}{why}"

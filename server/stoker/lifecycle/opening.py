@@ -1,0 +1,188 @@
+"""Opens one version of a model, off the event loop: the slow half of a load.
+
+Session, completed configuration, warm-up, proof of independence, cost curve; in that order, each
+with the model's reason when it fails. What is measured is measured by one load at a time, since
+two would time each other. Knows no queue and no event loop.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Final, Protocol
+
+from stoker.engine.engine import OpenedVersion
+from stoker.engine.policy import KNEE_LIMIT
+from stoker.errors import InvalidRequest
+from stoker.model import ModelConfig, ModelVersion
+from stoker.runtime.independence import Independence, prove
+from stoker.runtime.profile import measure
+from stoker.runtime.rows import find
+from stoker.runtime.session import Placement, Runtime, Session
+from stoker.runtime.warmup import samples, warm_up, zeros
+from stoker.telemetry.log import event
+
+logger: Final = logging.getLogger(__name__)
+
+PROFILE_SECONDS: Final = 10.0
+"""Time that measuring one model's cost curve may take. Source: design, section "Batching"."""
+
+
+class ModelDefinition(Protocol):
+    """A model as the repository found it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in requests."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its configuration and warm-up data lie."""
+
+    @property
+    def draft(self) -> ModelConfig | None:
+        """The configuration as the file says it, not completed; None if it cannot be read."""
+
+    @property
+    def versions(self) -> Mapping[int, Path]:
+        """The versions that the version policy chooses, each with its model file."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps the model from being served, one sentence each."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What will not be obeyed, or is doubtful; it is served all the same."""
+
+    @property
+    def version_problems(self) -> Mapping[int, str]:
+        """Versions that the policy chose and that cannot be opened, with the reason."""
+
+    def complete(
+        self,
+        opened: Session,
+        *,
+        placements: Sequence[Placement],
+        warn: Callable[[str], None],
+    ) -> ModelConfig:
+        """The effective configuration; `warn` gets each doubt. Raises InvalidRequest with all
+        contradictions between file and model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A version as it would be served."""
+
+    config: ModelConfig
+    placements: Sequence[Placement]
+    warnings: tuple[str, ...]
+
+
+class Opener:
+    """Opens versions with one runtime. Its methods block; threads may share it."""
+
+    def __init__(self, runtime: Runtime, *, profile_seconds: float = PROFILE_SECONDS) -> None:
+        """`profile_seconds` 0 leaves the cost curve unmeasured."""
+        self._runtime = runtime
+        self._profile_seconds = profile_seconds
+        self._measuring = threading.Lock()
+
+    def open(self, definition: ModelDefinition, version: int) -> OpenedVersion:
+        """Opens and warms a version. Raises ServingError with the reason; then nothing is open."""
+        began = time.monotonic()
+        identity = ModelVersion(definition.name, version)
+        sessions: list[tuple[Placement, Session]] = []
+        try:
+            config = self._open_sessions(definition, version, sessions)
+            for _, each in sessions:
+                warm_up(config, each, definition.folder)
+            _, session = sessions[0]
+            with self._measuring:
+                independence = self._prove(identity, session, config, definition.folder)
+                costs, elements = self._measure(session, config, independence, definition.folder)
+        except BaseException:
+            for _, each in sessions:
+                each.close()
+            raise
+        return OpenedVersion(
+            identity, config, sessions, costs, elements, independence, time.monotonic() - began
+        )
+
+    def inspect(self, definition: ModelDefinition, version: int) -> Inspection:
+        """What would be served, without warming it. Raises ServingError with the reason."""
+        sessions: list[tuple[Placement, Session]] = []
+        warnings: list[str] = []
+        try:
+            config = self._open_sessions(definition, version, sessions, warnings.append)
+            return Inspection(config, [placement for placement, _ in sessions], tuple(warnings))
+        finally:
+            for _, each in sessions:
+                each.close()
+
+    def _open_sessions(
+        self,
+        definition: ModelDefinition,
+        version: int,
+        sessions: list[tuple[Placement, Session]],
+        warn: Callable[[str], None] | None = None,
+    ) -> ModelConfig:
+        draft = definition.draft
+        if draft is None:
+            raise InvalidRequest("; ".join(definition.problems))
+        path = definition.versions[version]
+        placements = self._runtime.place(draft)
+        for placement in placements:
+            session = self._runtime.open(path, draft, placement)
+            sessions.append((placement, session))
+
+        def log(sentence: str) -> None:
+            event(
+                logger,
+                "model_config",
+                sentence,
+                level=logging.WARNING,
+                model=definition.name,
+                version=version,
+            )
+
+        return definition.complete(sessions[0][1], placements=placements, warn=warn or log)
+
+    def _prove(
+        self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path
+    ) -> Independence:
+        verdict = prove(session, config, folder)
+        is_news = verdict.independence in (Independence.DEPENDENT, Independence.APPROXIMATE)
+        event(
+            logger,
+            "batching_proof",
+            f"rows of {identity} are {verdict.independence.value}: {verdict.reason}",
+            level=logging.WARNING if is_news else logging.DEBUG,
+            model=identity.name,
+            version=identity.version,
+            verdict=verdict.independence.value,
+            difference=verdict.difference,
+        )
+        return verdict.independence
+
+    def _measure(
+        self, session: Session, config: ModelConfig, independence: Independence, folder: Path
+    ) -> tuple[tuple[tuple[int, float], ...], int]:
+        """The cost points, and the elements of the rows that they were measured with."""
+        source = find(session, config, samples(config, session, folder))
+        if source is not None:
+            elements = sum(prod(item) for _, item in source.items.values())
+        else:
+            elements = sum(array.size for array in zeros(config, session, 1).values())
+        if self._profile_seconds <= 0:
+            return (), elements
+        max_rows = max(1, config.max_batch_size)
+        if independence is Independence.INDEPENDENT and not config.batch_size_is_explicit:
+            max_rows = max(max_rows, KNEE_LIMIT)
+        points = measure(
+            session, config, max_rows=max_rows, budget_s=self._profile_seconds, source=source
+        )
+        return points, elements

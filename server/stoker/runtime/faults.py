@@ -1,0 +1,171 @@
+"""What a failure text of ONNX Runtime means: whose fault it is and what a client may read of it.
+
+ONNX Runtime has no class for "out of memory" or "the GPU is dead", only texts, and those hold host
+names, source files and machine paths. `classify` reads the text, `run_error` and `open_error` build
+the error a client gets. Pure; `onnx.py` calls it where exceptions are caught.
+Source: CUDA runtime error numbers (cudaError_t); texts of ONNX Runtime 1.31.
+"""
+
+import re
+from enum import Enum
+from typing import Final
+
+from stoker.errors import (
+    DeviceFailed,
+    ExecutionFailed,
+    InvalidRequest,
+    OutOfMemory,
+    ServingError,
+)
+
+
+class Fault(Enum):
+    """Whose fault a failed run is."""
+
+    DATA = "data"
+    """The request's own data, or the model."""
+    MEMORY = "memory"
+    """It did not fit; a smaller batch may."""
+    UNSUPPORTED = "unsupported"
+    """This GPU and this package do not fit together: no retry helps."""
+    STARTUP = "startup"
+    """The device cannot be used from the start: driver, visibility, mode."""
+    STICKY = "sticky"
+    """The device's context is dead: every later call of the process fails too."""
+
+
+_LIBRARY_FAILURE: Final = re.compile(
+    r"\b(CUDA|CUBLAS|CUDNN(?:_FE)?|CUFFT|CURAND) (?:failure|error) (\d+|cuda\w+)(?:/\d+)?"
+    r"\s*:?\s*([^;\n]*)"
+)
+_REQUESTED_BYTES: Final = re.compile(r"requested (?:buffer of size|bytes of) (\d+)")
+ABSURD_BYTES: Final = 1 << 50
+"""A request for more is broken shape data, not memory pressure."""
+
+_CUDA_NUMBERS: Final = {
+    "cudaErrorMemoryAllocation": 2,
+    "cudaErrorInsufficientDriver": 35,
+    "cudaErrorNoDevice": 100,
+    "cudaErrorInvalidDevice": 101,
+    "cudaErrorNoKernelImageForDevice": 209,
+    "cudaErrorIllegalAddress": 700,
+    "cudaErrorLaunchTimeout": 702,
+    "cudaErrorMisalignedAddress": 716,
+    "cudaErrorLaunchFailure": 719,
+}
+_MEMORY: Final = frozenset({2})
+_STARTUP: Final = frozenset({35, 46, 100, 101, 802, 803, 804})
+_UNSUPPORTED: Final = frozenset({209, 218, 222})
+_CAPTURE: Final = range(900, 909)
+
+_MEMORY_TEXTS: Final = (
+    "Failed to allocate memory for requested buffer",
+    "is smaller than requested bytes of",
+    "std::bad_alloc",
+    "bad allocation",
+    "ALLOC_FAILED",
+)
+
+
+def classify(text: str, *, on_gpu: bool = False) -> Fault:
+    """The fault that a failure text of ONNX Runtime tells of."""
+    failure = _LIBRARY_FAILURE.search(text)
+    if failure is not None:
+        return _library_fault(failure[1], failure[2], text)
+    if "cuDNN is not available" in text:
+        return Fault.UNSUPPORTED
+    if any(known in text for known in _MEMORY_TEXTS):
+        size = _REQUESTED_BYTES.search(text)
+        if size is not None and int(size[1]) >= ABSURD_BYTES:
+            return Fault.STICKY if on_gpu else Fault.DATA
+        return Fault.MEMORY
+    return Fault.DATA
+
+
+def _library_fault(library: str, code: str, text: str) -> Fault:
+    if library == "CUDA":
+        number = int(code) if code.isdigit() else _CUDA_NUMBERS.get(code, -1)
+        if number in _MEMORY:
+            return Fault.MEMORY
+        if number in _STARTUP:
+            return Fault.STARTUP
+        if number in _UNSUPPORTED:
+            return Fault.UNSUPPORTED
+        return Fault.DATA if number in _CAPTURE else Fault.STICKY
+    if "ALLOC_FAILED" in text or (library == "CUBLAS" and code == "3"):
+        return Fault.MEMORY
+    if library.startswith("CUDNN") and code == "4":  # INTERNAL_ERROR: mostly its workspace
+        return Fault.MEMORY
+    return Fault.STICKY
+
+
+def run_error(text: str, *, model: str, on_gpu: bool) -> ServingError:
+    """The error of a failed run. Device faults are told by number and name only."""
+    fault = classify(text, on_gpu=on_gpu)
+    if fault is Fault.DATA:
+        return ExecutionFailed(f"model '{model}' failed on this data: {public_reason(text)}")
+    if fault is Fault.MEMORY:
+        size = _REQUESTED_BYTES.search(text)
+        wanted = f" of {size[1]} bytes" if size is not None else ""
+        return OutOfMemory(f"model '{model}': an allocation{wanted} did not fit into memory")
+    return DeviceFailed(f"model '{model}': {device_reason(text, fault)}")
+
+
+def open_error(text: str, *, model: str, filename: str, on_gpu: bool) -> ServingError:
+    """The error of a model that could not be opened."""
+    fault = classify(text, on_gpu=on_gpu)
+    if fault is Fault.DATA:
+        return InvalidRequest(
+            f"model '{model}': ONNX Runtime cannot open '{filename}': {public_reason(text)}"
+        )
+    if fault is Fault.MEMORY:
+        return OutOfMemory(f"model '{model}': its weights did not fit into memory")
+    return DeviceFailed(f"model '{model}': {device_reason(text, fault)}")
+
+
+def device_reason(text: str, fault: Fault) -> str:
+    """A device fault in words: library, number and name, without host and source file."""
+    if "cuDNN is not available" in text:
+        return (
+            "it needs cuDNN, which this installation lacks; install it with the extra `gpu` "
+            "of stoker, which brings onnxruntime-gpu[cuda,cudnn]"
+        )
+    failure = _LIBRARY_FAILURE.search(text)
+    if failure is None:
+        return "the GPU reported an allocation of impossible size; its state is not trusted"
+    what = f"{failure[1]} failure {failure[2]}"
+    if failure[3].strip():
+        what += f": {failure[3].strip()}"
+    if fault is Fault.UNSUPPORTED:
+        return (
+            f"{what}; onnxruntime-gpu has code for compute capability 7.5, 8.0, 8.6, 8.9, 9.0 and "
+            "12.0, and this GPU is none of them"
+        )
+    return what
+
+
+_PREFIX: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_INNER_PREFIX: Final = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_IN_EXECUTION: Final = re.compile(r"^Error in execution: ")
+_SOURCE: Final = re.compile(
+    r"\S*/onnxruntime(?:_src)?/\S*?\.(?:cc|h|cu|cpp|hpp|cuh):\d+ .*?\) ?(?:\[with [^\]]*\] )?"
+)
+_OPENING: Final = re.compile(r"^Load model from .*? failed: ?", re.DOTALL)
+_PATH: Final = re.compile(r"(?<!Name:')(?<![\w.)])/[^\s'\":;,()\[\]]+(?:/[^\s'\":;,()\[\]]*)*")
+_HOST: Final = re.compile(r"\bhostname=[^;\s]*\s*;?")
+_ADVICE: Final = " Please fix either the inputs/outputs or the model."
+REASON_LIMIT: Final = 400
+
+
+def public_reason(text: str) -> str:
+    """A text of ONNX Runtime that may leave the machine: no path, host name or source file.
+
+    The names of nodes that exporters write with slashes (`Name:'/block/Gather'`) stay.
+    """
+    text = _PREFIX.sub("", _IN_EXECUTION.sub("", text.strip()))
+    text = _OPENING.sub("", text)
+    text = _INNER_PREFIX.sub("", _SOURCE.sub("", text))
+    text = _HOST.sub("", _PATH.sub("(path)", text))
+    text = text.replace(_ADVICE, "")
+    text = " ".join(text.split())
+    return text if len(text) <= REASON_LIMIT else f"{text[: REASON_LIMIT - 3]}..."

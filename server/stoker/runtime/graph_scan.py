@@ -1,0 +1,135 @@
+"""What an ONNX file declares of its inputs and outputs, read from the file's own bytes.
+
+ONNX Runtime shows the shape `[]` for a scalar, for a tensor whose rank is not declared, and where
+declaration and inference disagree; batching must tell them apart. This reads just the value types
+of graph inputs and outputs from the protobuf wire format, stepping over weights, so a file of
+gigabytes costs as little as a small one. Never raises: ONNX Runtime reports what is malformed.
+Source: onnx.proto3 (ModelProto.graph = 7; GraphProto.input = 11, output = 12).
+"""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+_MODEL_GRAPH: Final = 7
+_GRAPH_TENSORS: Final = (11, 12)
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR: Final = 1
+_TENSOR_SHAPE: Final = 2
+_SHAPE_DIM: Final = 1
+_DIM_VALUE, _DIM_PARAM = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One graph input or output as the file declares it."""
+
+    shape: tuple[int, ...] | None
+    """None: no rank. -1: a symbol or nothing."""
+    symbols: tuple[str | None, ...] = ()
+
+
+class _Malformed(Exception):
+    """The bytes are not a protobuf message."""
+
+
+def scan(path: Path) -> Mapping[str, Declaration]:
+    """Declarations by tensor name; empty where the file is no readable model."""
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            memoryview(data) as view,
+        ):
+            return dict(_declarations(view, 0, len(view)))
+    except (OSError, ValueError, _Malformed):
+        return {}
+
+
+def _declarations(view: memoryview, start: int, end: int) -> Iterator[tuple[str, Declaration]]:
+    for number, value in _fields(view, start, end):
+        if number != _MODEL_GRAPH or not isinstance(value, tuple):
+            continue
+        for part, at in _fields(view, *value):
+            if part in _GRAPH_TENSORS and isinstance(at, tuple):
+                yield _value_info(view, *at)
+
+
+def _value_info(view: memoryview, start: int, end: int) -> tuple[str, Declaration]:
+    name, declared = "", Declaration(None)
+    for number, value in _fields(view, start, end):
+        if not isinstance(value, tuple):
+            continue
+        if number == _VALUE_NAME:
+            name = _text(view, value)
+        elif number == _VALUE_TYPE:
+            for part, at in _fields(view, *value):
+                if part == _TYPE_TENSOR and isinstance(at, tuple):
+                    declared = _tensor(view, *at)
+    return name, declared
+
+
+def _tensor(view: memoryview, start: int, end: int) -> Declaration:
+    for number, value in _fields(view, start, end):
+        if number == _TENSOR_SHAPE and isinstance(value, tuple):
+            dims = [
+                _dimension(view, *at)
+                for part, at in _fields(view, *value)
+                if part == _SHAPE_DIM and isinstance(at, tuple)
+            ]
+            return Declaration(tuple(size for size, _ in dims), tuple(name for _, name in dims))
+    return Declaration(None)
+
+
+def _dimension(view: memoryview, start: int, end: int) -> tuple[int, str | None]:
+    for number, value in _fields(view, start, end):
+        if number == _DIM_VALUE and isinstance(value, int):
+            return (value if value < 1 << 63 else -1), None
+        if number == _DIM_PARAM and isinstance(value, tuple):
+            return -1, _text(view, value) or None
+    return -1, None
+
+
+def _text(view: memoryview, at: tuple[int, int]) -> str:
+    return bytes(view[at[0] : at[1]]).decode(errors="replace")
+
+
+def _fields(
+    view: memoryview, start: int, end: int
+) -> Iterator[tuple[int, int | tuple[int, int] | None]]:
+    """Field numbers with their value: an integer, or start and end of the bytes of a message."""
+    at = start
+    while at < end:
+        key, at = _varint(view, at, end)
+        number, kind = key >> 3, key & 7
+        if kind == _VARINT:
+            value, at = _varint(view, at, end)
+            yield number, value
+        elif kind == _BYTES:
+            length, at = _varint(view, at, end)
+            if at + length > end:
+                raise _Malformed
+            yield number, (at, at + length)
+            at += length
+        elif kind in (_FIXED64, _FIXED32):
+            at += 8 if kind == _FIXED64 else 4
+            yield number, None
+        else:
+            raise _Malformed
+
+
+def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            raise _Malformed
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise _Malformed

@@ -1,0 +1,329 @@
+"""Every metric of the server, defined once: name, type, unit, labels, help.
+
+`metrics.py` serves them, `docs/metrics.md` explains them, and a contract test keeps the two equal.
+Nothing here reads a value. `nv_*` are Triton's, names and labels exactly; `stoker_*` are ours and
+follow Prometheus' naming rules. Label sets are closed: names of models, versions and devices come
+from the repository and the machine, reasons from enums; no client ever chooses a label's value.
+
+Source of the `nv_*` names: Triton's metrics, docs/metrics.md has the table.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class MetricType(Enum):
+    """How a metric behaves. A Triton counter carries no `_total`; see `exposition.family`."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # each is one object: hashed by identity
+class Metric:
+    """One metric. `name` is the one in the classic text: our counters end in `_total`."""
+
+    name: str
+    type: MetricType
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    per_model: bool = False
+    """Read from each model version's statistics; its series also carry the model's metric tags."""
+
+    @property
+    def is_triton(self) -> bool:
+        """Whether the name is Triton's, to be kept to the letter."""
+        return self.name.startswith("nv_")
+
+
+_MODEL: Final = ("model", "version")
+_MODEL_REASON: Final = ("model", "version", "reason")
+_COUNTER: Final = MetricType.COUNTER
+_GAUGE: Final = MetricType.GAUGE
+_HISTOGRAM: Final = MetricType.HISTOGRAM
+
+
+def _of_model(
+    name: str, kind: MetricType, unit: str, text: str, labels: tuple[str, ...] = _MODEL
+) -> Metric:
+    return Metric(name, kind, unit, text, labels, per_model=True)
+
+
+REQUEST_SUCCESS: Final = _of_model(
+    "nv_inference_request_success", _COUNTER, "requests", "Requests that were answered well."
+)
+REQUEST_FAILURE: Final = _of_model(
+    "nv_inference_request_failure",
+    _COUNTER,
+    "requests",
+    "Requests that failed; REJECTED by a full queue or a queue timeout, CANCELED by the client, "
+    "BACKEND in the model's run, OTHER.",
+    _MODEL_REASON,
+)
+INFERENCE_COUNT: Final = _of_model(
+    "nv_inference_count", _COUNTER, "rows", "Rows that were run, the sum of the batch sizes."
+)
+EXEC_COUNT: Final = _of_model(
+    "nv_inference_exec_count", _COUNTER, "batches", "Runs of the model, one per batch."
+)
+REQUEST_DURATION: Final = _of_model(
+    "nv_inference_request_duration_us",
+    _COUNTER,
+    "microseconds",
+    "Time from arrival to answer, summed over the requests that were answered well.",
+)
+QUEUE_DURATION: Final = _of_model(
+    "nv_inference_queue_duration_us",
+    _COUNTER,
+    "microseconds",
+    "Time spent waiting for a batch, summed over the requests that were answered well.",
+)
+INPUT_DURATION: Final = _of_model(
+    "nv_inference_compute_input_duration_us",
+    _COUNTER,
+    "microseconds",
+    "Time of laying out inputs: that of the batch, counted for each of its requests.",
+)
+INFER_DURATION: Final = _of_model(
+    "nv_inference_compute_infer_duration_us",
+    _COUNTER,
+    "microseconds",
+    "Time of running the model: that of the batch, counted for each of its requests.",
+)
+OUTPUT_DURATION: Final = _of_model(
+    "nv_inference_compute_output_duration_us",
+    _COUNTER,
+    "microseconds",
+    "Time of taking outputs apart: that of the batch, counted for each of its requests.",
+)
+PENDING: Final = _of_model(
+    "nv_inference_pending_request_count",
+    _GAUGE,
+    "requests",
+    "Requests that were accepted and wait for a batch.",
+)
+LOAD_DURATION: Final = _of_model(
+    "nv_model_load_duration_secs", _GAUGE, "seconds", "Time that the last load took."
+)
+
+REQUEST_SECONDS: Final = _of_model(
+    "stoker_request_duration_seconds",
+    _HISTOGRAM,
+    "seconds",
+    "Time from arrival to answer of requests that were answered well.",
+)
+QUEUE_SECONDS: Final = _of_model(
+    "stoker_queue_duration_seconds",
+    _HISTOGRAM,
+    "seconds",
+    "Time that answered requests waited for their batch.",
+)
+COMPUTE_SECONDS: Final = _of_model(
+    "stoker_compute_duration_seconds",
+    _HISTOGRAM,
+    "seconds",
+    "Time of the model's runs, one observation per batch.",
+)
+BATCH_ROWS: Final = _of_model("stoker_batch_rows", _HISTOGRAM, "rows", "Rows of each batch.")
+BATCHES: Final = _of_model(
+    "stoker_batches_total",
+    _COUNTER,
+    "batches",
+    "Batches by what closed them: idle (all that waited was taken), full, preferred, delay.",
+    _MODEL_REASON,
+)
+BISECTIONS: Final = _of_model(
+    "stoker_batch_bisections_total",
+    _COUNTER,
+    "batches",
+    "Failed batches that were run again in halves to find the guilty request.",
+)
+REFUSED: Final = _of_model(
+    "stoker_requests_refused_total",
+    _COUNTER,
+    "requests",
+    "Requests that never entered the model's queue: invalid, not_ready, queue_full, queue_bytes, "
+    "predicted_late, draining.",
+    _MODEL_REASON,
+)
+WRONGLY_REFUSED: Final = _of_model(
+    "stoker_requests_refused_wrongly_total",
+    _COUNTER,
+    "requests",
+    "Requests refused as predicted_late that would have been in time after all.",
+)
+MODEL_IN_FLIGHT: Final = _of_model(
+    "stoker_model_requests_in_flight",
+    _GAUGE,
+    "requests",
+    "Requests of the model that were accepted and are not yet answered.",
+)
+MODEL_DEMAND: Final = _of_model(
+    "stoker_model_demand",
+    _GAUGE,
+    "ratio",
+    "Device time that the model's requests of the last 30 s ask for, per second; absent until the "
+    "model's cost is measured.",
+)
+MODEL_BATCH_LIMIT: Final = _of_model(
+    "stoker_model_batch_limit_rows",
+    _GAUGE,
+    "rows",
+    "Most rows that one batch of the model holds.",
+)
+MODEL_ROW_SECONDS: Final = _of_model(
+    "stoker_model_row_seconds",
+    _GAUGE,
+    "seconds",
+    "Device time of one row at the model's most efficient batch; absent until it is measured.",
+)
+
+MODEL_READY: Final = Metric(
+    "stoker_model_ready",
+    _GAUGE,
+    "boolean",
+    "1 when the version can serve, 0 when it is loading or failed.",
+    _MODEL,
+)
+READY: Final = Metric(
+    "stoker_ready", _GAUGE, "boolean", "1 when the server is ready, as its readiness probe says."
+)
+BUILD: Final = Metric(
+    "stoker_build_info",
+    MetricType.INFO,
+    "",
+    "Versions of the server and of ONNX Runtime, and the device that models run on.",
+    ("version", "onnxruntime_version", "device"),
+)
+START_TIME: Final = Metric(
+    "stoker_start_time_seconds", _GAUGE, "seconds", "When the server started, since the epoch."
+)
+DEMAND: Final = Metric(
+    "stoker_demand_ratio",
+    _GAUGE,
+    "ratio",
+    "Offered work per second of the busiest device or the event loop, over 30 s; 1 is all that one "
+    "server can do. Absent until a model's cost is measured.",
+)
+DEMAND_5S: Final = Metric(
+    "stoker_demand_ratio_5s", _GAUGE, "ratio", "The same as stoker_demand_ratio, over 5 s."
+)
+DEVICE_DEMAND: Final = Metric(
+    "stoker_device_demand",
+    _GAUGE,
+    "ratio",
+    "What stoker_demand_ratio is the maximum of: each device, and the event loop as `loop`.",
+    ("device",),
+)
+QUEUE_DELAY: Final = Metric(
+    "stoker_queue_delay_seconds",
+    _GAUGE,
+    "seconds",
+    "Mean time in the queue of the requests answered in the last 30 s, over all models.",
+)
+IN_FLIGHT: Final = Metric(
+    "stoker_requests_in_flight",
+    _GAUGE,
+    "requests",
+    "Requests that were accepted and are not yet answered, over all models.",
+)
+WAITING: Final = Metric(
+    "stoker_requests_pending",
+    _GAUGE,
+    "requests",
+    "Requests that were accepted and wait for a batch, over all models.",
+)
+UNROUTED: Final = Metric(
+    "stoker_requests_unrouted_total",
+    _COUNTER,
+    "requests",
+    "Requests that reached no loaded version: unknown_model, not_ready, malformed, too_large.",
+    ("reason",),
+)
+CONNECTIONS: Final = Metric(
+    "stoker_connections",
+    _GAUGE,
+    "connections",
+    "Open connections: grpc, rest, management.",
+    ("transport",),
+)
+LOOP_LAG: Final = Metric(
+    "stoker_loop_lag_seconds",
+    _HISTOGRAM,
+    "seconds",
+    "How long a ready event waits for the event loop, probed 20 times a second.",
+)
+LOOP_BUSY: Final = Metric(
+    "stoker_loop_busy_seconds_total",
+    _COUNTER,
+    "seconds",
+    "Time that the event loop's thread was running or waited for a CPU.",
+)
+PROCESS_CPU: Final = Metric(
+    "stoker_process_cpu_seconds_total", _COUNTER, "seconds", "CPU time of the process."
+)
+PROCESS_MEMORY: Final = Metric(
+    "stoker_process_resident_memory_bytes", _GAUGE, "bytes", "Resident memory of the process."
+)
+PROCESS_FILES: Final = Metric(
+    "stoker_process_open_fds", _GAUGE, "files", "Open file descriptors of the process."
+)
+CONTAINER_MEMORY: Final = Metric(
+    "stoker_container_memory_working_set_bytes",
+    _GAUGE,
+    "bytes",
+    "Memory of the container that cannot be dropped: the kubelet evicts by this number.",
+)
+CONTAINER_MEMORY_LIMIT: Final = Metric(
+    "stoker_container_memory_limit_bytes",
+    _GAUGE,
+    "bytes",
+    "Memory limit of the container; absent without a limit.",
+)
+CONTAINER_CPU: Final = Metric(
+    "stoker_container_cpu_seconds_total", _COUNTER, "seconds", "CPU time of the container."
+)
+CONTAINER_CPU_LIMIT: Final = Metric(
+    "stoker_container_cpu_limit_cores",
+    _GAUGE,
+    "cores",
+    "CPU limit of the container; absent without a limit.",
+)
+CONTAINER_THROTTLED: Final = Metric(
+    "stoker_container_cpu_throttled_seconds_total",
+    _COUNTER,
+    "seconds",
+    "Time that the container was stopped because its CPU limit was used up.",
+)
+CPU_UTILIZATION: Final = Metric(
+    "nv_cpu_utilization",
+    _GAUGE,
+    "ratio",
+    "Share of all cores of the machine in use since the scrape before, 0 to 1.",
+)
+CPU_MEMORY_TOTAL: Final = Metric(
+    "nv_cpu_memory_total_bytes", _GAUGE, "bytes", "Memory of the machine."
+)
+CPU_MEMORY_USED: Final = Metric(
+    "nv_cpu_memory_used_bytes", _GAUGE, "bytes", "Memory of the machine in use."
+)
+
+TABLE: Final = (
+    REQUEST_SUCCESS, REQUEST_FAILURE, INFERENCE_COUNT, EXEC_COUNT,
+    REQUEST_DURATION, QUEUE_DURATION, INPUT_DURATION, INFER_DURATION, OUTPUT_DURATION,
+    PENDING, LOAD_DURATION,
+    REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
+    REFUSED, WRONGLY_REFUSED, MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT, MODEL_ROW_SECONDS,
+    MODEL_READY, READY, BUILD, START_TIME,
+    DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
+    LOOP_LAG, LOOP_BUSY,
+    PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES,
+    CONTAINER_MEMORY, CONTAINER_MEMORY_LIMIT,
+    CONTAINER_CPU, CONTAINER_CPU_LIMIT, CONTAINER_THROTTLED,
+    CPU_UTILIZATION, CPU_MEMORY_TOTAL, CPU_MEMORY_USED,
+)  # fmt: skip
+"""All of them, in the order of the text."""

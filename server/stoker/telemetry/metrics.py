@@ -1,0 +1,269 @@
+"""What `/metrics` serves: all series of all models and of the server, as text.
+
+The engine adds a model version when it is loaded, `app.py` registers what only it can reach, and
+the management transport calls `render`. Counters are plain numbers written on the loop; a scrape
+reads them there. So that a scrape of a thousand models delays no request, its text is written in
+shares of a few models per turn of the loop, and a model whose numbers stand still is not written
+again. Each model's lines are of one moment.
+
+prometheus-client keeps the names, the types and the registry: `MetricsRegistry.library` is a
+registry of the same numbers, and a test holds our text equal to the library's.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Sample
+
+from stoker.telemetry import metric_table as table
+from stoker.telemetry.exposition import (
+    END,
+    Format,
+    family,
+    header,
+    histogram_keys,
+    histogram_values,
+    line,
+    negotiate,
+)
+from stoker.telemetry.machine import Machine
+from stoker.telemetry.metric_table import TABLE, Metric
+from stoker.telemetry.model_series import (
+    MODEL_METRICS,
+    Gauge,
+    ModelSeries,
+    total_in_flight,
+    total_pending,
+)
+from stoker.telemetry.queue_delay import QueueDelay
+from stoker.telemetry.server_statistics import ServerStatistics
+from stoker.telemetry.statistics import Histogram, ModelStatistics
+
+LINES_PER_TURN: Final = 500
+"""Work of one turn of the loop: a line takes under 1 us to write, so a turn under 0.5 ms."""
+_LINES_PER_CHECK: Final = 5
+"""What it costs, in lines, to see that a model did not change."""
+_MODELS_PER_LINE: Final = 20
+"""Models whose text of one metric is lined up in the time of one line."""
+_JOIN_ON_THREAD_PARTS: Final = 2000
+"""About the text of 100 models, near 1 MiB: from there on `bytes.join` lets the GIL go, so that a
+thread copies while the loop works."""
+_MACHINE_S: Final = 1.0
+"""Figures of the kernel are read once in this time, however many scrapers there are."""
+
+_SERVER_METRICS: Final = tuple(metric for metric in TABLE if not metric.per_model)
+_MODEL_PART: Final = {metric: index for index, metric in enumerate(MODEL_METRICS)}
+
+
+class MetricsRegistry:
+    """All metrics of one server. Every method runs on the loop."""
+
+    def __init__(
+        self,
+        *,
+        server: ServerStatistics | None = None,
+        machine: Machine | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.library = CollectorRegistry(auto_describe=False)
+        """The same numbers for prometheus-client; it refuses two metrics of one name."""
+        self._clock = clock
+        self._models: dict[tuple[str, int], ModelSeries] = {}
+        self._readers: dict[Metric, Callable[[], Sequence[Sample]]] = {}
+        self._headers = {
+            form: {metric: header(metric, form) for metric in TABLE} for form in Format
+        }
+        self._server = server or ServerStatistics()
+        self._machine = machine or Machine()
+        self._machine_lock = asyncio.Lock()
+        self._machine_figures: Mapping[Metric, float] = {}
+        self._machine_read = -_MACHINE_S
+        self._queue_delay = QueueDelay(clock())
+        self._gone_waited_ns = 0
+        self._gone_answered = 0
+        started = time.time()
+        self.register(table.START_TIME, lambda: started)
+        self.register(table.IN_FLIGHT, lambda: total_in_flight(self._models.values()))
+        self.register(table.WAITING, lambda: total_pending(self._models.values()))
+        self.register(table.QUEUE_DELAY, self._mean_queue_delay)
+        self.register_labelled(
+            table.UNROUTED,
+            lambda: {(reason.value,): count for reason, count in self._server.unrouted.items()},
+        )
+        self.library.register(_Everything(self))
+
+    def add_model(
+        self, statistics: ModelStatistics, gauges: Mapping[Metric, Gauge] | None = None
+    ) -> None:
+        """Shows a version's statistics from here on.
+
+        `gauges` gives what is not counted: any of `model_series.MODEL_GAUGES`. A version that is
+        loaded again takes the place of the one before it.
+        """
+        key = (statistics.model, statistics.version)
+        before = self._models.get(key)
+        if before is not None:
+            self.remove_model(before.statistics)
+        self._models[key] = ModelSeries(statistics, gauges or {})
+
+    def remove_model(self, statistics: ModelStatistics) -> None:
+        """Takes a version's series away; harmless when another took its place."""
+        key = (statistics.model, statistics.version)
+        shown = self._models.get(key)
+        if shown is not None and shown.statistics is statistics:
+            del self._models[key]
+            self._gone_waited_ns += statistics.queue_ns
+            self._gone_answered += statistics.success_count
+
+    def register(self, metric: Metric, read: Gauge) -> None:
+        """Shows `read()` under a server metric without labels; no series while it gives None."""
+
+        def samples() -> Sequence[Sample]:
+            value = read()
+            return () if value is None else (Sample(metric.name, {}, value),)
+
+        self._register(metric, samples, labels=())
+
+    def register_labelled(
+        self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]
+    ) -> None:
+        """Shows one series for each key of `read()`: the values of the metric's labels, in order.
+
+        The keys must be a closed set: never a text that a client sent.
+        """
+
+        def samples() -> Sequence[Sample]:
+            return [
+                Sample(metric.name, dict(zip(metric.labels, key, strict=True)), value)
+                for key, value in read().items()
+            ]
+
+        self._register(metric, samples, labels=metric.labels)
+
+    def register_histogram(self, metric: Metric, histogram: Histogram, *, divisor: float) -> None:
+        """Shows a histogram; `divisor` turns its unit into the metric's (1e9 for nanoseconds)."""
+        keys = histogram_keys(metric.name, {}, [bound / divisor for bound in histogram.bounds])
+
+        def samples() -> Sequence[Sample]:
+            values = histogram_values(histogram, divisor)
+            return [
+                Sample(name, labels, value)
+                for (name, labels), value in zip(keys, values, strict=True)
+            ]
+
+        self._register(metric, samples, labels=())
+
+    def register_info(self, metric: Metric, labels: Mapping[str, str]) -> None:
+        """Shows fixed facts: a series of value 1 whose labels are the facts."""
+        sample = Sample(metric.name, dict(labels), 1)
+        self._register(metric, lambda: (sample,), labels=tuple(labels))
+
+    async def render(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text for a scraper that sent this Accept header."""
+        form = negotiate(accept)
+        await self._read_machine()
+        parts: list[bytes] = []
+        for _ in self.write(form, parts):
+            await asyncio.sleep(0)  # one turn of the loop
+        if len(parts) > _JOIN_ON_THREAD_PARTS:
+            return form.value, await asyncio.to_thread(b"".join, parts)
+        return form.value, b"".join(parts)
+
+    def write(self, form: Format, parts: list[bytes]) -> Iterator[int]:
+        """Appends the text to `parts`, pausing after each turn's share; gives the work of each
+        share, in lines. The figures of the kernel are those of the last `render`."""
+        work = 0
+        models: list[tuple[bytes, ...]] = []
+        for model in list(self._models.values()):
+            work += model.refresh() + _LINES_PER_CHECK
+            models.append(model.parts)
+            if work >= LINES_PER_TURN:
+                yield work
+                work = 0
+        for metric in TABLE:
+            parts.append(self._headers[form][metric])
+            index = _MODEL_PART.get(metric)
+            if index is not None:
+                parts.extend([model[index] for model in models])
+                work += 1 + len(models) // _MODELS_PER_LINE
+                if work >= LINES_PER_TURN:
+                    yield work
+                    work = 0
+                continue
+            samples = self._server_samples(metric)
+            for start in range(0, len(samples), LINES_PER_TURN):
+                share = samples[start : start + LINES_PER_TURN]
+                parts.append("".join([line(sample) for sample in share]).encode())
+                work += len(share)
+                if work >= LINES_PER_TURN:
+                    yield work
+                    work = 0
+        if form is Format.OPENMETRICS:
+            parts.append(END)
+        yield work
+
+    def collect(self) -> Iterator[Family]:
+        """The same families, as the library's objects."""
+        for metric in TABLE:
+            collected = family(metric)
+            if metric.per_model:
+                for model in self._models.values():
+                    collected.samples.extend(model.samples(metric))
+            else:
+                collected.samples.extend(self._server_samples(metric))
+            yield collected
+
+    def _register(
+        self,
+        metric: Metric,
+        samples: Callable[[], Sequence[Sample]],
+        *,
+        labels: tuple[str, ...],
+    ) -> None:
+        if metric not in _SERVER_METRICS:
+            raise ValueError(f"expected a server's metric of the table, got '{metric.name}'")
+        if metric in self._readers:
+            raise ValueError(f"expected '{metric.name}' to be registered once, got it twice")
+        if sorted(labels) != sorted(metric.labels):
+            raise ValueError(
+                f"expected labels {list(metric.labels)} for '{metric.name}', got {list(labels)}"
+            )
+        self._readers[metric] = samples
+
+    def _server_samples(self, metric: Metric) -> Sequence[Sample]:
+        read = self._readers.get(metric)
+        if read is not None:
+            return read()
+        figure = self._machine_figures.get(metric)
+        return () if figure is None else (Sample(metric.name, {}, figure),)
+
+    def _mean_queue_delay(self) -> float:
+        shown = [model.statistics for model in self._models.values()]
+        return self._queue_delay.mean(
+            waited_ns=self._gone_waited_ns + sum([one.queue_ns for one in shown]),
+            answered=self._gone_answered + sum([one.success_count for one in shown]),
+            now=self._clock(),
+        )
+
+    async def _read_machine(self) -> None:
+        async with self._machine_lock:
+            if self._clock() - self._machine_read >= _MACHINE_S:
+                self._machine_figures = await asyncio.to_thread(self._machine.read)
+                self._machine_read = self._clock()
+
+
+class _Everything(Collector):
+    """What prometheus-client's registry asks."""
+
+    def __init__(self, metrics: MetricsRegistry) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Family]:
+        return self._metrics.collect()
+
+    def describe(self) -> Iterable[Family]:
+        return [family(metric) for metric in TABLE]

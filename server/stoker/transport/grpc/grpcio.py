@@ -1,0 +1,280 @@
+"""The gRPC transport on `grpc.aio`: serves the method table with grpcio's HTTP/2.
+
+It moves bytes between grpcio and the table and turns a `ServingError` into a status; it knows no
+message. Works on any asyncio loop, uvloop included. It is the reference that the native transport
+is tested against, and the fallback.
+
+Draining, as far as grpcio can do it (design, section "Operating it"):
+  1. who drains turns the health board over and waits for the drain delay; this server goes on as
+     before. grpcio has no way to send GOAWAY without refusing calls, so connections are not told
+     to leave in this step; balancers that watch health or endpoints move on.
+  2. `stop(grace)` closes the listener and sends GOAWAY on every connection; calls that are open
+     finish, later ones never reach a handler and clients retry them elsewhere. Endless streams
+     (health Watch, reflection) end at once with Draining. What is open after `grace` seconds gets
+     Draining, then the connections close.
+
+grpcio's limit: a call that arrives in the very moment of `stop`, or waits unread in gRPC core, is
+ended with CANCELLED. Loops that keep up lose none; a saturated one loses about a call for each
+stream that its clients keep busy, unless balancers took them away during the drain delay.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+
+from stoker.errors import Draining, ServingError
+from stoker.inference import Cancel
+from stoker.transport.grpc.call import (
+    CallContext,
+    Method,
+    StreamHandler,
+    StreamMethod,
+    UnaryHandler,
+    unforeseen,
+)
+from stoker.transport.status import STATUS
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+_MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+_FINAL_GRACE_S: Final = 1.0
+"""Time for the last statuses to leave after the grace period is over."""
+
+MAX_DETAILS_BYTES: Final = 2048
+"""A longer message is cut. Percent-encoding makes it up to three times as long, and clients refuse
+trailers above 8 KiB (grpc.max_metadata_size), which would hide the status itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcioOptions:
+    """What an operator may set of this transport."""
+
+    max_message_bytes: int = 1 << 30
+    """Of a received message, after decompression. Larger ones get RESOURCE_EXHAUSTED by grpcio."""
+    max_connection_age_s: float = 300.0
+    """A connection gets GOAWAY at this age, +-10 %, so that clients spread over new replicas; its
+    open calls finish without a limit. Infinite: never. Source: kubernetes rules, connection age."""
+    max_concurrent_streams: int = 1024
+    """Open calls of one connection; further ones wait in the client. Admission bounds the work,
+    this bounds the memory that one connection can take before admission sees its calls."""
+
+    def channel_arguments(self) -> list[tuple[str, int]]:
+        """The same in the words of gRPC core, with the keep-alive of Triton's defaults."""
+        arguments = [
+            ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            ("grpc.keepalive_time_ms", 7_200_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.http2.max_pings_without_data", 2),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 300_000),
+            ("grpc.http2.max_ping_strikes", 2),
+        ]
+        if math.isfinite(self.max_connection_age_s):
+            age_ms = max(1, round(self.max_connection_age_s * 1000))
+            arguments.append(("grpc.max_connection_age_ms", age_ms))
+        return arguments
+
+
+class GrpcioServer:
+    """One listening gRPC server. Started once, stopped once, on one event loop."""
+
+    def __init__(self, methods: Mapping[str, Method], options: GrpcioOptions | None = None) -> None:
+        self._methods = methods
+        self._options = options or GrpcioOptions()
+        self._server: grpc.aio.Server | None = None
+        self._open: set[_UnaryCall | _StreamCall] = set()
+        self._is_stopping = False
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that a handler works on."""
+        return len(self._open)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens and serves; gives the bound port (of 0, a free one). Raises OSError."""
+        server = grpc.aio.server(options=self._options.channel_arguments())
+        server.add_generic_rpc_handlers((_Table(self._methods, self),))
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {address}: taken, or no such address") from error
+        await server.start()
+        self._server = server
+        return bound
+
+    async def stop(self, grace: float) -> None:
+        """Refuses new calls, lets open ones finish for `grace` seconds, ends the rest with
+        Draining. Returns when everything is closed."""
+        self._is_stopping = True
+        if self._server is None:
+            return
+        for call in [each for each in self._open if each.is_endless]:
+            call.end(_draining())
+        closing = asyncio.create_task(
+            self._server.stop(grace + _FINAL_GRACE_S), name="grpcio server stop"
+        )
+        try:
+            await asyncio.wait({closing}, timeout=grace)
+            for call in list(self._open):
+                call.end(_draining())
+            await closing
+        except asyncio.CancelledError:  # whoever drains wants to be gone
+            await self._server.stop(None)
+            await asyncio.wait({closing})
+            raise
+
+    async def answer_unary(self, handle: UnaryHandler, message: bytes, context: _Context) -> bytes:
+        """One unary call of grpc.aio, from its message to its answer or status."""
+        call = _UnaryCall(asyncio.get_running_loop().create_future())
+        self._open.add(call)
+        try:
+            call.cancel = handle(message, _call_context(context), call.reply)
+            answer = await call.answer
+        except asyncio.CancelledError:  # the client went away, or its deadline passed
+            if call.cancel is not None:
+                call.cancel()
+            raise
+        finally:
+            self._open.discard(call)
+        if isinstance(answer, ServingError):
+            await _abort(context, answer)
+        return answer
+
+    async def answer_stream(
+        self, name: str, method: StreamMethod, requests: AsyncIterator[bytes], context: _Context
+    ) -> None:
+        """One stream of grpc.aio, from its first message to its status."""
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine of grpc.aio always runs in one
+        call = _StreamCall(task, method.is_endless)
+        if self._is_stopping:
+            await _abort(context, _draining())
+        self._open.add(call)
+        try:
+            error = await _write_answers(name, method.handle, requests, context)
+        except asyncio.CancelledError:
+            if call.error is None:  # the client went away
+                raise
+            task.uncancel()
+            error = call.error
+        finally:
+            self._open.discard(call)
+        if error is not None:
+            await _abort(context, error)
+
+
+class _UnaryCall:
+    """An open unary call: where its answer goes, and how to end it early."""
+
+    __slots__ = ("answer", "cancel")
+    is_endless: Final = False
+
+    def __init__(self, answer: "asyncio.Future[bytes | ServingError]") -> None:
+        self.answer = answer
+        self.cancel: Cancel | None = None
+
+    def reply(self, answer: bytes | ServingError) -> None:
+        """Takes the answer, unless the call has ended."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def end(self, error: ServingError) -> None:
+        """Answers with this error and lets the work go."""
+        self.reply(error)
+        if self.cancel is not None:
+            self.cancel()
+
+
+class _StreamCall:
+    """An open stream: the task that answers it, and the error that ended it from outside."""
+
+    __slots__ = ("error", "is_endless", "task")
+
+    def __init__(self, task: "asyncio.Task[object]", is_endless: bool) -> None:
+        self.task = task
+        self.is_endless = is_endless
+        self.error: ServingError | None = None
+
+    def end(self, error: ServingError) -> None:
+        """Interrupts the stream's generator; the call's status becomes this error."""
+        if self.error is None:
+            self.error = error
+            self.task.cancel()
+
+
+class _Table(grpc.GenericRpcHandler):
+    """Looks methods up. Messages pass as bytes: no serializer is given."""
+
+    def __init__(self, methods: Mapping[str, Method], server: GrpcioServer) -> None:
+        self._handlers = {name: _handler(name, each, server) for name, each in methods.items()}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_MethodHandler | None":
+        return self._handlers.get(handler_call_details.method)
+
+
+def _handler(name: str, method: Method, server: GrpcioServer) -> _MethodHandler:
+    if isinstance(method, StreamMethod):
+        return grpc.stream_stream_rpc_method_handler(partial(server.answer_stream, name, method))
+    return grpc.unary_unary_rpc_method_handler(partial(server.answer_unary, method.handle))
+
+
+def _call_context(context: _Context) -> CallContext:
+    remaining = context.time_remaining()
+    return CallContext(
+        metadata=dict(context.invocation_metadata() or ()),
+        deadline=math.inf if remaining is None else time.monotonic() + remaining,
+    )
+
+
+async def _write_answers(
+    name: str, handle: StreamHandler, requests: AsyncIterator[bytes], context: _Context
+) -> ServingError | None:
+    """Writes what the generator yields. Gives the error that ended it, if one did."""
+    answers = handle(requests, _call_context(context))
+    try:
+        async for answer in answers:
+            await context.write(answer)
+    except ServingError as error:
+        return error
+    except grpc.aio.BaseError:  # grpcio's own, as of a client that is gone: it knows what to do
+        raise
+    except Exception as error:
+        return unforeseen(name, error)
+    finally:
+        await answers.aclose()
+    return None
+
+
+async def _abort(context: _Context, error: ServingError) -> NoReturn:
+    """Ends the call with the error's status; tells clients that retry when that makes sense."""
+    trailing: tuple[tuple[str, str], ...] = ()
+    if error.retry_after is not None:
+        pushback_ms = max(0, math.ceil(error.retry_after * 1000))
+        trailing = (("grpc-retry-pushback-ms", str(pushback_ms)),)
+    status = _CODES[STATUS[error.code].grpc]
+    await context.abort(status, _details(error.message), trailing)
+
+
+def _details(message: str) -> str:
+    """The message, cut to what fits into trailers."""
+    encoded = message.encode()
+    if len(encoded) <= MAX_DETAILS_BYTES:
+        return message
+    return encoded[:MAX_DETAILS_BYTES].decode(errors="ignore") + "..."
+
+
+def _draining() -> Draining:
+    return Draining("the server is shutting down; another replica can take the call")

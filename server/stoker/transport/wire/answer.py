@@ -1,0 +1,66 @@
+"""HTTP/1.1's writing side without I/O: an answer -> the pieces that go to the socket.
+
+Heads are encoded once for each status, header set and connection option, and remembered: what
+differs between two answers of one kind is their length and the second of their date.  Hot path.
+Source: RFC 9112, section 4; RFC 9110, section 6.6.1 (Date).
+"""
+
+import time
+from email.utils import formatdate
+from typing import Final
+
+from stoker.transport.wire.message import Headers, HttpResponse, Piece
+from stoker.transport.wire.problems import REASONS
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_REMEMBERED: Final = 512
+"""Heads that are kept: statuses by answer forms. At the limit all are forgotten."""
+
+_heads: dict[tuple[int, Headers, bool], bytes] = {}
+
+
+class Clock:
+    """The Date field, written once a second."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = b""
+
+    def date(self) -> bytes:
+        """The field and the end of the head."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._text = b"\r\nDate: " + formatdate(second, usegmt=True).encode() + b"\r\n\r\n"
+        return self._text
+
+
+def encode(
+    response: HttpResponse, clock: Clock, *, closes: bool, without_body: bool
+) -> list[Piece]:
+    """The answer's bytes; the body's pieces as they are. `without_body`: the answer to a HEAD."""
+    key = (response.status, response.headers, closes)
+    head = _heads.get(key)
+    if head is None:
+        if len(_heads) >= _REMEMBERED:
+            _heads.clear()
+        head = _heads[key] = _encode_head(*key)
+    pieces = response.pieces
+    if len(pieces) == 1:  # spelled out: sum() over one piece costs as much as the rest
+        length = len(pieces[0])
+        line = b"%b%d%b" % (head, length, clock.date())
+        return [line] if without_body else [line, pieces[0]]
+    line = b"%b%d%b" % (head, sum(map(len, pieces)), clock.date())
+    return [line] if without_body else [line, *pieces]
+
+
+def _encode_head(status: int, headers: Headers, closes: bool) -> bytes:
+    lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if closes:
+        lines.append("Connection: close")
+    lines.append("Content-Length: ")
+    return "\r\n".join(lines).encode()

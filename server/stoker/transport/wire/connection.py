@@ -1,0 +1,477 @@
+"""One client's HTTP/1.1 connection: what the kernel gives goes to the reader, whole requests to the
+handler, answers back in the order of their requests. It knows nothing of what requests mean.
+
+It is a `BufferedProtocol`: all connections of a server receive into one shared buffer, except into
+a large body's own memory. Its parts without I/O are `http1.RequestReader` and `answer.encode`.
+
+Phases:  OPEN -> ENDING -> LINGERING -> CLOSED
+  OPEN       requests are read and answered.
+  ENDING     nothing more is read: an answer with `Connection: close` is under way, or an error.
+  LINGERING  our side is shut; what comes is dropped until the peer closes, or LINGER_S.
+  CLOSED     the socket is gone; answers that still come are dropped and their leases released.
+
+  1. Requests under way stand in `_exchanges` in the order they came. Only the first ones that have
+     an answer are written, all that are ready in one write, once per loop turn.
+  2. The transport's write limits are 0: after a write either all bytes are the kernel's, or
+     `pause_writing` was called and `resume_writing` comes when all are. uvloop sends views later,
+     so leases of what was written are released at that moment, or when the connection is lost.
+  3. While writing is paused nothing is read or written: a stalled reader stops its own connection.
+     Its answers are bounded by MAX_PIPELINED and charged to the budget.
+  4. A peer that shuts its side is gone: its requests are cancelled.
+Hot path.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Protocol, cast
+
+from stoker.errors import ServingError
+from stoker.inference import Cancel
+from stoker.request import Lease
+from stoker.transport.wire.answer import CONTINUE, Clock, encode
+from stoker.transport.wire.http1 import Received, RequestReader
+from stoker.transport.wire.limits import (
+    BODY_GRACE_S,
+    COPIED_ROW_BYTES,
+    MAX_PIPELINED,
+    MIN_BODY_RATE,
+    SWEEP_INTERVAL_S,
+    BufferBudget,
+    HttpLimits,
+)
+from stoker.transport.wire.message import Handler, HttpResponse, Piece, error_response
+from stoker.transport.wire.problems import HttpError, Problem
+
+
+class Phase(Enum):
+    """See the module's docstring; it is also the table of legal ways."""
+
+    OPEN = auto()
+    ENDING = auto()
+    LINGERING = auto()
+    CLOSED = auto()
+
+
+class Host(Protocol):
+    """What a connection needs of its server. All of it is used on the loop only."""
+
+    handler: Handler
+    limits: HttpLimits
+    budget: BufferBudget
+    clock: Clock
+    receive_buffer: memoryview
+    in_flight: int
+    """Requests read and not yet answered, on all connections. Connections count it."""
+    is_draining: bool
+    """Every answer says `Connection: close`."""
+    time: Callable[[], float]
+
+    def opened(self, connection: "Connection") -> None:
+        """Counts it; may refuse it."""
+
+    def lost(self, connection: "Connection") -> None:
+        """Forgets it."""
+
+    def flush_soon(self, connection: "Connection") -> None:
+        """Calls its `flush` at the end of this loop turn."""
+
+
+class Exchange:
+    """One request under way and, sooner or later, its answer."""
+
+    __slots__ = ("_connection", "cancel", "closes", "reserved", "response", "without_body")
+
+    def __init__(
+        self, connection: "Connection", *, closes: bool, without_body: bool, reserved: int
+    ) -> None:
+        self._connection = connection
+        self.closes = closes
+        self.without_body = without_body
+        self.reserved = reserved
+        self.response: HttpResponse | None = None
+        self.cancel: Cancel | None = None
+
+    def answer(self, response: HttpResponse) -> None:
+        """Takes the request's one answer."""
+        self._connection.answered(self, response)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """See the module's docstring."""
+
+    __slots__ = (
+        "_age_limit",
+        "_body_began",
+        "_exchanges",
+        "_host",
+        "_is_read_paused",
+        "_is_write_paused",
+        "_leases",
+        "_reader",
+        "_stalled_bytes",
+        "_transport",
+        "_unsent",
+        "deadline",
+        "flushes",
+        "phase",
+    )
+
+    def __init__(self, host: Host, age_s: float) -> None:
+        self.phase = Phase.OPEN
+        self.deadline = math.inf
+        """When the server must look at this connection; seconds of `host.time()`."""
+        self.flushes = False
+        """It stands in the server's list of connections to flush."""
+        self._host = host
+        self._age_limit = host.time() + age_s
+        self._reader = RequestReader(host.handler, host.budget)
+        self._exchanges: deque[Exchange] = deque()
+        self._leases: list[Lease] = []
+        self._unsent = 0
+        self._stalled_bytes = 0
+        self._body_began = 0.0
+        self._is_read_paused = False
+        self._is_write_paused = False
+        self._transport: asyncio.Transport
+
+    @property
+    def is_sending(self) -> bool:
+        """The peer has not taken all of its answers."""
+        return self._is_write_paused
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is under way, none has begun to come, and nothing waits to be sent."""
+        return (
+            self.phase is Phase.OPEN
+            and not self._exchanges
+            and not self._is_write_paused
+            and self._reader.is_between_requests
+        )
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Opens."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self._transport.set_write_buffer_limits(high=0)
+        self.deadline = self._host.time() + self._host.limits.first_byte_timeout_s
+        self._host.opened(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the kernel writes next."""
+        space = self._reader.space()
+        return self._host.receive_buffer if space is None else space
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes came."""
+        if self.phase is not Phase.OPEN:
+            return
+        reader = self._reader
+        if reader.space() is not None:
+            reader.advance(nbytes)
+        else:
+            reader.receive(bytes(self._host.receive_buffer[:nbytes]))
+        self._serve()
+
+    def eof_received(self) -> bool:
+        """The peer shut its side: what is answered is sent, the rest cancelled."""
+        if self.phase is Phase.OPEN or self.phase is Phase.ENDING:
+            self.flush()
+            self.phase = Phase.ENDING
+            self._reader.close()
+            self._cancel_all()
+        return False  # the transport sends what it has and closes
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self.phase = Phase.CLOSED
+        self.deadline = math.inf
+        self._reader.close()
+        self._sent()
+        self._cancel_all()
+        self._host.lost(self)
+
+    def pause_writing(self) -> None:
+        """The kernel took less than it was given."""
+        self._is_write_paused = True
+        self._watch_stall()
+
+    def resume_writing(self) -> None:
+        """The kernel has everything."""
+        self._is_write_paused = False
+        self._sent()
+        if self.phase is Phase.ENDING and not self._exchanges:
+            self._linger()
+        else:
+            self._rest_or_wait()
+            self._host.flush_soon(self)
+
+    # What the server calls.
+
+    def refuse(self, error: ServingError | HttpError) -> None:
+        """Answers `error` after the answers that are under way, and ends."""
+        if self.phase is not Phase.OPEN:
+            return
+        exchange = Exchange(self, closes=True, without_body=False, reserved=0)
+        self._exchanges.append(exchange)
+        self._host.in_flight += 1
+        self.phase = Phase.ENDING
+        self._reader.close()
+        exchange.answer(error_response(error))
+
+    def end_if_idle(self) -> None:
+        """Drain: shuts our side if no request is here. What still comes is read and dropped."""
+        if self.is_idle:
+            self._linger()
+
+    def expire(self, now: float) -> None:
+        """`deadline` has passed: ends what is too slow, or sets the next one."""
+        if self.phase is Phase.LINGERING or self.phase is Phase.CLOSED:
+            self._transport.abort()
+        elif self._is_write_paused:
+            if self._transport.get_write_buffer_size() == self._stalled_bytes:
+                self._transport.abort()
+            else:
+                self._watch_stall()
+        elif self._exchanges:
+            self.deadline = math.inf
+        elif self.phase is Phase.ENDING:
+            self._transport.abort()
+        elif self._reader.is_between_requests:
+            self._linger()
+        elif self._body_began:
+            self._check_body_rate(now)
+        else:
+            wait_s = self._host.limits.header_timeout_s
+            self.refuse(
+                HttpError(Problem.TOO_SLOW, f"expected a request's head within {wait_s:g} s")
+            )
+
+    def flush(self) -> None:
+        """Writes the answers that are ready and first in line."""
+        self.flushes = False
+        exchanges = self._exchanges
+        if self._is_write_paused or not exchanges or self.phase is Phase.CLOSED:
+            return
+        host = self._host
+        ends = host.is_draining or host.time() >= self._age_limit
+        closes = False
+        pieces: list[Piece] = []
+        size = 0
+        while exchanges and (response := exchanges[0].response) is not None:
+            exchange = exchanges.popleft()
+            host.in_flight -= 1
+            # A pipeline that is under way is answered to its end: only its last answer closes.
+            closes = exchange.closes or (ends and not exchanges)
+            pieces += encode(
+                response, host.clock, closes=closes, without_body=exchange.without_body
+            )
+            size += response.size
+            if response.lease is not None:
+                self._leases.append(response.lease)
+        if not pieces:
+            return
+        self._write(pieces, size)
+        if closes:
+            self._end()
+        elif self._reader.is_between_requests and not self._is_read_paused:
+            self._rest_or_wait()
+        else:
+            self._serve()
+
+    def answered(self, exchange: Exchange, response: HttpResponse) -> None:
+        """Takes an exchange's answer: for `Exchange` only."""
+        budget = self._host.budget
+        budget.release(exchange.reserved)
+        exchange.reserved = 0
+        exchange.cancel = None
+        if exchange.response is not None:
+            if response.lease is not None:
+                response.lease.release()
+            return
+        exchange.response = response
+        budget.charge(response.size)
+        if exchange is self._exchanges[0] and not self._is_write_paused:
+            self._host.flush_soon(self)
+
+    def close(self) -> None:
+        """The server is closing: what is answered is sent if the kernel takes it at once."""
+        if self.phase is Phase.CLOSED:
+            return
+        self.flush()
+        if self.phase is not Phase.LINGERING:
+            self.phase = Phase.ENDING
+        self._reader.close()
+        self._cancel_all()
+        if self._is_write_paused:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    # The rest.
+
+    def _serve(self) -> None:
+        """Takes requests from the reader until it has none, or enough are under way."""
+        while self.phase is Phase.OPEN:
+            if len(self._exchanges) >= MAX_PIPELINED or self._is_write_paused:
+                self._pause_reading()
+                return
+            try:
+                received = self._reader.take()
+            except (HttpError, ServingError) as error:
+                self._reader.close()
+                self.refuse(error)
+                return
+            if received is None:
+                if self._reader.wants_continue and not self._exchanges:
+                    self._continue()
+                self._resume_reading()
+                self._rest_or_wait()
+                return
+            self._dispatch(received)
+
+    def _dispatch(self, received: Received) -> None:
+        request = received.request
+        exchange = Exchange(
+            self,
+            closes=not received.head.keeps_alive,
+            without_body=request.head.method == "HEAD",
+            reserved=received.reserved,
+        )
+        self._exchanges.append(exchange)
+        self._host.in_flight += 1
+        if exchange.closes:
+            self.phase = Phase.ENDING
+        cancel = self._host.handler.handle(request, exchange.answer)
+        if exchange.response is None:
+            exchange.cancel = cancel
+
+    def _continue(self) -> None:
+        """Tells the client to send its body; the body's clock starts here."""
+        self._reader.wants_continue = False
+        self._body_began = 0.0
+        self._write([CONTINUE], 0)
+
+    def _write(self, pieces: list[Piece], size: int) -> None:
+        """One write; `size` bytes stay charged until the kernel has all."""
+        self._unsent += size
+        if size < COPIED_ROW_BYTES:
+            self._transport.write(b"".join(pieces))
+        else:
+            self._transport.writelines(_joined(pieces))
+        if not self._is_write_paused and not self._transport.get_write_buffer_size():
+            self._sent()
+        else:
+            self._watch_stall()
+
+    def _sent(self) -> None:
+        """The kernel has all bytes, or never will: their memory is free."""
+        self._host.budget.release(self._unsent)
+        self._unsent = 0
+        if self._leases:
+            leases, self._leases = self._leases, []
+            for lease in leases:
+                lease.release()
+
+    def _rest_or_wait(self) -> None:
+        """Sets the deadline for what the connection waits for."""
+        if self.phase is not Phase.OPEN or self._is_write_paused:
+            return
+        reader = self._reader
+        limits = self._host.limits
+        if self._exchanges:
+            self.deadline = math.inf
+            self._body_began = 0.0
+        elif reader.is_between_requests:
+            self.deadline = self._host.time() + limits.idle_timeout_s
+            self._body_began = 0.0
+        elif reader.is_in_body:
+            if not self._body_began:
+                self._body_began = self._host.time()
+                self.deadline = self._body_began + BODY_GRACE_S
+        elif self.deadline > (until := self._host.time() + limits.header_timeout_s):
+            self.deadline = until
+
+    def _check_body_rate(self, now: float) -> None:
+        slow_s = now - self._body_began - BODY_GRACE_S
+        if self._reader.body_bytes >= slow_s * MIN_BODY_RATE:
+            self.deadline = now + SWEEP_INTERVAL_S
+            return
+        self.refuse(
+            HttpError(
+                Problem.TOO_SLOW,
+                f"expected a body at {MIN_BODY_RATE} bytes a second after {BODY_GRACE_S:g} s, "
+                f"got {self._reader.body_bytes} bytes in {now - self._body_began:.1f} s",
+            )
+        )
+
+    def _watch_stall(self) -> None:
+        self._stalled_bytes = self._transport.get_write_buffer_size()
+        self.deadline = self._host.time() + self._host.limits.write_stall_s
+
+    def _end(self) -> None:
+        """The last answer is written: what else came is not answered."""
+        self.phase = Phase.ENDING
+        self._reader.close()
+        if not self._is_write_paused:
+            self._linger()
+
+    def _linger(self) -> None:
+        self.phase = Phase.LINGERING
+        self._reader.close()
+        self.deadline = self._host.time() + self._host.limits.linger_s
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._resume_reading()
+        else:
+            self._transport.close()
+
+    def _cancel_all(self) -> None:
+        """Nobody waits for these answers. Reservations end when the handler has answered."""
+        exchanges, self._exchanges = self._exchanges, deque()
+        self._host.in_flight -= len(exchanges)
+        for exchange in exchanges:
+            response = exchange.response
+            if response is not None:
+                self._host.budget.release(response.size)
+                if response.lease is not None:
+                    response.lease.release()
+                continue
+            exchange.response = _GONE
+            if exchange.cancel is not None:
+                exchange.cancel()
+
+    def _pause_reading(self) -> None:
+        if not self._is_read_paused:
+            self._is_read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._is_read_paused:
+            self._is_read_paused = False
+            self._transport.resume_reading()
+
+
+_GONE = HttpResponse(0, (), ())
+"""Marks an exchange whose client left: the handler's answer comes and is dropped."""
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring small pieces as one; the large ones stay views."""
+    joined: list[Piece] = []
+    small: list[Piece] = []
+    for piece in pieces:
+        if len(piece) < COPIED_ROW_BYTES:
+            small.append(piece)
+            continue
+        if small:
+            joined.append(b"".join(small))
+            small = []
+        joined.append(piece)
+    if small:
+        joined.append(b"".join(small))
+    return joined

@@ -1,0 +1,137 @@
+"""Every limit of the wire, by name and with its reason, and the server's memory budget.
+
+Read by the parser, the connections and the server beside it; a test may pass smaller ones as
+`HttpLimits`. Nothing here knows a request's meaning.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from stoker.errors import Overloaded
+
+MAX_HEAD_BYTES: Final = 32 << 10
+"""Request line and header fields. Four times what proxies pass on by default (8 KiB), so that long
+tokens and trace baggage fit; small enough that 10,000 half-sent heads take 320 MB at worst."""
+
+MAX_TARGET_BYTES: Final = 8 << 10
+"""The request target. RFC 9110 asks for at least 8,000 bytes; no path of ours needs 1,000."""
+
+MAX_HEADERS: Final = 100
+"""Header fields of a request, as Node and Apache: clients send about 10, proxies add about 20."""
+
+MAX_CHUNK_LINE_BYTES: Final = 256
+"""A chunk's size line with its extensions, which are ignored: 16 hex digits need 18 bytes."""
+
+MAX_TRAILER_BYTES: Final = 8 << 10
+"""Trailer fields after a chunked body. They are checked and dropped."""
+
+MAX_EMPTY_RATIO: Final = 64
+"""Chunked bodies: bytes of framing for one byte of body before it is an attack (one-byte chunks
+take 6). 64 KiB of framing are always allowed."""
+
+RECEIVE_BYTES: Final = 256 << 10
+"""The receive buffer that connections share: one read of a fast peer fills 200 KiB."""
+
+WHOLE_BODY_BYTES: Final = 64 << 10
+"""Bodies up to here are cut out of what was received; larger ones get their own memory, into which
+the kernel writes. Below it the copy costs less than the second read (10 us at 64 KiB)."""
+
+MAX_PIPELINED: Final = 32
+"""Requests of one connection that may be unanswered. Reading stops there. Pipelining clients are
+load generators; 32 fill the largest useful batch of a small model."""
+
+COPIED_ROW_BYTES: Final = 16 << 10
+"""Output pieces below this are copied into the answer (4 us), larger ones are written as views."""
+
+HEADER_TIMEOUT_S: Final = 10.0
+"""From a head's first byte to its last. A head is one packet; 10 s covers several lost ones."""
+
+FIRST_BYTE_TIMEOUT_S: Final = 60.0
+"""From opening to the first byte: pools open connections ahead, port scanners never send."""
+
+IDLE_TIMEOUT_S: Final = 620.0
+"""Between requests. Longer than any common proxy keeps idle connections (60 s to 600 s): a server
+that closes first makes the proxy answer 502."""
+
+BODY_GRACE_S: Final = 5.0
+"""A body may be slow that long."""
+
+MIN_BODY_RATE: Final = 16 << 10
+"""Bytes a second that a body must keep on average after the grace: a slow phone line, not less."""
+
+WRITE_STALL_S: Final = 60.0
+"""A peer that takes not one byte of its answer for so long is gone; its memory is wanted back."""
+
+LINGER_S: Final = 10.0
+"""After the last answer our side is shut and what still comes is dropped, so that the peer can read
+that answer before a reset destroys it. It gets that long to close."""
+
+MAX_CONNECTION_AGE_S: Final = 300.0
+"""Then `Connection: close`: Services balance connections, and new pods must get some."""
+
+AGE_JITTER: Final = 0.1
+"""The share by which ages differ, so that connections made together do not end together."""
+
+MAX_CONNECTIONS: Final = 16_384
+"""Open at once. Above 10,000 idle clients; each costs about 3 KiB here and a descriptor."""
+
+BACKLOG: Final = 4_096
+"""Connections that the kernel may hold for us: the default of `net.core.somaxconn`."""
+
+SWEEP_INTERVAL_S: Final = 1.0
+"""How often all deadlines are looked at: 16,384 connections take 1 ms, one timer each would cost
+every request two timer operations."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What an operator may set; the rest of this module is the defaults."""
+
+    max_json_bytes: int = 64 << 20
+    """Bodies that are JSON as a whole, before and after decompression."""
+    max_message_bytes: int = 1 << 30
+    """Any body."""
+    max_connections: int = MAX_CONNECTIONS
+    max_connection_age_s: float = MAX_CONNECTION_AGE_S
+    first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
+    header_timeout_s: float = HEADER_TIMEOUT_S
+    idle_timeout_s: float = IDLE_TIMEOUT_S
+    write_stall_s: float = WRITE_STALL_S
+    linger_s: float = LINGER_S
+
+
+class BufferBudget:
+    """The bytes that the whole server may hold for requests and unsent answers at once.
+
+    One object, shared by all transports. A request's bytes are reserved whole, before they are
+    read, or refused; answers exist already and are charged without asking. Used on the loop only.
+    """
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    @property
+    def free(self) -> int:
+        """Bytes that could be reserved; 0 when answers have overdrawn the budget."""
+        return max(self.limit - self.used, 0)
+
+    def reserve(self, size: int) -> None:
+        """Takes `size` bytes. Raises Overloaded, and takes none, when they do not fit."""
+        if self.used + size > self.limit:
+            raise Overloaded(
+                f"expected at most {self.free} bytes, all that is free of the {self.limit} that "
+                f"the server buffers, got a request of {size} bytes",
+                retry_after=1.0,
+            )
+        self.used += size
+
+    def charge(self, size: int) -> None:
+        """Counts bytes that exist already."""
+        self.used += size
+
+    def release(self, size: int) -> None:
+        """Gives bytes back."""
+        self.used -= size

@@ -1,0 +1,120 @@
+"""A registry in which every metric of the table has a value, for the tests of its text."""
+
+from pathlib import Path
+
+from stoker.telemetry import metric_table as table
+from stoker.telemetry.demand import DemandMeter
+from stoker.telemetry.load_metrics import show_load
+from stoker.telemetry.loop_lag import INTERVAL_S, LoopLag
+from stoker.telemetry.machine import Machine
+from stoker.telemetry.metrics import MetricsRegistry
+from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
+from stoker.telemetry.statistics import (
+    BatchEnd,
+    FailureReason,
+    ModelStatistics,
+    RefusalReason,
+)
+
+from tests.hand_loop import HandLoop
+
+START = 1000.0
+
+
+def write_machine(root: Path, *, busy: int = 100, idle: int = 300) -> Path:
+    """A /proc and a control group of version 2 under `root`."""
+    files = {
+        "proc/stat": f"cpu  {busy} 0 0 {idle} 0 0 0 0 0 0\ncpu0 1 0 0 1 0 0 0 0 0 0\n",
+        "proc/meminfo": "MemTotal: 2000 kB\nMemFree: 10 kB\nMemAvailable: 500 kB\n",
+        "proc/self/statm": "900 300 20 1 0 50 0\n",
+        "proc/self/cgroup": "0::/pod7/box\n",
+        "proc/self/fd/0": "",
+        "proc/self/fd/1": "",
+        "sys/fs/cgroup/cgroup.controllers": "cpu memory\n",
+        "sys/fs/cgroup/memory.current": "70000\n",
+        "sys/fs/cgroup/memory.max": "100000\n",
+        "sys/fs/cgroup/memory.stat": "anon 40000\ninactive_file 20000\n",
+        "sys/fs/cgroup/cpu.stat": "usage_usec 2500000\nnr_throttled 3\nthrottled_usec 250000\n",
+        "sys/fs/cgroup/cpu.max": "150000 100000\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def serve_one(
+    statistics: ModelStatistics, *, seconds: float = 0.002, rows: int = 4, requests: int = 2
+) -> None:
+    """One batch and its answers."""
+    infer_ns = round(seconds * 1e9)
+    statistics.record_run(
+        rows=rows,
+        requests=requests,
+        input_ns=21_000,
+        infer_ns=infer_ns,
+        output_ns=7_500,
+        end=BatchEnd.IDLE,
+        now_ms=1_700_000_000_000,
+    )
+    for _ in range(requests):
+        statistics.record_success(infer_ns + 400_000, 300_000)
+
+
+def filled_statistics() -> ModelStatistics:
+    """A model whose every number is over 0."""
+    statistics = ModelStatistics("resnet", 3, tags={"team": 'a "b" \\ c\nd', "cost-unit": "x"})
+    statistics.load_seconds = 1.25
+    statistics.pending = 5
+    statistics.in_flight = 9
+    statistics.bisections = 1
+    statistics.wrong_refusals = 2
+    for turn in range(40):
+        serve_one(statistics, seconds=0.0002 * turn**2, rows=1 + turn * 9, requests=1 + turn % 3)
+    serve_one(statistics, seconds=12_345.678)
+    for reason in FailureReason:
+        statistics.record_failure(reason, 1_000_000)
+    for refusal in RefusalReason:
+        statistics.record_refusal(refusal)
+    return statistics
+
+
+def filled_metrics(root: Path) -> MetricsRegistry:
+    """Every metric has a series; every clock stands still.
+
+    The kernel's figures appear with the first `render`.
+    """
+    loop = HandLoop(START)
+    server = ServerStatistics()
+    server.record_unrouted(UnroutedReason.UNKNOWN_MODEL)
+    machine = Machine(write_machine(root))
+    write_machine(root, busy=200, idle=600)
+    metrics = MetricsRegistry(server=server, machine=machine, clock=loop.clock)
+    meter = DemandMeter()
+    meter.begin(START)
+    demand = meter.add_model(["cpu:0"])
+    demand.add(2.5, START)
+    lag = LoopLag(loop, clock=loop.clock)
+    lag.start()
+    for _ in range(40):
+        loop.advance(INTERVAL_S)
+    lag.stop()
+    show_load(metrics, meter, lag, clock=loop.clock)
+    metrics.add_model(
+        filled_statistics(),
+        {
+            table.MODEL_DEMAND: lambda: demand.ratio(loop.clock()),
+            table.MODEL_BATCH_LIMIT: lambda: 32,
+            table.MODEL_ROW_SECONDS: lambda: 0.00025,
+        },
+    )
+    metrics.add_model(ModelStatistics("idle", 1))
+    metrics.register(table.READY, lambda: 1.0)
+    metrics.register_labelled(
+        table.MODEL_READY, lambda: {("resnet", "3"): 1, ("idle", "1"): 1, ("broken", "1"): 0}
+    )
+    metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})
+    metrics.register_info(
+        table.BUILD, {"version": "0.1.0", "onnxruntime_version": "1.31.1", "device": "cpu"}
+    )
+    return metrics

@@ -1,0 +1,572 @@
+"""The grpcio transport over a real socket, with grpc.aio's and tritonclient's own clients."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import tritonclient.grpc as triton  # type: ignore[import-untyped]  # ships no types
+import tritonclient.grpc.aio as triton_aio  # type: ignore[import-untyped]  # ships no types
+import uvloop
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from stoker import errors
+from stoker.errors import Draining, ErrorCode, Overloaded, ServingError
+from stoker.protocol import inference_pb2 as pb
+from stoker.protocol import reflection_pb2
+from stoker.request import InferRequest, InferResponse
+from stoker.transport.grpc.call import CallContext, Method, ReplyBytes, StreamMethod, UnaryMethod
+from stoker.transport.grpc.grpcio import MAX_DETAILS_BYTES, GrpcioOptions, GrpcioServer
+from stoker.transport.grpc.health import HealthBoard
+from stoker.transport.grpc.methods import method_table
+from stoker.transport.status import STATUS
+
+from tests.engine_double import MODEL, ControlDouble, EngineDouble, echo, values
+
+SERVICE = "/inference.GRPCInferenceService/"
+LEAVES = [each for each in vars(errors).values() if isinstance(each, type)
+          and issubclass(each, ServingError) and each is not ServingError]  # fmt: skip
+
+
+def run(steps: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(steps)
+
+
+@dataclass
+class Served:
+    """A running server and an open channel to it."""
+
+    server: GrpcioServer
+    address: str
+    channel: grpc.aio.Channel
+
+    async def call(self, path: str, message: bytes, **options: Any) -> bytes:
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(path)
+        return await method(message, **options)
+
+    def stream(self, path: str, *messages: bytes) -> Any:
+        method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(path)
+        return method(iter(messages)) if messages else method()
+
+    @property
+    def health(self) -> Any:
+        return health_pb2_grpc.HealthStub(self.channel)
+
+    async def infer(self, **options: Any) -> bytes:
+        return await self.call(SERVICE + "ModelInfer", infer_message(), **options)
+
+
+def infer_message(rows: int = 1) -> bytes:
+    return pb.ModelInferRequest(
+        model_name=MODEL,
+        inputs=[pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[rows, 4])],
+        raw_input_contents=[values(rows).tobytes()],
+    ).SerializeToString()
+
+
+@asynccontextmanager
+async def serving(
+    engine: EngineDouble | None = None,
+    *,
+    board: HealthBoard | None = None,
+    methods: dict[str, Method] | None = None,
+    options: GrpcioOptions | None = None,
+    client: tuple[tuple[str, Any], ...] = (),
+) -> AsyncGenerator[Served, None]:
+    table = methods or method_table(
+        engine or EngineDouble(), ControlDouble(), board or HealthBoard()
+    )
+    server = GrpcioServer(table, options)
+    address = f"127.0.0.1:{await server.start('127.0.0.1', 0)}"
+    limits = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+    try:
+        async with grpc.aio.insecure_channel(address, options=limits + client) as channel:
+            yield Served(server, address, channel)
+    finally:
+        await server.stop(0)
+
+
+async def failure(call: Awaitable[object]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def infer_input(data: np.ndarray[Any, Any]) -> Any:
+    tensor = triton.InferInput("x", data.shape, "FP32")
+    tensor.set_data_from_numpy(data)
+    return tensor
+
+
+def test_tritonclient_is_answered_by_every_method() -> None:
+    def client_side(address: str) -> None:
+        with triton.InferenceServerClient(address) as client:
+            assert client.is_server_live()
+            assert client.is_server_ready()
+            assert client.is_model_ready(MODEL)
+            assert not client.is_model_ready("nope")
+            assert client.get_server_metadata().name == "stoker"
+            assert client.get_model_metadata(MODEL).inputs[0].shape == [-1, 4]
+            assert client.get_model_config(MODEL).config.max_batch_size == 8
+            assert client.get_inference_statistics(MODEL).model_stats[0].inference_count == 3
+            assert [each.name for each in client.get_model_repository_index().models] == [
+                MODEL,
+                "never",
+            ]
+            result = client.infer(MODEL, [infer_input(values(2))], request_id="9", priority=1)
+            assert result.get_response().id == "9"
+            assert np.array_equal(result.as_numpy("x"), values(2))
+
+    async def steps() -> None:
+        async with serving() as served:
+            await asyncio.to_thread(client_side, served.address)
+
+    run(steps())
+
+
+def test_tritonclients_asyncio_client_infers() -> None:
+    async def steps() -> None:
+        async with serving() as served, triton_aio.InferenceServerClient(served.address) as client:
+            result = await client.infer(MODEL, [infer_input(values())])
+            assert np.array_equal(result.as_numpy("x"), values())
+
+    run(steps())
+
+
+def test_what_is_not_served_is_unimplemented_for_tritonclient() -> None:
+    def client_side(address: str) -> None:
+        with triton.InferenceServerClient(address) as client:
+            for call in (
+                client.get_system_shared_memory_status,
+                client.get_log_settings,
+                lambda: client.load_model(MODEL),
+            ):
+                with pytest.raises(triton.InferenceServerException) as caught:
+                    call()
+                assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+                assert "does not serve it" in caught.value.message()
+
+    async def steps() -> None:
+        async with serving() as served:
+            await asyncio.to_thread(client_side, served.address)
+
+    run(steps())
+
+
+def test_the_stream_is_unimplemented() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            stream = served.stream(SERVICE + "ModelStreamInfer", infer_message())
+            error = await failure(stream.read())
+            assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert "ModelStreamInfer" in str(error.details())
+
+    run(steps())
+
+
+def test_an_unknown_method_is_unimplemented() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            error = await failure(served.call("/inference.GRPCInferenceService/Nope", b""))
+            assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    run(steps())
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_an_error_becomes_its_status(leaf: type[ServingError]) -> None:
+    def refuse(request: InferRequest) -> InferResponse | ServingError:
+        return leaf(f"é: {leaf.code.value}\nsecond line")
+
+    async def steps() -> None:
+        async with serving(EngineDouble(refuse)) as served:
+            error = await failure(served.infer())
+            assert error.code().name == STATUS[leaf.code].grpc_name
+            assert error.details() == f"é: {leaf.code.value}\nsecond line"
+
+    run(steps())
+
+
+def test_a_long_message_is_cut_so_that_the_status_arrives() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(lambda request: Overloaded("é" * 100_000))
+        async with serving(engine) as served:
+            error = await failure(served.infer())
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert str(error.details()) == "é" * (MAX_DETAILS_BYTES // 2) + "..."
+
+    run(steps())
+
+
+def test_an_overloaded_server_says_when_to_retry() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(lambda request: Overloaded("full", retry_after=0.0301))
+        async with serving(engine) as served:
+            error = await failure(served.infer())
+            assert dict(error.trailing_metadata()) == {"grpc-retry-pushback-ms": "31"}
+
+    run(steps())
+
+
+def test_no_time_to_retry_is_said_where_none_is_known() -> None:
+    async def steps() -> None:
+        async with serving(EngineDouble(lambda request: Overloaded("full"))) as served:
+            assert not dict((await failure(served.infer())).trailing_metadata())
+
+    run(steps())
+
+
+RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 2,
+    "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
+    "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
+
+
+def test_a_clients_second_attempt_is_known_as_a_retry() -> None:
+    def once(request: InferRequest) -> InferResponse | ServingError:
+        return echo(request) if request.is_retry else Draining("going", retry_after=0.001)
+
+    async def steps() -> None:
+        engine = EngineDouble(once)
+        async with serving(engine, client=(("grpc.service_config", RETRIES),)) as served:
+            await served.infer()
+            assert [each.is_retry for each in engine.requests] == [False, True]
+
+    run(steps())
+
+
+def test_the_deadline_reaches_the_request() -> None:
+    async def steps() -> None:
+        engine = EngineDouble()
+        async with serving(engine) as served:
+            earliest = time.monotonic() + 30
+            await served.infer(timeout=30)
+            latest = time.monotonic() + 30
+            await served.infer()
+            with_deadline, without = (each.deadline for each in engine.requests)
+            # The wire rounds a deadline up, to no more than a hundredth.
+            assert earliest - 0.1 <= with_deadline <= latest + 0.5
+            assert without == math.inf
+
+    run(steps())
+
+
+def test_a_cancelled_call_cancels_its_request() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(answer=None)
+        async with serving(engine) as served:
+            call = asyncio.ensure_future(served.infer())
+            await engine.submitted.wait()
+            assert served.server.open_calls == 1
+            call.cancel()
+            await engine.cancelled.wait()
+            await served.server.stop(3600)
+            assert served.server.open_calls == 0
+
+    run(steps())
+
+
+def test_a_passed_deadline_cancels_the_request() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(answer=None)
+        async with serving(engine) as served:
+            error = await failure(served.infer(timeout=0.05))
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            await engine.cancelled.wait()
+
+    run(steps())
+
+
+@pytest.mark.slow
+def test_a_message_of_100_megabytes_goes_in_and_out() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            raw = bytes(range(250)) * 400_000
+            message = pb.ModelInferRequest(
+                model_name=MODEL,
+                inputs=[
+                    pb.ModelInferRequest.InferInputTensor(
+                        name="x", datatype="UINT8", shape=[len(raw)]
+                    )
+                ],
+                raw_input_contents=[raw],
+            ).SerializeToString()
+            answer = await served.call(SERVICE + "ModelInfer", message)
+            assert pb.ModelInferResponse.FromString(answer).raw_output_contents[0] == raw
+
+    run(steps())
+
+
+def test_a_message_over_the_limit_is_refused() -> None:
+    async def steps() -> None:
+        engine = EngineDouble()
+        async with serving(engine, options=GrpcioOptions(max_message_bytes=1000)) as served:
+            error = await failure(served.call(SERVICE + "ModelInfer", infer_message(1000)))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert engine.requests == []
+
+    run(steps())
+
+
+@pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_compressed_message_is_understood(algorithm: grpc.Compression) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            answer = await served.call(
+                SERVICE + "ModelInfer", infer_message(1000), compression=algorithm
+            )
+            (raw,) = pb.ModelInferResponse.FromString(answer).raw_output_contents
+            assert raw == values(1000).tobytes()
+
+    run(steps())
+
+
+def test_a_handler_sees_the_calls_metadata() -> None:
+    contexts: list[CallContext] = []
+
+    def handle(message: bytes, context: CallContext, reply: ReplyBytes) -> None:
+        contexts.append(context)
+        reply(message)
+
+    async def steps() -> None:
+        async with serving(methods={"/t.T/Unary": UnaryMethod(handle)}) as served:
+            metadata = (("traceparent", "00-1"), ("raw-bin", b"\x00\xff"))
+            assert await served.call("/t.T/Unary", b"back", metadata=metadata) == b"back"
+            assert contexts[0].metadata["traceparent"] == "00-1"
+            assert contexts[0].metadata["raw-bin"] == b"\x00\xff"
+
+    run(steps())
+
+
+def test_a_bug_in_a_stream_is_an_internal_error_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(
+        requests: AsyncIterator[bytes], context: CallContext
+    ) -> AsyncGenerator[bytes, None]:
+        yield await anext(requests)
+        raise ZeroDivisionError("secret")
+
+    async def steps() -> None:
+        async with serving(methods={"/t.T/Stream": StreamMethod(broken)}) as served:
+            stream = served.stream("/t.T/Stream", b"first")
+            assert await stream.read() == b"first"
+            error = await failure(stream.read())
+            assert error.code() is grpc.StatusCode.INTERNAL
+            assert "secret" not in str(error.details())
+
+    run(steps())
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_client_is_served_on_either_loop(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            for _ in range(3):
+                await served.infer()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(steps())
+
+
+def test_a_taken_port_is_an_os_error() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            port = int(served.address.rpartition(":")[2])
+            with pytest.raises(OSError, match="gRPC cannot listen on"):
+                await GrpcioServer({}).start("127.0.0.1", port)
+
+    run(steps())
+
+
+def test_options_become_arguments_of_the_channel() -> None:
+    arguments = dict(
+        GrpcioOptions(
+            max_message_bytes=5, max_connection_age_s=300.0, max_concurrent_streams=7
+        ).channel_arguments()
+    )
+    assert arguments["grpc.max_receive_message_length"] == 5
+    assert arguments["grpc.max_connection_age_ms"] == 300_000
+    assert arguments["grpc.max_concurrent_streams"] == 7
+    assert arguments["grpc.so_reuseport"] == 0
+    assert "grpc.max_connection_age_grace_ms" not in arguments
+
+
+def test_an_infinite_connection_age_is_not_set() -> None:
+    arguments = dict(GrpcioOptions(max_connection_age_s=math.inf).channel_arguments())
+    assert "grpc.max_connection_age_ms" not in arguments
+
+
+def test_an_open_call_outlives_the_age_of_its_connection() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(answer=None)
+        async with serving(engine, options=GrpcioOptions(max_connection_age_s=0.05)) as served:
+            call = asyncio.ensure_future(served.infer())
+            state = grpc.ChannelConnectivity.READY
+            await engine.submitted.wait()
+            # GOAWAY takes the connection out of the channel, which falls idle.
+            await served.channel.wait_for_state_change(state)
+            engine.release()
+            await call
+            engine.answer = echo
+            await served.infer()
+
+    run(steps())
+
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def test_a_health_check_answers_for_server_service_and_model() -> None:
+    async def steps() -> None:
+        board = HealthBoard()
+        board.set("", True)
+        board.set("bad", False)
+        async with serving(board=board) as served:
+            answers = [
+                (await served.health.Check(health_pb2.HealthCheckRequest(service=name))).status
+                for name in ("", "inference.GRPCInferenceService", "bad")
+            ]
+            assert answers == [SERVING, SERVING, NOT_SERVING]
+
+    run(steps())
+
+
+def test_a_health_check_of_an_unknown_name_is_not_found() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            error = await failure(served.health.Check(health_pb2.HealthCheckRequest(service="x")))
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+
+    run(steps())
+
+
+def test_a_health_watch_streams_every_change() -> None:
+    async def steps() -> None:
+        board = HealthBoard()
+        async with serving(board=board) as served:
+            watch = served.health.Watch(health_pb2.HealthCheckRequest(service="m"))
+            seen = [(await watch.read()).status]
+            for serves in (True, False):
+                board.set("m", serves)
+                seen.append((await watch.read()).status)
+            board.set("m", True)
+            seen.append((await watch.read()).status)
+            board.drain()
+            seen.append((await watch.read()).status)
+            assert seen == [SERVICE_UNKNOWN, SERVING, NOT_SERVING, SERVING, NOT_SERVING]
+            watch.cancel()
+
+    run(steps())
+
+
+def test_reflection_lets_a_client_build_the_messages() -> None:
+    def client_side(address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            assert "inference.GRPCInferenceService" in database.get_services()
+            pool = DescriptorPool(database)
+            service: Any = pool.FindServiceByName("inference.GRPCInferenceService")  # type: ignore[no-untyped-call]  # the stub's
+            method = service.FindMethodByName("ModelInfer")
+            assert method.input_type.full_name == "inference.ModelInferRequest"
+            with pytest.raises(KeyError):
+                pool.FindMessageTypeByName("inference.Nope")  # type: ignore[no-untyped-call]  # the stub's
+
+    async def steps() -> None:
+        async with serving() as served:
+            await asyncio.to_thread(client_side, served.address)
+
+    run(steps())
+
+
+def test_reflection_v1_answers_on_a_stream() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            stream = served.stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+            for name in ("nope.proto", "health.proto"):
+                question = reflection_pb2.ServerReflectionRequest(file_by_filename=name)
+                await stream.write(question.SerializeToString())
+                answer = reflection_pb2.ServerReflectionResponse.FromString(await stream.read())
+                assert answer.original_request == question
+            await stream.done_writing()
+            assert await stream.read() is grpc.aio.EOF
+
+    run(steps())
+
+
+def test_an_open_call_finishes_while_the_server_stops() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(answer=None)
+        async with serving(engine) as served:
+            call = asyncio.ensure_future(served.infer())
+            await engine.submitted.wait()
+            stopping = asyncio.ensure_future(served.server.stop(30))
+            async with grpc.aio.insecure_channel(served.address) as late:
+                refused = Served(served.server, served.address, late)
+                error = await failure(refused.call(SERVICE + "ServerLive", b""))
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert not stopping.done()
+            engine.release()
+            await call
+            await stopping
+
+    run(steps())
+
+
+def test_a_call_that_outlives_the_grace_is_told_of_the_drain() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(answer=None)
+        async with serving(engine) as served:
+            call = asyncio.ensure_future(served.infer())
+            await engine.submitted.wait()
+            await served.server.stop(0)
+            error = await failure(call)
+            assert error.code().name == STATUS[ErrorCode.DRAINING].grpc_name
+            assert "shutting down" in str(error.details())
+            assert engine.cancelled.is_set()
+            assert served.server.open_calls == 0
+
+    run(steps())
+
+
+def test_a_watch_does_not_delay_the_stop() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            watch = served.health.Watch(health_pb2.HealthCheckRequest())
+            await watch.read()
+            await served.server.stop(3600)
+            error = await failure(watch.read())
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+    run(steps())
+
+
+def test_a_cancelled_stop_closes_at_once() -> None:
+    async def steps() -> None:
+        engine = EngineDouble(answer=None)
+        async with serving(engine) as served:
+            call = asyncio.ensure_future(served.infer())
+            await engine.submitted.wait()
+            stopping = asyncio.ensure_future(served.server.stop(3600))
+            await asyncio.sleep(0)  # lets it begin
+            stopping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await stopping
+            await failure(call)
+
+    run(steps())

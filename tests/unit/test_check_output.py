@@ -1,0 +1,64 @@
+"""The report of `stoker check`: plain text for pipes, a table for terminals."""
+
+import io
+
+from stoker.check_output import COLUMNS, print_report
+from stoker.checking import CheckedModel, CheckReport
+from stoker.tensor import DataType, TensorSpec
+
+GOOD = CheckedModel(
+    name="digits",
+    version="1",
+    inputs=(TensorSpec("image", DataType.FP32, (-1, 64)),),
+    outputs=(TensorSpec("label", DataType.INT64, (-1,)),),
+    max_batch_size=8,
+    batching="dynamic",
+    instances="1 on CPU",
+    device="cpu",
+    config='name: "digits"\n',
+    warnings=("its outputs [red] differ",),
+)
+BAD = CheckedModel(name="broken", problems=("config.pbtxt:3: unknown field 'x'",))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_pipe_gets_columns_separated_by_tabs() -> None:
+    stream = io.StringIO()
+    print_report(CheckReport((GOOD, BAD), ("no such folder",)), stream)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].split("\t") == list(COLUMNS)
+    assert lines[1] == (
+        "digits\t1\tok\t8\tdynamic\t1 on CPU\tcpu\timage FP32 [-1,64]\tlabel INT64 [-1]"
+    )
+    assert lines[2].split("\t")[:3] == ["broken", "-", "problem"]
+
+
+def test_configurations_and_problems_follow_and_are_counted() -> None:
+    stream = io.StringIO()
+    print_report(CheckReport((GOOD, BAD), ("no such folder",)), stream)
+    assert stream.getvalue().split("\n\n")[1:] == [
+        '# digits version 1\nname: "digits"',
+        "warning: digits version 1: its outputs [red] differ\n"
+        "problem: broken: config.pbtxt:3: unknown field 'x'\n"
+        "problem: no such folder",
+        "1 of 2 would be served; 2 problems\n",
+    ]
+
+
+def test_a_terminal_gets_a_drawn_table_with_the_same_words() -> None:
+    stream = Terminal()
+    print_report(CheckReport((GOOD, BAD)), stream, width=200)
+    text = stream.getvalue()
+    assert "┃" in text
+    assert "image FP32 [-1,64]" in text
+    assert "1 of 2 would be served; 1 problem\n" in text
+
+
+def test_a_report_is_clean_without_problems_of_models_or_sources() -> None:
+    assert CheckReport((GOOD,)).is_clean
+    assert not CheckReport((GOOD, BAD)).is_clean
+    assert not CheckReport((GOOD,), ("x",)).is_clean

@@ -1,0 +1,346 @@
+"""The text of `/metrics`: equal to the library's, exact names, and written a share at a time."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from stoker.telemetry import metric_table as table
+from stoker.telemetry.exposition import Format
+from stoker.telemetry.machine import Machine
+from stoker.telemetry.metrics import LINES_PER_TURN, MetricsRegistry
+from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalReason
+
+from tests.filled_metrics import filled_metrics, serve_one, write_machine
+from tests.hand_loop import HandLoop
+
+LINES_OF_A_USED_MODEL = 115
+LINES_OF_A_LOADED_MODEL = 40
+LINES_OF_THE_SERVER = 80
+
+
+def scrape(metrics: MetricsRegistry, accept: str = "text/plain") -> str:
+    return asyncio.run(metrics.render(accept))[1].decode()
+
+
+def samples(text: str) -> dict[str, str]:
+    """Each sample's line up to its number -> the number."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len({line.rpartition(" ")[0] for line in lines}) == len(lines), "a series came twice"
+    return {key: value for key, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def empty(tmp_path: Path) -> MetricsRegistry:
+    return MetricsRegistry(machine=Machine(tmp_path), clock=HandLoop().clock)
+
+
+def test_openmetrics_text_is_the_librarys_to_the_byte(tmp_path: Path) -> None:
+    metrics = filled_metrics(tmp_path)
+
+    text = scrape(metrics, "application/openmetrics-text")
+
+    assert text == generate_openmetrics(metrics.library).decode()  # type: ignore[no-untyped-call]
+
+
+def test_classic_text_is_the_librarys_but_names_tritons_counters_by_their_type(
+    tmp_path: Path,
+) -> None:
+    metrics = filled_metrics(tmp_path)
+
+    text = scrape(metrics)
+
+    expected = generate_latest(metrics.library).decode()
+    assert expected.count(" untyped\n") == 9
+    assert text == expected.replace(" untyped\n", " counter\n")
+
+
+def test_every_metric_of_the_table_has_a_series_in_the_filled_registry(tmp_path: Path) -> None:
+    """Or the two tests above would compare less than they claim."""
+    keys = samples(scrape(filled_metrics(tmp_path)))
+
+    names = {key.partition("{")[0].strip() for key in keys}
+    for suffix in ("_bucket", "_count", "_sum"):
+        names |= {name.removesuffix(suffix) for name in names}
+    assert [metric.name for metric in table.TABLE if metric.name not in names] == []
+
+
+def test_openmetrics_text_is_read_by_the_librarys_strict_parser(tmp_path: Path) -> None:
+    text = scrape(filled_metrics(tmp_path), "application/openmetrics-text")
+
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    }
+
+    assert families["nv_inference_count"].type == "unknown"
+    assert families["nv_inference_count"].samples[0].name == "nv_inference_count"
+    assert families["stoker_batches"].type == "counter"
+    assert families["stoker_request_duration_seconds"].unit == "seconds"
+
+
+def test_a_models_lines_have_its_numbers(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    statistics = ModelStatistics("digits", 2, tags={"team": "vision"})
+    metrics.add_model(statistics, {table.MODEL_DEMAND: lambda: 0.5})
+    statistics.load_seconds = 0.75
+    statistics.pending, statistics.in_flight = 3, 4
+    serve_one(statistics, seconds=0.002, rows=4, requests=2)
+    statistics.record_refusal(RefusalReason.QUEUE_FULL)
+
+    found = samples(scrape(metrics))
+
+    tag_model = '_team="vision",model="digits"'
+    labels = '{_team="vision",model="digits",version="2"}'
+    expected = {
+        f"nv_inference_request_success{labels}": "2.0",
+        f'nv_inference_request_failure{{{tag_model},reason="REJECTED",version="2"}}': "1.0",
+        f'nv_inference_request_failure{{{tag_model},reason="BACKEND",version="2"}}': "0.0",
+        f"nv_inference_count{labels}": "4.0",
+        f"nv_inference_exec_count{labels}": "1.0",
+        f"nv_inference_request_duration_us{labels}": "4800.0",
+        f"nv_inference_queue_duration_us{labels}": "600.0",
+        f"nv_inference_compute_input_duration_us{labels}": "42.0",
+        f"nv_inference_compute_infer_duration_us{labels}": "4000.0",
+        f"nv_inference_compute_output_duration_us{labels}": "15.0",
+        f"nv_inference_pending_request_count{labels}": "3.0",
+        f"nv_model_load_duration_secs{labels}": "0.75",
+        f'stoker_compute_duration_seconds_bucket{{_team="vision",le="0.001",{tag_model[15:]},'
+        'version="2"}': "0.0",
+        f'stoker_compute_duration_seconds_bucket{{_team="vision",le="0.0025",{tag_model[15:]},'
+        'version="2"}': "1.0",
+        f"stoker_compute_duration_seconds_count{labels}": "1.0",
+        f"stoker_compute_duration_seconds_sum{labels}": "0.002",
+        f"stoker_batch_rows_sum{labels}": "4.0",
+        f'stoker_batches_total{{{tag_model},reason="idle",version="2"}}': "1.0",
+        f'stoker_requests_refused_total{{{tag_model},reason="queue_full",version="2"}}': "1.0",
+        f"stoker_model_requests_in_flight{labels}": "4.0",
+        f"stoker_model_demand{labels}": "0.5",
+        "stoker_requests_in_flight": "4.0",
+        "stoker_requests_pending": "3.0",
+    }
+    assert {key: found.get(key) for key in expected} == expected
+
+
+def test_a_change_of_any_number_shows_in_the_next_scrape(tmp_path: Path) -> None:
+    metrics = filled_metrics(tmp_path)
+    statistics = ModelStatistics("m", 1)
+    gauges = {"demand": 0.0}
+    metrics.add_model(statistics, {table.MODEL_DEMAND: lambda: gauges["demand"]})
+    before = scrape(metrics)
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: serve_one(statistics, requests=0),
+        lambda: statistics.record_success(5_000_000, 1_000_000),
+        *(partial(statistics.record_refusal, reason) for reason in RefusalReason),
+        *(partial(statistics.record_failure, reason, 1) for reason in FailureReason),
+        lambda: setattr(statistics, "pending", 7),
+        lambda: setattr(statistics, "in_flight", 7),
+        lambda: setattr(statistics, "bisections", 7),
+        lambda: setattr(statistics, "wrong_refusals", 7),
+        lambda: setattr(statistics, "load_seconds", 7.5),
+        lambda: gauges.update(demand=0.25),
+    )
+    for change in changes:
+        change()
+        after = scrape(metrics)
+        assert after != before
+        assert after == generate_latest(metrics.library).decode().replace(
+            " untyped\n", " counter\n"
+        )
+        before = after
+
+
+def test_the_accept_header_chooses_the_content_type(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+
+    classic, text = asyncio.run(metrics.render("*/*"))
+    openmetrics, om_text = asyncio.run(metrics.render("application/openmetrics-text"))
+
+    assert classic == "text/plain; version=0.0.4; charset=utf-8"
+    assert openmetrics == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert om_text.endswith(b"\n# EOF\n")
+    assert b"# EOF" not in text
+
+
+def test_demand_and_histograms_are_absent_before_anything_is_measured(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    metrics.add_model(ModelStatistics("m", 1), {table.MODEL_DEMAND: lambda: None})
+    metrics.register(table.DEMAND, lambda: None)
+
+    found = samples(scrape(metrics))
+
+    assert not [key for key in found if "demand" in key or "_bucket" in key]
+    assert 'nv_inference_count{model="m",version="1"}' in found
+
+
+def test_a_removed_model_leaves_no_series_and_a_reloaded_one_is_not_doubled(
+    tmp_path: Path,
+) -> None:
+    metrics = empty(tmp_path)
+    old, new = ModelStatistics("m", 1), ModelStatistics("m", 1)
+    metrics.add_model(old)
+    serve_one(old)
+    metrics.add_model(new)
+    metrics.remove_model(old)
+
+    assert samples(scrape(metrics))['nv_inference_count{model="m",version="1"}'] == "0.0"
+
+    metrics.remove_model(new)
+    assert 'model="m"' not in scrape(metrics)
+
+
+def test_the_queue_delay_is_the_mean_of_the_last_window_over_all_models(tmp_path: Path) -> None:
+    loop = HandLoop(100.0)
+    metrics = MetricsRegistry(machine=Machine(tmp_path), clock=loop.clock)
+    first, second = ModelStatistics("a", 1), ModelStatistics("b", 1)
+    metrics.add_model(first)
+    metrics.add_model(second)
+    first.record_success(900_000_000, 100_000_000)
+    second.record_success(900_000_000, 300_000_000)
+    loop.now += 10
+    assert samples(scrape(metrics))["stoker_queue_delay_seconds"] == "0.2"
+
+    metrics.remove_model(first)
+    loop.now += 31
+    assert samples(scrape(metrics))["stoker_queue_delay_seconds"] == "0.0"
+    second.record_success(900_000_000, 500_000_000)
+    loop.now += 1
+    assert samples(scrape(metrics))["stoker_queue_delay_seconds"] == "0.5"
+
+
+def test_tags_that_become_the_same_label_keep_the_first(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    metrics.add_model(ModelStatistics("m", 1, tags={"a-b": "1", "a.b": "2", "ü": "3"}))
+
+    found = samples(scrape(metrics))
+
+    assert 'nv_inference_count{__="3",_a_b="1",model="m",version="1"}' in found
+
+
+def test_a_turn_of_the_loop_writes_a_few_models_and_untouched_ones_cost_nearly_nothing(
+    tmp_path: Path,
+) -> None:
+    metrics = empty(tmp_path)
+    models = [ModelStatistics(f"m{number}", 1) for number in range(100)]
+    for statistics in models:
+        metrics.add_model(statistics)
+        serve_one(statistics)
+
+    touched = list(metrics.write(Format.CLASSIC, []))
+    untouched = list(metrics.write(Format.CLASSIC, []))
+    serve_one(models[50])
+    one = list(metrics.write(Format.CLASSIC, []))
+
+    assert max(touched) <= LINES_PER_TURN + LINES_OF_A_USED_MODEL
+    assert len(touched) >= 100 * 90 / (LINES_PER_TURN + LINES_OF_A_USED_MODEL)
+    assert sum(untouched) < sum(touched) / 10
+    assert sum(one) - sum(untouched) <= LINES_OF_A_USED_MODEL
+    assert max(untouched + one) <= LINES_PER_TURN + LINES_OF_A_USED_MODEL
+
+
+def test_the_loop_runs_other_work_between_the_shares_of_a_scrape(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    for number in range(100):
+        statistics = ModelStatistics(f"m{number}", 1)
+        metrics.add_model(statistics)
+        serve_one(statistics)
+
+    async def count_turns() -> int:
+        turns = 0
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if not done:
+                asyncio.get_running_loop().call_soon(turn)
+
+        done = False
+        turn()
+        await metrics.render("")
+        done = True
+        return turns
+
+    assert asyncio.run(count_turns()) >= 100 * 90 / (LINES_PER_TURN + LINES_OF_A_USED_MODEL)
+
+
+def test_two_scrapes_at_once_are_both_whole(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    models = [ModelStatistics(f"m{number}", 1) for number in range(30)]
+    for statistics in models:
+        metrics.add_model(statistics)
+        serve_one(statistics)
+    first: list[bytes] = []
+    second: list[bytes] = []
+    writing = metrics.write(Format.CLASSIC, first)
+    next(writing)
+    serve_one(models[0])
+    serve_one(models[29])
+    list(metrics.write(Format.CLASSIC, second))
+    list(writing)
+
+    name = 'nv_inference_exec_count{model="m%d",version="1"}'
+    early, late = samples(b"".join(first).decode()), samples(b"".join(second).decode())
+    assert early.keys() == late.keys()
+    assert (early[name % 0], late[name % 0]) == ("1.0", "2.0")
+    assert (early[name % 29], late[name % 29]) == ("2.0", "2.0")
+
+
+def test_a_model_that_comes_or_goes_during_a_scrape_does_not_tear_it(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    models = [ModelStatistics(f"m{number}", 1) for number in range(30)]
+    for statistics in models:
+        metrics.add_model(statistics)
+        serve_one(statistics)
+    parts: list[bytes] = []
+    writing = metrics.write(Format.CLASSIC, parts)
+
+    next(writing)
+    metrics.remove_model(models[29])
+    metrics.add_model(ModelStatistics("late", 1))
+    for _ in writing:
+        serve_one(models[0])
+
+    found = samples(b"".join(parts).decode())
+    assert len([key for key in found if key.startswith("nv_inference_count")]) == 30
+    assert found['stoker_batch_rows_count{model="m0",version="1"}'] == "1.0"
+
+
+def test_the_series_stay_within_their_budget(tmp_path: Path) -> None:
+    """Ten pods of 100 models must fit into a small Prometheus."""
+    metrics = filled_metrics(tmp_path)
+
+    keys = list(samples(scrape(metrics)))
+
+    of_models = [key for key in keys if "model=" in key and not key.startswith("stoker_model_rea")]
+    used = [key for key in of_models if 'model="resnet"' in key]
+    loaded = [key for key in of_models if 'model="idle"' in key]
+    assert len(used) <= LINES_OF_A_USED_MODEL
+    assert len(loaded) <= LINES_OF_A_LOADED_MODEL
+    assert len(keys) - len(of_models) <= LINES_OF_THE_SERVER
+
+
+def test_what_is_not_in_the_table_cannot_be_registered(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+
+    with pytest.raises(ValueError, match=r"expected labels \['device'\]"):
+        metrics.register(table.DEVICE_DEMAND, lambda: 1.0)
+    with pytest.raises(ValueError, match="registered once"):
+        metrics.register(table.START_TIME, lambda: 1.0)
+    with pytest.raises(ValueError, match="expected a server's metric"):
+        metrics.register(table.PENDING, lambda: 1.0)
+    with pytest.raises(ValueError, match="expected gauges out of"):
+        metrics.add_model(ModelStatistics("m", 1), {table.PENDING: lambda: 1.0})
+
+
+def test_the_kernels_figures_are_read_once_a_second_however_many_scrape(tmp_path: Path) -> None:
+    loop = HandLoop(50.0)
+    metrics = MetricsRegistry(machine=Machine(write_machine(tmp_path)), clock=loop.clock)
+    name = "stoker_container_memory_working_set_bytes"
+    assert samples(scrape(metrics))[name] == "50000.0"
+    (tmp_path / "sys/fs/cgroup/memory.current").write_text("80000\n")
+    assert samples(scrape(metrics))[name] == "50000.0"
+    loop.now += 1.0
+    assert samples(scrape(metrics))[name] == "60000.0"
