@@ -95,6 +95,11 @@ class FakeRuntime:
 
     # Implements Runtime
 
+    @property
+    def version(self) -> str:
+        """No library's."""
+        return "fake"
+
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """The given placements, else one on the CPU with the configured number of instances."""
         if self.place_error is not None:

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from stoker.model import ModelConfig, TensorConfig
+from stoker.runtime.onnx import OnnxRuntime
+from stoker.runtime.session import Placement, Session
 from stoker.tensor import Array, DataType
 
 OPSET = 21
@@ -83,6 +86,24 @@ def tensor(name: str, datatype: DataType, shape: Shape | None) -> onnx.ValueInfo
     """A graph input or output. A dimension is a size, a symbol, or None for one without name; a
     shape of None leaves the rank undeclared."""
     return helper.make_tensor_value_info(name, datatype.onnx_number, shape)
+
+
+def config_of(session: Session, max_batch_size: int = 8, name: str = "m") -> ModelConfig:
+    """A complete configuration of an opened model, as if its file had none; with 0 the model does
+    not batch."""
+    first = 1 if max_batch_size else 0
+    inputs = [TensorConfig(each.name, each.datatype, each.shape[first:]) for each in session.inputs]
+    outputs = [
+        TensorConfig(each.name, each.datatype, each.shape[first:]) for each in session.outputs
+    ]
+    return ModelConfig(name, max_batch_size, tuple(inputs), tuple(outputs), None)
+
+
+def open_on_cpu(folder: Path, model: onnx.ModelProto | bytes) -> Session:
+    """Opens a model with the real runtime, its file written to `folder`."""
+    path = write_model(folder / "model.onnx", model)
+    empty = ModelConfig("m", 0, (), (), None)
+    return OnnxRuntime("cpu").open(path, empty, Placement("cpu", 1, 1))
 
 
 def _random(shape: tuple[int, ...], seed: int = 7, scale: float = 1.0) -> Array:

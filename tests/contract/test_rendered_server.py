@@ -4,22 +4,25 @@ Arguments, variables and ConfigMap are those of the manifest; only ports are rep
 and the mounted file's path by one of the test's.
 """
 
+import ctypes
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 
 from tests.contract.manifests import (
-    JsonObject,
     config_map,
     container,
     environment,
@@ -33,97 +36,130 @@ from tests.contract.manifests import (
 
 PATIENCE_S: Final = 60.0
 INTERRUPTED_TWICE: Final = 130
+PORT_KEYS: Final = {"http_port": "http", "grpc_port": "grpc", "metrics_port": "management"}
+"""The settings that hold a port, and the container port that publishes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedServer:
-    """A running process and the addresses of its ready line, by the manifest's port number."""
+    """A running process, and for each port of the manifest the one it has here."""
 
     process: subprocess.Popen[str]
-    address_of: dict[int, str]
+    here: dict[int, int]
 
     def get(self, path: str, port: int) -> httpx.Response:
         """What the kubelet or Prometheus would get from this path of this container port."""
-        return httpx.get(f"http://{self.address_of[port]}{path}", timeout=PATIENCE_S)
+        return httpx.get(f"http://127.0.0.1:{self.here[port]}{path}", timeout=PATIENCE_S)
+
+    def wait_for(self, event: str) -> None:
+        """Reads the log up to a record of that event."""
+        assert self.process.stdout is not None
+        seen = []
+        for line in self.process.stdout:
+            seen.append(line)
+            if json.loads(line).get("event") == event:
+                return
+        pytest.fail(f"expected the event {event}, got only:\n{''.join(seen)}")
 
 
-def mounted(target: str, folder: Path) -> dict[str, Path]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has; in use again only if somebody takes one before the server does."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def mounted(target: str, folder: Path, here: dict[int, int]) -> dict[str, str]:
     """Lays the ConfigMap's files into `folder`, ports replaced; container path -> our path."""
     volume = next(each for each in objects(pod(target), "spec", "volumes") if "configMap" in each)
-    mounts: list[JsonObject] = objects(container(target), "volumeMounts")
+    mounts = objects(container(target), "volumeMounts")
     at = next(text(each, "mountPath") for each in mounts if each["name"] == volume["name"])
     files = {}
     for name, contents in config_map(target).items():
-        lines = [
-            f"{line.partition(':')[0]}: 0" if "_port:" in line else line
-            for line in contents.splitlines()
-        ]
-        folder.joinpath(name).write_text("\n".join(lines))
-        files[f"{at}/{name}"] = folder / name
+        for key, port in PORT_KEYS.items():
+            line = rf"(?m)^{key}: \d+$"
+            contents, count = re.subn(line, f"{key}: {here[ports(target)[port]]}", contents)
+            assert count == 1, f"expected one {key} in {name}, got {count}"
+        folder.joinpath(name).write_text(contents)
+        files[f"{at}/{name}"] = str(folder / name)
     return files
 
 
 @contextmanager
 def started(target: str, folder: Path) -> Iterator[RenderedServer]:
-    """The process once it has said that it is ready."""
-    replaced = mounted(target, folder)
+    """The container's process; its output is its log, one JSON object a line."""
+    numbers = list(ports(target).values())
+    here = dict(zip(numbers, free_ports(len(numbers)), strict=True))
+    replaced = mounted(target, folder, here)
     arguments = container(target)["args"]
     assert isinstance(arguments, list)
-    command = [sys.executable, "-m", "stoker"]
-    command += [str(replaced.get(str(each), each)) for each in arguments]
-    variables = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment(target)}
-    log = folder / "log"
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=variables
-        ) as process,
-    ):
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "stoker",
+            *(replaced.get(str(each), str(each)) for each in arguments),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment(target)},
+    ) as process:
         watchdog = threading.Timer(PATIENCE_S, process.kill)
         watchdog.start()
         try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, f"expected a ready line, got none; the log says:\n{log.read_text()}"
-            yield RenderedServer(process, addresses(target, json.loads(line)))
+            yield RenderedServer(process, here)
         finally:
             watchdog.cancel()
             process.kill()
 
 
-def addresses(target: str, said: dict[str, str]) -> dict[int, str]:
-    """The manifest's port numbers -> where the ready line says that they are."""
-    name_of = {"http": "http", "grpc": "grpc", "management": "metrics"}
-    return {
-        number: f"127.0.0.1:{said[name_of[name]].rpartition(':')[2]}"
-        for name, number in ports(target).items()
-    }
+def has_gpu_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def statuses(target: str, server: RenderedServer) -> dict[str, int]:
+    """What each probe gets."""
+    return {name: server.get(path, port).status_code for name, path, port in probes(target)}
 
 
 def test_the_rendered_server_passes_every_rendered_probe(tmp_path: Path) -> None:
     with started("overlays/dev", tmp_path) as server:
-        answers = {
-            path: server.get(path, port).status_code for _, path, port in probes("overlays/dev")
-        }
-        assert answers == {"/startupz": 200, "/readyz": 200, "/livez": 200}
+        server.wait_for("ready")
+        assert set(statuses("overlays/dev", server).values()) == {200}
 
 
 def test_a_rendered_server_that_drains_is_alive_and_not_ready(tmp_path: Path) -> None:
     with started("overlays/dev", tmp_path) as server:
-        asked = {probe: (path, port) for probe, path, port in probes("overlays/dev")}
+        server.wait_for("ready")
         server.process.send_signal(signal.SIGTERM)
-        while server.get(*asked["readinessProbe"]).status_code == httpx.codes.OK:
-            pass  # until the signal has arrived; the test's time limit ends it otherwise
-        assert server.get(*asked["readinessProbe"]).status_code == 503
-        assert server.get(*asked["livenessProbe"]).status_code == 200
+        server.wait_for("drain_started")
+        got = statuses("overlays/dev", server)
+        assert (got["readinessProbe"], got["livenessProbe"]) == (503, 200)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE_S) == INTERRUPTED_TWICE
+
+
+def test_a_gpu_pod_without_a_gpu_is_alive_and_says_why_it_is_not_ready(tmp_path: Path) -> None:
+    if has_gpu_driver():
+        pytest.skip("needs a machine without an NVIDIA driver")
+    with started("overlays/gpu", tmp_path) as server:
+        server.wait_for("model_failed")
+        got = statuses("overlays/gpu", server)
+        assert (got["readinessProbe"], got["livenessProbe"]) == (503, 200)
+        readiness = next(each for each in probes("overlays/gpu") if each[0] == "readinessProbe")
+        assert "GPU" in server.get(*readiness[1:]).text
 
 
 def test_the_rendered_monitor_finds_the_metrics_of_the_rendered_autoscaler(tmp_path: Path) -> None:
     (endpoint,) = objects(the("overlays/gpu", "PodMonitor"), "spec", "podMetricsEndpoints")
     scaled_on = objects(the("overlays/gpu", "HorizontalPodAutoscaler"), "spec", "metrics")
     with started("overlays/dev", tmp_path) as server:
+        server.wait_for("ready")
         port = ports("overlays/dev")[text(endpoint, "port")]
         scraped = server.get(text(endpoint, "path"), port).text
     for metric in scaled_on:

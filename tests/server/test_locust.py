@@ -1,12 +1,14 @@
 """benchmarks/locustfile.py as users run it: many in flight, fitting inputs, failures by status.
 
-Locust is a process of its own. The server here speaks just enough of the protocol to hold every
-request until more than 20 are waiting at once, so that only real concurrency lets the run go on.
+Locust is a process of its own. It meets our server, and a model of all datatypes on a server that
+speaks just enough of the protocol to hold every request until more than 20 are there at once. In
+both cases only real concurrency lets the run go on.
 """
 
 import asyncio
 import json
 import math
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -26,7 +28,15 @@ from stoker.protocol.inference_pb2 import (
 )
 from stoker.tensor import BY_WIRE, DataType, from_raw
 
+from tests.conftest import Serving
+from tests.fake_runtime import FakeRuntime
+from tests.models import double, write_repository
+
 LOCUSTFILE: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "locustfile.py"
+LOCUST: Final = (
+    *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE)),
+    *("--headless", "--users=50", "--spawn-rate=50"),
+)
 IN_FLIGHT: Final = 20
 ENOUGH: Final = 200
 """Requests after which a run has shown what it should."""
@@ -160,9 +170,7 @@ async def run_locust(user: str, crowd: Crowd) -> tuple[int, str]:
     """Exit status and output of a run of 50 users that ends once ENOUGH requests were served."""
     async with SERVERS[user](crowd) as address:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless"),
-            *("--users=50", "--spawn-rate=50", "--model=any", f"--rows={ROWS}", f"--size={SIZE}"),
-            *(address, user),
+            *(*LOCUST, "--model=any", f"--rows={ROWS}", f"--size={SIZE}", address, user),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -198,3 +206,31 @@ def test_refused_calls_are_failures_counted_by_status(user: str, counted_as: str
     status, output = asyncio.run(run())
     assert status == 1, output
     assert counted_as in output
+
+
+@pytest.mark.parametrize("user", SERVERS)
+def test_our_server_holds_more_than_twenty_of_fifty_users_at_once(
+    user: str, serve: Serving, tmp_path: Path
+) -> None:
+    runtime = FakeRuntime()
+    server = serve(write_repository(tmp_path, {"any": double()}), runtime=runtime)
+    runtime.hold()
+    address = f"--host={server.at.url}" if user == "RestUser" else f"--grpc-host={server.at.grpc}"
+    with subprocess.Popen(
+        [*LOCUST, "--model=any", address, user],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            while server.at.metric("stoker_requests_in_flight") <= IN_FLIGHT:
+                assert process.poll() is None, process.communicate()[0]
+            runtime.forget()
+            runtime.release()
+            runtime.wait_for_finish(ENOUGH // IN_FLIGHT)
+            process.terminate()
+            output = process.communicate()[0]
+        finally:
+            process.kill()
+            runtime.release()
+    assert process.returncode == 0, output

@@ -150,6 +150,7 @@ _IN_EXECUTION: Final = re.compile(r"^Error in execution: ")
 _SOURCE: Final = re.compile(
     r"\S*/onnxruntime(?:_src)?/\S*?\.(?:cc|h|cu|cpp|hpp|cuh):\d+ .*?\) ?(?:\[with [^\]]*\] )?"
 )
+_BARE_SOURCE: Final = re.compile(r"\b\w+\.(?:cc|h|cu):\d+ \w+ ")
 _OPENING: Final = re.compile(r"^Load model from .*? failed: ?", re.DOTALL)
 _PATH: Final = re.compile(r"(?<!Name:')(?<![\w.)])/[^\s'\":;,()\[\]]+(?:/[^\s'\":;,()\[\]]*)*")
 _HOST: Final = re.compile(r"\bhostname=[^;\s]*\s*;?")
@@ -164,7 +165,7 @@ def public_reason(text: str) -> str:
     """
     text = _PREFIX.sub("", _IN_EXECUTION.sub("", text.strip()))
     text = _OPENING.sub("", text)
-    text = _INNER_PREFIX.sub("", _SOURCE.sub("", text))
+    text = _INNER_PREFIX.sub("", _BARE_SOURCE.sub("", _SOURCE.sub("", text)))
     text = _HOST.sub("", _PATH.sub("(path)", text))
     text = text.replace(_ADVICE, "")
     text = " ".join(text.split())

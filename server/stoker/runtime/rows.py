@@ -24,6 +24,7 @@ SIZES: Final = (8, 1, 2, 4, 16, 32, 64, 224)
 """Tried for variable dimensions: lengths first, then sides of images."""
 INTEGERS: Final = (1000, 100, 10, 2)
 """Tried bounds of random integers: a table of so many entries can be looked up in."""
+MOST_DISTINCT: Final = 16
 MOST_ELEMENTS: Final = 1 << 22
 """A row with more elements is not tried."""
 
@@ -40,15 +41,16 @@ class RowSource:
     """One known row of some inputs, which is varied instead of random values."""
 
     def feeds(self, rows: int, seed: int = 0) -> Feeds:
-        """`rows` distinct rows, the same for the same seed; row i does not depend on `rows`."""
+        """`rows` rows, the same for the same seed; row i does not depend on `rows`. The first
+        MOST_DISTINCT are distinct, then they come again."""
         made = {}
         for place, (name, (datatype, item)) in enumerate(self.items.items()):
-            values = np.empty(
-                (rows, *item), object if datatype is DataType.BYTES else datatype.numpy
-            )
-            for row in range(rows):
+            values = np.empty((rows, *item), datatype.numpy)
+            for row in range(min(rows, MOST_DISTINCT)):
                 random = np.random.default_rng((seed, place, row))
                 values[row, ...] = self._values(name, datatype, item, random, row)
+            for row in range(MOST_DISTINCT, rows):
+                values[row, ...] = values[row - MOST_DISTINCT]
             made[name] = values.reshape(with_rows(self.config, item, rows))
         return made
 

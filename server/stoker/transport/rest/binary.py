@@ -32,34 +32,14 @@ def json_size(headers: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-class Blocks:
-    """The raw blocks of a body, cut off one after another."""
-
-    __slots__ = ("_at", "_body")
-
-    def __init__(self, body: bytes | memoryview, at: int) -> None:
-        self._body = body
-        self._at = at
-
-    def take(self, name: str, datatype: DataType, shape: tuple[int, ...], size: int) -> Tensor:
-        """The next block as a tensor. Raises InvalidRequest where bytes are missing or do not fit
-        the shape."""
-        start = self._at
-        end = self._at = start + size
-        if end > len(self._body):
-            raise InvalidRequest(
-                f"input '{name}': expected {size} bytes of binary data, "
-                f"got {max(len(self._body) - start, 0)}"
-            )
-        return from_raw(name, datatype, shape, self._body[start:end])
-
-    def finish(self) -> None:
-        """Raises InvalidRequest if bytes are left."""
-        if self._at != len(self._body):
-            raise InvalidRequest(
-                f"expected the body to end after its last input, "
-                f"got {len(self._body) - self._at} bytes more"
-            )
+def cut(name: str, body: bytes | memoryview, at: int, size: int) -> bytes | memoryview:
+    """The raw block of an input. Raises InvalidRequest where bytes are missing."""
+    end = at + size
+    if end > len(body):
+        raise InvalidRequest(
+            f"input '{name}': expected {size} bytes of binary data, got {max(len(body) - at, 0)}"
+        )
+    return body[at:end]
 
 
 def decode_raw_body(

@@ -10,13 +10,13 @@ and parameters extensions.  Hot path.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from stoker.errors import InvalidRequest, TooLarge, Unsupported
 from stoker.request import NO_PARAMETERS, InferRequest, Parameters
-from stoker.tensor import DataType, datatype_of
+from stoker.tensor import DataType, datatype_of, from_raw
 from stoker.transport.rest import json_data
-from stoker.transport.rest.binary import Blocks
+from stoker.transport.rest.binary import cut
 
 _MAX_RANK: Final = 32
 """Dimensions of a shape: more than any model, fewer than the 64 that numpy has."""
@@ -53,12 +53,8 @@ class OutputForms:
 ALL_BINARY: Final = OutputForms(MappingProxyType({}), is_binary_by_default=True, all_binary=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An inference call."""
-
-    request: InferRequest
-    forms: OutputForms
+Decoded: TypeAlias = tuple[InferRequest, OutputForms]
+"""An inference call. (A tuple: a frozen class costs 0.7 us more, and it is taken apart at once.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +106,30 @@ def decode(
     envelope = _remembered.get(text) if type(text) is bytes else None
     if envelope is None:
         envelope = _parse(text)
-    blocks = Blocks(body, size)
-    inputs = tuple(
-        [
-            blocks.take(each.name, each.datatype, each.shape, each.binary_size)
-            if each.binary_size >= 0
-            else json_data.to_tensor(each.name, each.datatype, each.shape, each.data)
-            for each in envelope.inputs
-        ]
+    inputs = []
+    at = size
+    for each in envelope.inputs:
+        if each.binary_size < 0:
+            inputs.append(json_data.to_tensor(each.name, each.datatype, each.shape, each.data))
+            continue
+        block = cut(each.name, body, at, each.binary_size)
+        at += each.binary_size
+        inputs.append(from_raw(each.name, each.datatype, each.shape, block))
+    if at != len(body):
+        raise InvalidRequest(
+            f"expected the body to end after its last input, got {len(body) - at} bytes more"
+        )
+    request = InferRequest(
+        model,
+        version,
+        envelope.id,
+        tuple(inputs),
+        envelope.requested_outputs,
+        envelope.priority,
+        envelope.timeout_us,
+        parameters=envelope.parameters,
     )
-    blocks.finish()
-    return Decoded(
-        InferRequest(
-            model,
-            version,
-            envelope.id,
-            inputs,
-            envelope.requested_outputs,
-            envelope.priority,
-            envelope.timeout_us,
-            parameters=envelope.parameters,
-        ),
-        envelope.forms,
-    )
+    return request, envelope.forms
 
 
 def _parse(text: bytes | memoryview) -> _Envelope:

@@ -7,6 +7,7 @@ Hot path.
 """
 
 import json
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -46,24 +47,29 @@ def encode(response: InferResponse, forms: OutputForms) -> HttpResponse:
 
 
 def _all_binary(response: InferResponse) -> HttpResponse:
-    outputs = response.outputs
-    raw = [to_raw(each) for each in outputs]
-    key = (
-        response.model,
-        response.version,
-        *[
-            part
-            for each, piece in zip(outputs, raw, strict=True)
-            for part in (each.name, each.datatype, each.shape, len(piece))
-        ],
-    )
+    key: tuple[object, ...] = (response.model, response.version)
+    raw: list[Piece] = []
+    total = 0
+    for output in response.outputs:
+        piece = to_raw(output)
+        size = len(piece)
+        total += size
+        raw.append(piece)
+        key += (output.name, output.datatype, output.shape, size)
     tail = _remembered.get(key)
     if tail is None:
         if len(_remembered) >= _REMEMBERED:
             _remembered.clear()
-        heads = [_binary_head(each, len(piece)) for each, piece in zip(outputs, raw, strict=True)]
-        tail = _remembered[key] = _model_part(response) + b'"outputs":[' + b",".join(heads) + b"]}"
-    return _with_blocks(_opening(response) + tail, raw)
+        entries = [
+            _binary_entry(each, len(piece))
+            for each, piece in zip(response.outputs, raw, strict=True)
+        ]
+        tail = b'%b"outputs":[%b]}' % (
+            _model_part(response.model, response.version),
+            b",".join(entries),
+        )
+        _remembered[key] = tail
+    return _with_blocks(_opening(response) + tail, raw, total)
 
 
 def _mixed(response: InferResponse, forms: OutputForms) -> HttpResponse:
@@ -73,20 +79,20 @@ def _mixed(response: InferResponse, forms: OutputForms) -> HttpResponse:
         if forms.is_binary(output.name):
             piece = to_raw(output)
             raw.append(piece)
-            entries.append(_binary_head(output, len(piece)))
+            entries.append(_binary_entry(output, len(piece)))
         else:
-            entries.append(b'%b,"data":%b}' % (_tensor_head(output), to_json(output)))
+            head = _tensor_head(output.name, output.datatype.wire, output.shape)
+            entries.append(b'%b,"data":%b}' % (head, to_json(output)))
     text = b'%b%b"outputs":[%b]}' % (
         _opening(response),
-        _model_part(response),
+        _model_part(response.model, response.version),
         b",".join(entries),
     )
-    return _with_blocks(text, raw)
+    return _with_blocks(text, raw, sum(map(len, raw)))
 
 
-def _with_blocks(text: bytes, raw: list[Piece]) -> HttpResponse:
-    """JSON alone, or with the blocks behind it when they have any byte."""
-    total = sum(map(len, raw))
+def _with_blocks(text: bytes, raw: list[Piece], total: int) -> HttpResponse:
+    """JSON alone, or with the `total` bytes of blocks behind it when there are any."""
     if not total:
         return HttpResponse(OK, JSON, (text,))
     headers = (
@@ -109,23 +115,23 @@ def _opening(response: InferResponse) -> bytes:
     return opening
 
 
-def _model_part(response: InferResponse) -> bytes:
-    return b'"model_name":%b,"model_version":%b,' % (
-        quoted(response.model),
-        quoted(response.version),
-    )
+@lru_cache(maxsize=_REMEMBERED)
+def _model_part(model: str, version: str) -> bytes:
+    return b'"model_name":%b,"model_version":%b,' % (quoted(model), quoted(version))
 
 
-def _tensor_head(output: Tensor) -> bytes:
+@lru_cache(maxsize=_REMEMBERED)
+def _tensor_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     return b'{"name":%b,"datatype":"%b","shape":%b' % (
-        quoted(output.name),
-        output.datatype.wire.encode(),
-        orjson.dumps(output.shape),
+        quoted(name),
+        datatype.encode(),
+        orjson.dumps(shape),
     )
 
 
-def _binary_head(output: Tensor, size: int) -> bytes:
-    return b'%b,"parameters":{"binary_data_size":%d}}' % (_tensor_head(output), size)
+def _binary_entry(output: Tensor, size: int) -> bytes:
+    head = _tensor_head(output.name, output.datatype.wire, output.shape)
+    return b'%b,"parameters":{"binary_data_size":%d}}' % (head, size)
 
 
 def quoted(text: str) -> bytes:

@@ -10,6 +10,7 @@ either refuses the standard library decides: it takes NaN, Infinity, and numbers
 """
 
 import json
+import struct
 from collections.abc import Callable
 from itertools import chain
 from typing import Any, Final, TypeAlias
@@ -34,6 +35,18 @@ _ELEMENTS: Final[dict[DataType, tuple[frozenset[type], str]]] = {
     DataType.BYTES: (frozenset((str,)), "a string"),
     DataType.FP32: (frozenset((int, float)), "a number"),
     DataType.FP64: (frozenset((int, float)), "a number"),
+}
+_FORMATS: Final[dict[DataType, str]] = {
+    DataType.UINT8: "B",
+    DataType.UINT16: "H",
+    DataType.UINT32: "I",
+    DataType.UINT64: "Q",
+    DataType.INT8: "b",
+    DataType.INT16: "h",
+    DataType.INT32: "i",
+    DataType.INT64: "q",
+    DataType.FP32: "f",
+    DataType.FP64: "d",
 }
 _INTEGER: Final = (frozenset((int,)), "an integer")
 _KINDS: Final[dict[type, str]] = {
@@ -148,36 +161,39 @@ def _from_buffer(
 
 def _from_list(
     name: str, datatype: DataType, data: list[Any], count: int, shape: tuple[int, ...]
-) -> Array:
+) -> Array | bytes:
     flat, kinds = _flat(name, data)
     _check_count(name, datatype, shape, count, len(flat))
     allowed, words = _ELEMENTS.get(datatype, _INTEGER)
     if not kinds <= allowed:
         _refuse(name, flat, f"{words} ({datatype.wire})", lambda each: type(each) in allowed)
-    array: Array
     if datatype is DataType.BYTES:
         if not all(map(_is_text, flat)):
             _refuse(name, flat, "text of valid Unicode (BYTES)", _is_text)
-        array = np.empty(count, object)
-        array[:] = flat
-    elif datatype is DataType.BOOL:
+        texts = np.empty(count, object)
+        texts[:] = flat
+        return texts.reshape(shape)
+    if datatype is DataType.BOOL:
         if not all(each in (0, 1) for each in flat):
             _refuse(name, flat, words, lambda each: each in (0, 1))
-        array = np.array(flat, np.bool_)
-    elif datatype in _FLOATS:
-        try:
-            array = _narrowed(name, datatype, np.array(flat, "<f8"))
-        except OverflowError:
-            _refuse(name, flat, f"a number that {datatype.wire} holds", _fits_double)
-    else:
-        try:
-            array = np.array(flat, datatype.numpy)
-        except OverflowError:
-            limits = np.iinfo(datatype.numpy)
-            low, high = int(limits.min), int(limits.max)
-            words = f"{datatype.wire} from {low} to {high}"
-            _refuse(name, flat, words, lambda each: low <= each <= high)
-    return array.reshape(shape)
+        return np.array(flat, np.bool_).reshape(shape)
+    # struct, not numpy: it refuses what is out of range, for floats too, and gives the raw form
+    # that batches are made of (16 numbers: 0.7 us, by numpy with the same checks 6 us).
+    pack = struct.Struct(f"<{count}{_FORMATS[datatype]}").pack
+    try:
+        return pack(*flat)
+    except (struct.error, OverflowError):
+        one = struct.Struct(f"<{_FORMATS[datatype]}").pack
+
+        def fits(each: float) -> bool:
+            try:
+                one(each)
+            except (struct.error, OverflowError):
+                return False
+            return True
+
+        _refuse(name, flat, f"{words} in the range of {datatype.wire}", fits)
+        raise  # not reached: what fits alone fits together
 
 
 def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
@@ -248,14 +264,6 @@ def _is_text(element: str) -> bool:
     return True
 
 
-def _fits_double(element: float) -> bool:
-    try:
-        float(element)
-    except OverflowError:
-        return False
-    return True
-
-
 def to_json(tensor: Tensor) -> bytes:
     """An output's elements as one flat JSON array. NaN, Infinity and -Infinity are those literals.
 
@@ -266,9 +274,10 @@ def to_json(tensor: Tensor) -> bytes:
     array = np.ascontiguousarray(tensor.array()).reshape(-1)
     if tensor.datatype is DataType.BYTES:
         return _texts(tensor.name, array)
-    if tensor.datatype in _FLOATS and not np.isfinite(array).all():
+    text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    if tensor.datatype in _FLOATS and b"n" in text:  # of "null", orjson's word for NaN and Inf
         return json.dumps(array.tolist(), separators=(",", ":")).encode()
-    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    return text
 
 
 def has_json(datatype: DataType) -> bool:

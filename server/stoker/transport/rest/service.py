@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from stoker.control import ModelControl
 from stoker.errors import Cancelled, Internal, InvalidRequest, ServingError
 from stoker.inference import Cancel, InferenceEngine
-from stoker.request import InferResponse
+from stoker.request import InferRequest, InferResponse
 from stoker.transport.rest import descriptions
 from stoker.transport.rest.binary import LENGTH_HEADER, decode_raw_body, json_size
 from stoker.transport.rest.codec import ALL_BINARY, Decoded, OutputForms, decode
@@ -131,7 +131,7 @@ class RestService:
         """The call that this plain body is. On the loop: a body without JSON needs the engine."""
         if size == 0:
             config = self._engine.config(route.model, route.version)
-            return Decoded(decode_raw_body(route.model, route.version, body, config), ALL_BINARY)
+            return decode_raw_body(route.model, route.version, body, config), ALL_BINARY
         return self.decode(route, body, size)
 
     def decode(self, route: Route, body: bytes | memoryview, size: int | None) -> Decoded:
@@ -146,14 +146,13 @@ class RestService:
 
     def submit(self, decoded: Decoded, answer: Answer) -> Cancel:
         """Gives the call to the engine."""
-        forms = decoded.forms
+        request, forms = decoded
         if not forms.all_binary:
-            self._check_forms(decoded)
-        return self._engine.submit(decoded.request, partial(_answer_inference, forms, answer))
+            self._check_forms(request, forms)
+        return self._engine.submit(request, partial(_answer_inference, forms, answer))
 
-    def _check_forms(self, decoded: Decoded) -> None:
+    def _check_forms(self, request: InferRequest, forms: OutputForms) -> None:
         """Refuses, before the model runs, outputs that are to be JSON and have no JSON form."""
-        forms, request = decoded.forms, decoded.request
         for output in self._engine.config(request.model, request.version).outputs:
             if (
                 not has_json(output.datatype)

@@ -39,22 +39,17 @@ class Clock:
 
 
 def encode(
-    response: HttpResponse, clock: Clock, *, closes: bool, without_body: bool
+    response: HttpResponse, size: int, clock: Clock, *, closes: bool, without_body: bool
 ) -> list[Piece]:
-    """The answer's bytes; the body's pieces as they are. `without_body`: the answer to a HEAD."""
+    """The answer, whose body has `size` bytes; `without_body` for the answer to a HEAD."""
     key = (response.status, response.headers, closes)
     head = _heads.get(key)
     if head is None:
         if len(_heads) >= _REMEMBERED:
             _heads.clear()
         head = _heads[key] = _encode_head(*key)
-    pieces = response.pieces
-    if len(pieces) == 1:  # spelled out: sum() over one piece costs as much as the rest
-        length = len(pieces[0])
-        line = b"%b%d%b" % (head, length, clock.date())
-        return [line] if without_body else [line, pieces[0]]
-    line = b"%b%d%b" % (head, sum(map(len, pieces)), clock.date())
-    return [line] if without_body else [line, *pieces]
+    line = b"%b%d%b" % (head, size, clock.date())
+    return [line] if without_body else [line, *response.pieces]
 
 
 def _encode_head(status: int, headers: Headers, closes: bool) -> bytes:

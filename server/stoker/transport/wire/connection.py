@@ -28,7 +28,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol, cast
 
-from stoker.errors import ServingError
+from stoker.errors import Draining, ServingError
 from stoker.inference import Cancel
 from stoker.request import Lease
 from stoker.transport.wire.answer import CONTINUE, Clock, encode
@@ -82,7 +82,7 @@ class Host(Protocol):
 class Exchange:
     """One request under way and, sooner or later, its answer."""
 
-    __slots__ = ("_connection", "cancel", "closes", "reserved", "response", "without_body")
+    __slots__ = ("_connection", "cancel", "closes", "reserved", "response", "size", "without_body")
 
     def __init__(
         self, connection: "Connection", *, closes: bool, without_body: bool, reserved: int
@@ -92,6 +92,7 @@ class Exchange:
         self.without_body = without_body
         self.reserved = reserved
         self.response: HttpResponse | None = None
+        self.size = 0
         self.cancel: Cancel | None = None
 
     def answer(self, response: HttpResponse) -> None:
@@ -163,15 +164,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the kernel writes next."""
-        space = self._reader.space()
-        return self._host.receive_buffer if space is None else space
+        reader = self._reader
+        return reader.space() if reader.fills_body else self._host.receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
         if self.phase is not Phase.OPEN:
             return
         reader = self._reader
-        if reader.space() is not None:
+        if reader.fills_body:
             reader.advance(nbytes)
         else:
             reader.receive(bytes(self._host.receive_buffer[:nbytes]))
@@ -206,9 +207,10 @@ class Connection(asyncio.BufferedProtocol):
         self._sent()
         if self.phase is Phase.ENDING and not self._exchanges:
             self._linger()
-        else:
-            self._rest_or_wait()
+        elif self._exchanges:
             self._host.flush_soon(self)
+        else:
+            self._serve()
 
     # What the server calls.
 
@@ -255,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
         """Writes the answers that are ready and first in line."""
         self.flushes = False
         exchanges = self._exchanges
-        if self._is_write_paused or not exchanges or self.phase is Phase.CLOSED:
+        if self._is_write_paused or not exchanges or self._transport.is_closing():
             return
         host = self._host
         ends = host.is_draining or host.time() >= self._age_limit
@@ -268,12 +270,18 @@ class Connection(asyncio.BufferedProtocol):
             # A pipeline that is under way is answered to its end: only its last answer closes.
             closes = exchange.closes or (ends and not exchanges)
             pieces += encode(
-                response, host.clock, closes=closes, without_body=exchange.without_body
+                response,
+                exchange.size,
+                host.clock,
+                closes=closes,
+                without_body=exchange.without_body,
             )
-            size += response.size
+            size += exchange.size
             if response.lease is not None:
                 self._leases.append(response.lease)
         if not pieces:
+            if self._is_read_paused:  # because writing was
+                self._serve()
             return
         self._write(pieces, size)
         if closes:
@@ -286,7 +294,7 @@ class Connection(asyncio.BufferedProtocol):
     def answered(self, exchange: Exchange, response: HttpResponse) -> None:
         """Takes an exchange's answer: for `Exchange` only."""
         budget = self._host.budget
-        budget.release(exchange.reserved)
+        budget.used -= exchange.reserved
         exchange.reserved = 0
         exchange.cancel = None
         if exchange.response is not None:
@@ -294,14 +302,22 @@ class Connection(asyncio.BufferedProtocol):
                 response.lease.release()
             return
         exchange.response = response
-        budget.charge(response.size)
+        exchange.size = size = response.size
+        budget.used += size
         if exchange is self._exchanges[0] and not self._is_write_paused:
             self._host.flush_soon(self)
 
     def close(self) -> None:
-        """The server is closing: what is answered is sent if the kernel takes it at once."""
+        """The server is closing: what is unanswered is refused as Draining, and all answers are
+        sent if the kernel takes them at once."""
         if self.phase is Phase.CLOSED:
             return
+        for exchange in self._exchanges:
+            if exchange.response is None:
+                cancel = exchange.cancel
+                exchange.answer(error_response(_DRAINING))
+                if cancel is not None:
+                    cancel()
         self.flush()
         if self.phase is not Phase.LINGERING:
             self.phase = Phase.ENDING
@@ -333,6 +349,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._rest_or_wait()
                 return
             self._dispatch(received)
+            if self._reader.is_between_requests and not self._is_read_paused:
+                self.deadline = math.inf  # until `flush` has written the answer
+                self._body_began = 0.0
+                return
 
     def _dispatch(self, received: Received) -> None:
         request = received.request
@@ -421,8 +441,10 @@ class Connection(asyncio.BufferedProtocol):
             self._linger()
 
     def _linger(self) -> None:
-        self.phase = Phase.LINGERING
         self._reader.close()
+        if self._transport.is_closing():
+            return
+        self.phase = Phase.LINGERING
         self.deadline = self._host.time() + self._host.limits.linger_s
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -437,7 +459,7 @@ class Connection(asyncio.BufferedProtocol):
         for exchange in exchanges:
             response = exchange.response
             if response is not None:
-                self._host.budget.release(response.size)
+                self._host.budget.release(exchange.size)
                 if response.lease is not None:
                     response.lease.release()
                 continue
@@ -455,6 +477,8 @@ class Connection(asyncio.BufferedProtocol):
             self._is_read_paused = False
             self._transport.resume_reading()
 
+
+_DRAINING = Draining("the server is shutting down: another replica can take the request")
 
 _GONE = HttpResponse(0, (), ())
 """Marks an exchange whose client left: the handler's answer comes and is dropped."""

@@ -85,12 +85,15 @@ class RequestReader:
         "_skipped_line",
         "_trailer_bytes",
         "_view",
+        "fills_body",
         "state",
         "wants_continue",
     )
 
     def __init__(self, limits: BodyLimits, budget: BufferBudget) -> None:
         self.state = ReaderState.HEAD
+        self.fills_body = False
+        """The next bytes belong into `space()`."""
         self.wants_continue = False
         """The client waits for `100 Continue` before it sends the body."""
         self._limits = limits
@@ -125,13 +128,12 @@ class RequestReader:
             return len(self._rest) if self._view is None else self._filled
         return len(self._body)
 
-    def space(self) -> memoryview | None:
-        """Where the next bytes belong: in a large body, or None for "anywhere".
+    def space(self) -> memoryview:
+        """Where the next bytes belong while `fills_body`.
 
         Never more than one receive buffer: the loop is to see other connections in between.
         """
-        if self._view is None:
-            return None
+        assert self._view is not None
         return self._view[self._filled : self._filled + RECEIVE_BYTES]
 
     def advance(self, count: int) -> None:
@@ -139,7 +141,7 @@ class RequestReader:
         self._filled += count
 
     def receive(self, data: bytes) -> None:
-        """These bytes came. Not called while `space()` is not None."""
+        """These bytes came. Not called while `fills_body`."""
         if self.state is not ReaderState.BROKEN:
             self._rest = self._rest + data if self._rest else data
 
@@ -164,6 +166,7 @@ class RequestReader:
         self._reserved = 0
         self._rest = b""
         self._view = None
+        self.fills_body = False
         self._body = bytearray()
         self.wants_continue = False
 
@@ -202,6 +205,7 @@ class RequestReader:
             self.wants_continue = head.expects_continue and not self._rest
         if size > WHOLE_BODY_BYTES:
             self._view = np.empty(size, np.uint8).data
+            self.fills_body = True
             first = self._rest[:size]
             self._view[: len(first)] = first
             self._filled = len(first)
@@ -217,6 +221,7 @@ class RequestReader:
             if self._filled < size:
                 return None
             body, self._view = self._view, None
+            self.fills_body = False
             return self._finish(head, body)
         rest = self._rest
         if len(rest) < size:

@@ -1,0 +1,123 @@
+"""Cost points on a clock that only runs move."""
+
+from pathlib import Path
+
+import pytest
+from stoker.errors import ExecutionFailed, OutOfMemory
+from stoker.model import ModelConfig
+from stoker.runtime.profile import LEAST_RUNS, measure, read_free_bytes, sizes
+from stoker.runtime.session import Placement
+from stoker.tensor import DataType, TensorSpec
+
+from tests import models
+from tests.fake_runtime import FakeClock, FakeModel, FakeRuntime, FakeSession
+
+CONFIG = ModelConfig("m", 8, (), (), None)
+
+
+class Bench:
+    """A fake model on a fake clock."""
+
+    def __init__(self, model: FakeModel) -> None:
+        self.clock = FakeClock()
+        self.runtime = FakeRuntime(model, sleep=self.clock.advance)
+        self.runtime.open(Path("nowhere"), CONFIG, Placement("cpu", 1, 1))
+        self.session: FakeSession = self.runtime.sessions[0]
+        self.config = models.config_of(self.session)
+
+
+def milliseconds(rows: int) -> float:
+    return (2 + rows) / 1000
+
+
+def test_sizes_double_up_to_the_largest() -> None:
+    assert sizes(1) == (1,)
+    assert sizes(8) == (1, 2, 4, 8)
+    assert sizes(100) == (1, 2, 4, 8, 16, 32, 64, 100)
+    assert sizes(0) == (1,)
+
+
+def test_the_points_are_the_costs() -> None:
+    bench = Bench(FakeModel(seconds=milliseconds))
+    points = measure(bench.session, bench.config, max_rows=16, clock=bench.clock)
+    assert [rows for rows, _ in points] == [1, 2, 4, 8, 16]
+    assert [seconds for _, seconds in points] == pytest.approx(
+        [milliseconds(rows) for rows in (1, 2, 4, 8, 16)]
+    )
+
+
+def test_each_size_is_run_at_least_five_times() -> None:
+    bench = Bench(FakeModel(seconds=lambda rows: 0.5))
+    measure(bench.session, bench.config, max_rows=1, clock=bench.clock)
+    found_by = 2  # runs of 1 and 4 rows by which a valid row was found
+    assert len(bench.runtime.runs) == found_by + 1 + LEAST_RUNS
+
+
+def test_a_disturbed_run_does_not_count() -> None:
+    costs = iter([1.0, 1.0, 0.1, 0.4, 0.2, 0.09, 0.3, 0.3])
+    bench = Bench(FakeModel(seconds=lambda rows: next(costs)))
+    ((rows, seconds),) = measure(bench.session, bench.config, max_rows=1, clock=bench.clock)
+    assert rows == 1
+    assert seconds == pytest.approx(0.09)
+
+
+def test_sizes_that_would_outlast_the_budget_are_left_out() -> None:
+    bench = Bench(FakeModel(seconds=lambda rows: 0.1 * rows))
+    points = measure(bench.session, bench.config, max_rows=128, budget_s=10, clock=bench.clock)
+    assert [rows for rows, _ in points] == [1, 2, 4, 8]
+    assert bench.clock() <= 10
+
+
+def test_a_size_that_does_not_fit_ends_the_curve() -> None:
+    bench = Bench(
+        FakeModel(
+            seconds=milliseconds,
+            fail=lambda feeds: OutOfMemory("no") if len(feeds["x"]) > 4 else None,
+        )
+    )
+    points = measure(bench.session, bench.config, max_rows=64, clock=bench.clock)
+    assert [rows for rows, _ in points] == [1, 2, 4]
+
+
+def test_a_quarter_of_the_free_memory_ends_the_curve() -> None:
+    bench = Bench(FakeModel(seconds=milliseconds))
+    row_bytes = 2 * 4 * 4  # x and y
+    points = measure(
+        bench.session,
+        bench.config,
+        max_rows=64,
+        clock=bench.clock,
+        free_bytes=lambda: 4 * 8 * row_bytes,
+    )
+    assert [rows for rows, _ in points] == [1, 2, 4, 8]
+
+
+def test_a_model_without_batch_dimension_has_one_point() -> None:
+    bench = Bench(
+        FakeModel(inputs=(TensorSpec("x", DataType.FP32, (4,)),), seconds=lambda rows: 0.01)
+    )
+    config = models.config_of(bench.session, 0)
+    ((rows, seconds),) = measure(bench.session, config, max_rows=64, clock=bench.clock)
+    assert rows == 1
+    assert seconds == pytest.approx(0.01)
+
+
+def test_a_model_that_runs_nothing_has_no_points() -> None:
+    bench = Bench(FakeModel(fail=lambda feeds: ExecutionFailed("never")))
+    assert measure(bench.session, bench.config, max_rows=8, clock=bench.clock) == ()
+
+
+def test_zeros_are_the_last_resort() -> None:
+    bench = Bench(
+        FakeModel(
+            seconds=milliseconds,
+            fail=lambda feeds: ExecutionFailed("zeros only") if feeds["x"].any() else None,
+        )
+    )
+    points = measure(bench.session, bench.config, max_rows=2, clock=bench.clock)
+    assert [rows for rows, _ in points] == [1, 2]
+
+
+def test_this_machine_tells_its_free_memory() -> None:
+    free = read_free_bytes()
+    assert free is None or free > 0
