@@ -182,9 +182,9 @@ class RunningServer:
             await self._server.close()
 
 
-@pytest.fixture
-def serve() -> Iterator[Serving]:
-    """Starts real servers on threads; stops them when the test ends."""
+@contextlib.contextmanager
+def serving() -> Iterator[Serving]:
+    """Starts real servers on threads; stops them at the end."""
     running: list[RunningServer] = []
 
     def start(
@@ -203,9 +203,25 @@ def serve() -> Iterator[Serving]:
         running.append(server)
         return server
 
-    yield start
-    for server in running:
-        server.stop()
+    try:
+        yield start
+    finally:
+        for server in running:
+            server.stop()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serving]:
+    """Starts real servers on threads; stops them when the test ends."""
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_module() -> Iterator[Serving]:
+    """As `serve`, for a server that the tests of a file share and none changes."""
+    with serving() as start:
+        yield start
 
 
 @dataclass

@@ -107,6 +107,7 @@ class Server:
         )
         self._board = HealthBoard()
         self._demand = DemandMeter()
+        self._overlaps: dict[str, float] = {}
         self._lag = LoopLag(loop)
         self._metrics = MetricsRegistry(server=statistics)
         self._scrapes: set[asyncio.Task[None]] = set()
@@ -182,8 +183,12 @@ class Server:
             table.MODEL_BATCH_LIMIT: lambda: served.policy.max_rows,
             table.MODEL_ROW_SECONDS: lambda: served.costs.usual_seconds_per_row(),
         }
-        if opened.costs:
+        if opened.profile.costs:
             devices = [session.device for _, session in opened.sessions]
+            for device in devices if len(served.instances) > 1 else ():
+                overlap = max(opened.profile.overlap, self._overlaps.get(device, 1.0))
+                self._overlaps[device] = overlap
+                self._demand.set_overlap(device, overlap)
             demand = self._demand.add_model(devices)
             served.add_demand = demand.add
             gauges[table.MODEL_DEMAND] = lambda: demand.ratio(time.monotonic())

@@ -177,8 +177,8 @@ def _serve(words: Sequence[str]) -> int:
 
 def _check(words: Sequence[str]) -> int:
     settings = parse_settings("check", words)
-    from stoker.check_output import print_report
     from stoker.app import check
+    from stoker.check_output import print_report
 
     report = check(settings)
     print_report(report, sys.stdout)

@@ -40,16 +40,25 @@ logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Profile:
+    """What warm-up measured of a model."""
+
+    costs: Sequence[tuple[int, float]]
+    """(rows, seconds) of a run; empty if nothing was measured."""
+    elements: int
+    """Elements of one row over all inputs, in these runs."""
+    overlap: float = 1.0
+    """How many runs of the model its device truly does at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedVersion:
     """A version that is open and warm: all that the engine needs to serve it."""
 
     identity: ModelVersion
     config: ModelConfig
     sessions: Sequence[tuple[Placement, Session]]
-    costs: Sequence[tuple[int, float]]
-    """(rows, seconds) as warm-up measured them; empty if it did not."""
-    elements: int
-    """Elements of one row over all inputs, as measured."""
+    profile: Profile
     independence: Independence
     load_seconds: float = 0.0
 
@@ -166,7 +175,7 @@ class Engine:
     def host(self, opened: OpenedVersion) -> ServedModel:
         """Gives an opened version its queue and executors. It serves once it is READY."""
         config = opened.config
-        curve = CostCurve(opened.costs)
+        curve = CostCurve(opened.profile.costs)
         policy = batch_policy(config, opened.independence, curve)
         plan = ModelPlan(opened.identity, config)
         plan.splits_oversized = splits_oversized(config, opened.independence)
@@ -177,7 +186,7 @@ class Engine:
         admission = Admission(
             opened.identity, config.batching, self._budget, max_bytes=self._budget.limit_bytes
         )
-        costs = CostBook(curve, elements=opened.elements, limit=policy.max_rows)
+        costs = CostBook(curve, elements=opened.profile.elements, limit=policy.max_rows)
         served = ServedModel(plan, policy, admission, costs, statistics, self._loop)
         slab_rows = max(policy.max_rows, plan.max_batch_size)
         for placement, session in opened.sessions:

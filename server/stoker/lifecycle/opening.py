@@ -14,11 +14,12 @@ from math import prod
 from pathlib import Path
 from typing import Final, Protocol
 
-from stoker.engine.engine import OpenedVersion
+from stoker.engine.engine import OpenedVersion, Profile
 from stoker.engine.policy import KNEE_LIMIT
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.independence import Independence, prove
+from stoker.runtime.overlap import measure_overlap
 from stoker.runtime.profile import measure
 from stoker.runtime.rows import find
 from stoker.runtime.session import Placement, Runtime, Session
@@ -103,13 +104,13 @@ class Opener:
             _, session = sessions[0]
             with self._measuring:
                 independence = self._prove(identity, session, config, definition.folder)
-                costs, elements = self._measure(session, config, independence, definition.folder)
+                profile = self._measure(sessions, config, independence, definition.folder)
         except BaseException:
             for _, each in sessions:
                 each.close()
             raise
         return OpenedVersion(
-            identity, config, sessions, costs, elements, independence, time.monotonic() - began
+            identity, config, sessions, profile, independence, time.monotonic() - began
         )
 
     def inspect(self, definition: ModelDefinition, version: int) -> Inspection:
@@ -169,20 +170,33 @@ class Opener:
         return verdict.independence
 
     def _measure(
-        self, session: Session, config: ModelConfig, independence: Independence, folder: Path
-    ) -> tuple[tuple[tuple[int, float], ...], int]:
-        """The cost points, and the elements of the rows that they were measured with."""
+        self,
+        sessions: Sequence[tuple[Placement, Session]],
+        config: ModelConfig,
+        independence: Independence,
+        folder: Path,
+    ) -> Profile:
+        _, session = sessions[0]
         source = find(session, config, samples(config, session, folder))
         if source is not None:
             elements = sum(prod(item) for _, item in source.items.values())
         else:
             elements = sum(array.size for array in zeros(config, session, 1).values())
         if self._profile_seconds <= 0:
-            return (), elements
+            return Profile((), elements)
         max_rows = max(1, config.max_batch_size)
         if independence is Independence.INDEPENDENT and not config.batch_size_is_explicit:
             max_rows = max(max_rows, KNEE_LIMIT)
-        points = measure(
+        costs = measure(
             session, config, max_rows=max_rows, budget_s=self._profile_seconds, source=source
         )
-        return points, elements
+        if source is None or not costs:
+            return Profile(costs, elements)
+        rows, seconds = costs[-1]
+        overlap = measure_overlap(
+            [session] * sessions[0][0].instances,
+            source.feeds(rows),
+            [output.name for output in config.outputs],
+            alone_s=seconds,
+        )
+        return Profile(costs, elements, overlap)
