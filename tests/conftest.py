@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 import uvloop
@@ -29,6 +29,8 @@ from stoker.app import Server, open_repository
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.settings import Settings
+
+T = TypeVar("T")
 
 PATIENCE = 60.0
 """Seconds after which waiting for a server is a failure."""
@@ -128,10 +130,10 @@ class RunningServer:
         self._thread.start()
         self.at = self._up.result(PATIENCE)
 
-    def on_loop(self, action: Callable[[Server], object]) -> object:
+    def on_loop(self, action: Callable[[Server], T]) -> T:
         """Runs `action(server)` on the server's loop and gives its result."""
 
-        async def act() -> object:
+        async def act() -> T:
             return action(self._server)
 
         return asyncio.run_coroutine_threadsafe(act(), self._loop).result(PATIENCE)

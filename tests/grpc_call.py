@@ -1,4 +1,4 @@
-"""gRPC calls with messages of our own, for what stock clients cannot send: one call, one channel."""
+"""gRPC calls with messages of our own, for what stock clients cannot send."""
 
 from typing import TypeVar
 

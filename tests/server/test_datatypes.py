@@ -128,14 +128,14 @@ def test_nan_and_infinity_are_literals_in_json_both_ways(at: Endpoints) -> None:
     for count in (4, 400):  # two parsers: one for small texts, one for large
         for datatype in ("FP32", "FP64"):
             numbers = "NaN,Infinity,-Infinity,1.5," * (count // 4)
-            body = ('{"inputs":[{"name":"x","datatype":"%s","shape":[1,%d],"data":[%s]}]}') % (
-                datatype,
-                count,
-                numbers.removesuffix(","),
+            data = numbers.removesuffix(",")
+            body = (
+                f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[1,{count}],'
+                f'"data":[{data}]}}]}}'
             )
             answer = httpx.post(f"{at.url}/v2/models/vectors_{datatype}/infer", content=body)
             assert answer.status_code == 200, answer.text
-            assert f'"data":[{numbers.removesuffix(",")}]' in answer.text.replace(" ", "")
+            assert f'"data":[{data}]' in answer.text.replace(" ", "")
 
 
 def test_nested_data_is_taken_in_order_whatever_its_nesting(at: Endpoints) -> None:

@@ -267,3 +267,14 @@ def test_nothing_is_written_home_when_the_runtime_is_imported(tmp_path: Path) ->
         [sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path)}, check=True
     )
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_large_outputs_of_one_run_are_untouched_by_the_next(tmp_path: Path) -> None:
+    # From the second run on, large outputs are views of ONNX Runtime's memory.
+    session = opened(tmp_path, models.identity(DataType.FP32, ["batch", 65536]))
+    inputs = [np.full((2, 65536), number, np.float32) for number in range(4)]
+    outputs = [session.run({"x": x}, ["y"])[0] for x in inputs]
+    session.close()
+    for x, y in zip(inputs, outputs, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert not any(np.shares_memory(x, y) for x, y in zip(inputs, outputs, strict=True))

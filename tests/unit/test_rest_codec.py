@@ -157,7 +157,7 @@ def test_blocks_must_fill_the_body(block: bytes, words: str) -> None:
 
 
 def test_a_block_must_fit_its_shape() -> None:
-    with pytest.raises(InvalidRequest, match="expected 16 bytes for FP32 .1,4., got 12"):
+    with pytest.raises(InvalidRequest, match=r"expected 16 bytes for FP32 .1,4., got 12"):
         read(with_block(size=12), block=bytes(12))
 
 

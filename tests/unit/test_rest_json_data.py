@@ -83,10 +83,9 @@ def test_any_data_gives_a_tensor_or_an_invalid_request(
 ) -> None:
     try:
         tensor = read(json.dumps(data), datatype, shape, padding)
-    except InvalidRequest as error:
-        assert "input 'x'" in error.message
-    else:
-        assert tensor.array().shape == shape
+    except InvalidRequest:
+        return
+    assert tensor.array().shape == shape
 
 
 @pytest.mark.parametrize("padding", ["", PADDING])
@@ -132,7 +131,6 @@ def test_nan_and_infinity_are_numbers(padding: str) -> None:
         ("[1, null]", DataType.FP32, "element 1: expected a number .FP32., got null"),
         ("[1, {}]", DataType.FP64, "element 1: expected a number .FP64., got an object"),
         ("[1, 1e39]", DataType.FP32, "element 1: expected a number .*FP32.*, got 1e.39"),
-        ("[1e400, 1e400]", DataType.FP32, None),
         ("[2, 1]", DataType.BOOL, "element 0: expected true, false, 0 or 1, got 2"),
         ("[1, true]", DataType.BYTES, "element 0: expected a string .BYTES., got 1"),
         ('["\\ud800", "a"]', DataType.BYTES, "element 0: expected text of valid Unicode"),
@@ -142,20 +140,27 @@ def test_nan_and_infinity_are_numbers(padding: str) -> None:
         ("{}", DataType.FP32, "expected `data` to be an array, got an object"),
         ("[1, 2]", DataType.FP16, "expected FP16 as binary data"),
         ("[1, 2]", DataType.BF16, "expected BF16 as binary data"),
-        ("[" * 101 + "]" * 101, DataType.FP32, None),
-        ("[0, " * 101 + "]" * 101, DataType.FP32, None),
+        ("[" * 101 + "]" * 101, DataType.FP32, "input 'x'"),
+        ("[0, " * 101 + "0" + "]" * 101, DataType.FP32, "input 'x'"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_with_what_came(
-    data: str, datatype: DataType, words: str | None, padding: str
+    data: str, datatype: DataType, words: str, padding: str
 ) -> None:
-    if words is None:
-        words = "inite" if datatype is DataType.FP32 and "e400" in data else ""
-        if words:  # the standard parser reads 1e400 as infinity, which FP32 holds
-            assert np.isinf(read(data, datatype, (2,), padding).array()).all()
-            return
-    with pytest.raises(InvalidRequest, match=words or ""):
+    with pytest.raises(InvalidRequest, match=words):
         read(data, datatype, (2,), padding)
+
+
+@pytest.mark.parametrize("padding", ["", PADDING])
+def test_a_number_beyond_all_doubles_is_infinity(padding: str) -> None:
+    array = read("[1e400, -1e400]", DataType.FP32, (2,), padding).array()
+    assert array.tolist() == [np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("padding", ["", PADDING])
+def test_of_a_key_that_comes_twice_the_last_counts(padding: str) -> None:
+    text = '{"a":1,"a":2,"inputs":[{"data":[1],"data":[2]}]' + padding + "}"
+    assert load(text.encode()) == {"a": 2, "inputs": [{"data": [2]}]}
 
 
 def test_bool_takes_0_and_1() -> None:

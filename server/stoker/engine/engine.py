@@ -170,6 +170,10 @@ class Engine:
             )
             reply(error)
 
+    def served(self, model: str, version: str = "") -> ServedModel:
+        """A version that serves: its queue, costs and numbers. Raises as `metadata`."""
+        return self._registry.resolve(model, version)
+
     # --- the loader -----------------------------------------------------------------------------
 
     def host(self, opened: OpenedVersion) -> ServedModel:

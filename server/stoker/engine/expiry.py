@@ -1,7 +1,7 @@
 """One timer per model: requests that pass their deadline or queue timeout are answered at once.
 
 Runs on the event loop. A heap holds the moments; entries that have ended meanwhile are skipped, and
-the heap is rebuilt when most of it is such shells.
+the heap is cleared of them whenever it has grown to twice what lived at the last clearing.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Final
 from stoker.engine.pending import Pending
 
 SHELLS: Final = 1024
-"""Ended entries that may stay in the heap before it is rebuilt."""
+"""Entries below which the heap is never cleared of ended ones."""
 
 TICK: Final = 0.001
 """uvloop rounds timers to whole milliseconds and may fire early: then look again after one."""
@@ -36,6 +36,7 @@ class Expiry:
         self._clock = clock
         self._heap: list[tuple[float, int, Pending]] = []
         self._number = 0
+        self._clear_at = SHELLS
         self._timer: asyncio.TimerHandle | None = None
         self._armed = math.inf
 
@@ -45,9 +46,10 @@ class Expiry:
             return
         self._number += 1
         heapq.heappush(self._heap, (moment, self._number, entry))
-        if len(self._heap) > SHELLS and self._number % SHELLS == 0:
-            self._heap = [item for item in self._heap if not item[2].dead]
+        if len(self._heap) > self._clear_at:
+            self._heap[:] = [item for item in self._heap if not item[2].dead]  # `_fire` holds it
             heapq.heapify(self._heap)
+            self._clear_at = max(SHELLS, 2 * len(self._heap))
         if moment < self._armed:
             self._arm(moment)
 

@@ -25,7 +25,7 @@ POOL_SLABS: Final = 4
 
 
 class BatchLease:
-    """The shares of one batch's answers in one set of slabs. Used on the event loop."""
+    """The shares of one batch's answers in one set of slabs. Used by one thread at a time."""
 
     __slots__ = ("_pool", "_shares", "_slabs")
 
@@ -35,7 +35,7 @@ class BatchLease:
         self._shares = shares
 
     def release(self) -> None:
-        """Gives one share back; the last one frees the slabs. Safe to call from any thread."""
+        """Gives one share back; the last one frees the slabs. Called on the event loop."""
         self._shares -= 1
         if self._shares == 0:
             self._pool.take_back(self._slabs)

@@ -4,6 +4,9 @@ It is admitted whole, its parts keep its priority and deadline, the first failur
 ends all of them, and it counts once in the statistics. Only models whose rows are independent get
 here: `ModelPlan.splits_oversized`. Runs on the event loop; large outputs are joined in a thread.
 Source: design, section "Batching", "Oversized requests".
+
+The whole is an entry too, one that lives and is answered but never waits in the queue. Whoever
+answers it (`_part_done`, a cancel, the end of the model) ends its parts with it.
 """
 
 import asyncio
@@ -13,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stoker.engine.pending import CANCELLED, Pending
+from stoker.engine.pending import Pending
 from stoker.engine.plan import RequestForm
-from stoker.errors import Internal, ServingError
+from stoker.errors import ExecutionFailed, Internal, InvalidRequest, ServingError
 from stoker.inference import Cancel, Reply
 from stoker.request import InferRequest, InferResponse
-from stoker.tensor import Tensor
+from stoker.tensor import Tensor, shape_text
 
 if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
@@ -28,54 +31,62 @@ logger: Final = logging.getLogger(__name__)
 JOIN_ON_LOOP_BYTES: Final = 1 << 18
 """Outputs up to 256 KiB are joined on the loop (some 50 us); larger ones would delay others."""
 
+MOST_PARTS: Final = 512
+"""Making and answering a part takes the loop some 5 us: 512 hold it for 2.5 ms."""
+
 
 class OversizedRequest:
     """The parts of one request and what has come back of them."""
 
     def __init__(
-        self, model: "ServedModel", request: InferRequest, form: RequestForm, reply: Reply
+        self,
+        model: "ServedModel",
+        request: InferRequest,
+        form: RequestForm,
+        reply: Reply,
+        now: float,
     ) -> None:
         self._model = model
-        self._request = request
-        self._form = form
+        self._whole = Pending(model, request, form, self._ended, now)
+        self._id = request.id
         self._reply = reply
         self._parts: list[Pending] = []
         self._answers: list[InferResponse | None] = []
         self._missing = 0
-        self._is_over = False
 
-    def submit(self, now: float) -> Cancel:
+    def submit(self, request: InferRequest) -> Cancel:
         """Admits the whole and queues its parts. Raises ServingError when it is refused."""
-        whole = Pending(self._model, self._request, self._form, self._reply, now)
-        self._model.admit(whole, self._request)
-        size = self._model.plan.max_batch_size
-        for start in range(0, self._form.rows, size):
-            rows = min(size, self._form.rows - start)
-            self._parts.append(self._part(whole, start, rows))
+        whole, model = self._whole, self._model
+        rows = whole.rows
+        size = max(model.plan.max_batch_size, model.policy.max_rows)
+        if rows > size * MOST_PARTS:
+            raise InvalidRequest(
+                f"request to {model.plan.identity}: expected at most {size * MOST_PARTS} rows, "
+                f"got {rows}"
+            )
+        model.admit(whole, request)
+        self._parts = [
+            self._part(request, place, start, min(size, rows - start))
+            for place, start in enumerate(range(0, rows, size))
+        ]
         self._missing = len(self._parts)
         self._answers = [None] * self._missing
+        model.hold(whole)
         for part in self._parts:
-            self._model.enqueue(part)
-        return self.cancel
+            model.enqueue(part)
+        return whole.cancel
 
-    def cancel(self) -> None:
-        """The client went away: no part runs that has not started."""
-        if not self._is_over:
-            self._end(CANCELLED)
-
-    def _part(self, whole: Pending, start: int, rows: int) -> Pending:
-        form = self._form
-        request = InferRequest(
-            model=self._request.model,
-            id=self._request.id,
-            inputs=tuple(_rows_of(tensor, start, rows) for tensor in self._request.inputs),
-            deadline=self._request.deadline,
+    def _part(self, request: InferRequest, place: int, start: int, rows: int) -> Pending:
+        whole, form = self._whole, self._whole.form
+        part_request = InferRequest(
+            model=request.model,
+            id=request.id,
+            inputs=tuple([_rows_of(tensor, start, rows) for tensor in request.inputs]),
+            deadline=request.deadline,
         )
         part_form = RequestForm(rows, form.signature, form.order, form.outputs, form.elements)
-        place = len(self._parts)
-        part = Pending(
-            self._model, request, part_form, partial(self._part_done, place), whole.arrived
-        )
+        reply = partial(self._part_done, place)
+        part = Pending(self._model, part_request, part_form, reply, whole.arrived)
         part.level = whole.level
         part.expires = whole.expires
         part.delays = whole.delays
@@ -85,31 +96,43 @@ class OversizedRequest:
         return part
 
     def _part_done(self, place: int, result: InferResponse | ServingError) -> None:
-        if self._is_over:
-            if isinstance(result, InferResponse):
-                _release(result)
-            return
         if isinstance(result, ServingError):
-            self._end(result)
-            return
-        self._answers[place] = result
-        self._missing -= 1
-        if self._missing == 0:
-            self._join([answer for answer in self._answers if answer is not None])
+            self._whole.answer(result)
+        elif self._whole.dead:
+            _release(result)
+        else:
+            self._answers[place] = result
+            self._missing -= 1
+            if self._missing == 0:
+                answers = [answer for answer in self._answers if answer is not None]
+                self._answers = []  # the join releases them, whatever becomes of the whole
+                self._whole.taken = self._parts[0].taken
+                self._join(answers)
 
-    def _end(self, error: ServingError) -> None:
-        self._is_over = True
+    def _ended(self, result: InferResponse | ServingError) -> None:
+        """The whole has its answer: nothing of it runs that has not started."""
         for part in self._parts:
-            part.answer(CANCELLED)
+            part.cancel()
         for answer in self._answers:
             if answer is not None:
                 _release(answer)
-        self._answer(error)
+        self._answers = []
+        self._reply(result)
 
     def _join(self, answers: list[InferResponse]) -> None:
+        if (misfit := _misfit(answers)) is not None:
+            self._joined(
+                answers,
+                ExecutionFailed(
+                    f"output '{misfit.name}' of {self._model.plan.identity}: expected rows of one "
+                    f"shape from all parts of the request, got another: "
+                    f"{shape_text(misfit.shape[1:])}"
+                ),
+            )
+            return
         nbytes = sum(tensor.nbytes for answer in answers for tensor in answer.outputs)
         if nbytes <= JOIN_ON_LOOP_BYTES:
-            self._joined(answers, _joined_outputs(answers))
+            self._joined(answers, self._response(answers, _joined_outputs(answers)))
             return
         future = asyncio.get_running_loop().run_in_executor(None, _joined_outputs, answers)
         future.add_done_callback(partial(self._joined_in_thread, answers))
@@ -119,25 +142,20 @@ class OversizedRequest:
     ) -> None:
         error = future.exception()
         if error is None:
-            self._joined(answers, future.result())
+            self._joined(answers, self._response(answers, future.result()))
             return
         logger.error("joining the parts of a request failed", exc_info=error)
-        if not self._is_over:
-            self._end(Internal("internal error; the server's log has the details"))
+        self._joined(answers, Internal("internal error; the server's log has the details"))
 
-    def _joined(self, answers: list[InferResponse], outputs: tuple[Tensor, ...]) -> None:
+    def _joined(self, answers: list[InferResponse], result: InferResponse | ServingError) -> None:
         for answer in answers:
             _release(answer)
-        if self._is_over:
-            return
-        self._is_over = True
-        first = answers[0]
-        self._answer(InferResponse(first.model, first.version, self._request.id, outputs))
+        self._whole.answer(result)
 
-    def _answer(self, result: InferResponse | ServingError) -> None:
-        first = self._parts[0]
-        self._model.record(result, first.arrived, first.taken)
-        self._reply(result)
+    def _response(
+        self, answers: list[InferResponse], outputs: tuple[Tensor, ...]
+    ) -> InferResponse:
+        return InferResponse(answers[0].model, answers[0].version, self._id, outputs)
 
 
 def _rows_of(tensor: Tensor, start: int, rows: int) -> Tensor:
@@ -149,6 +167,16 @@ def _rows_of(tensor: Tensor, start: int, rows: int) -> Tensor:
     row_bytes = len(data) // tensor.shape[0]
     view = memoryview(data)[start * row_bytes : (start + rows) * row_bytes]
     return Tensor(tensor.name, tensor.datatype, shape, view)
+
+
+def _misfit(answers: list[InferResponse]) -> Tensor | None:
+    """An output whose rows have another shape than in the first part; None if all can be joined."""
+    first = answers[0].outputs
+    for answer in answers[1:]:
+        for tensor, expected in zip(answer.outputs, first, strict=True):
+            if tensor.shape[1:] != expected.shape[1:]:
+                return tensor
+    return None
 
 
 def _joined_outputs(answers: list[InferResponse]) -> tuple[Tensor, ...]:

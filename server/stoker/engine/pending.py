@@ -8,8 +8,9 @@ States and their legal ways (all changes on the event loop, except `started`):
 
 Invariants.
   1. `reply` is called once, by `answer`, on the loop.
-  2. After the answer the entry holds no tensors: `request` is None. Executors read `request` once
-     and skip the entry when it is None; they never write to the entry.
+  2. After the answer the entry holds nothing of its client: `request` is None, `reply` answers
+     nobody. Executors read `request` once and skip the entry when it is None; they never write to
+     the entry.
   3. `started` turns true on the loop, when it reads the executors' log of taken batches.
 Hot path.
 """
@@ -76,7 +77,7 @@ class Pending:
         self.delays = False
         """On expiry the entry moves behind the others of its level instead of failing."""
         self.weight = 1
-        """What it counts as in request counts: 0 for all but the first part of a split request."""
+        """What it counts as among the queued: 0 for all but the first part of a split request."""
         self.counts = True
         """False for the parts of a split request, which is counted once, as a whole."""
         self.dead = False
@@ -95,8 +96,10 @@ class Pending:
         self.dead = True
         self.model.settle(self, result)
         self.request = None
+        reply = self.reply
+        self.reply = _nobody
         try:
-            self.reply(result)
+            reply(result)
         except Exception:
             logger.exception("a reply failed; its client gets no answer")
 
@@ -104,6 +107,10 @@ class Pending:
         """The client went away."""
         if not self.dead:
             self.answer(CANCELLED)
+
+
+def _nobody(result: InferResponse | ServingError) -> None:
+    """The reply of an entry that has ended: shells in queue and timer keep no connection alive."""
 
 
 CANCELLED: Final = Cancelled("the client cancelled the request")

@@ -131,7 +131,7 @@ class ServedModel:
         """Sets the entry's level, size and limits; raises Refused when it must not wait."""
         admission = self.admission
         now = entry.arrived
-        self._note_started()
+        self.note_started()
         entry.level = level = admission.level(request.priority)
         entry.nbytes = sum([tensor.nbytes for tensor in request.inputs])
         timeout = admission.timeout(level, request.timeout_us)
@@ -151,6 +151,8 @@ class ServedModel:
                     running=self.running(now),
                 )
         except Refused as error:
+            if error.retry_after is None:
+                error.retry_after = self.predicted_wait(now)
             self.statistics.record_refusal(error.reason)
             if error.reason is RefusalReason.PREDICTED_LATE:
                 self._watch_refusal(entry)
@@ -190,7 +192,7 @@ class ServedModel:
 
     def predicted_wait(self, now: float) -> float | None:
         """Seconds that a request of the default level would wait; None before a measurement."""
-        self._note_started()
+        self.note_started()
         return self.admission.predicted_wait(
             level=self.admission.level(0),
             curve=self.costs.usual,
@@ -281,7 +283,7 @@ class ServedModel:
             self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
-        self._note_started()
+        self.note_started()
         batch = outcome.batch
         now = time.monotonic()
         self._count(outcome)
@@ -362,7 +364,7 @@ class ServedModel:
         """Stops the timer. All requests have been answered."""
         self._expiry.close()
 
-    def _note_started(self) -> None:
+    def note_started(self) -> None:
         """Reads the executors' log: what they took waits no more."""
         log = self._started
         while log:
@@ -380,7 +382,7 @@ class ServedModel:
         self.statistics.pending -= entry.weight
 
     def _expire(self, entry: Pending) -> None:
-        self._note_started()
+        self.note_started()
         now = time.monotonic()
         if entry.started and now < entry.deadline:
             self._expiry.watch(entry, entry.deadline)  # the queue timeout does not bind a run

@@ -97,18 +97,25 @@ class MetricsRegistry:
         self.library.register(_Everything(self))
 
     def add_model(
-        self, statistics: ModelStatistics, gauges: Mapping[Metric, Gauge] | None = None
+        self,
+        statistics: ModelStatistics,
+        gauges: Mapping[Metric, Gauge] | None = None,
+        *,
+        bring_up_to_date: Callable[[], None] | None = None,
     ) -> None:
         """Shows a version's statistics from here on.
 
         `gauges` gives what is not counted: any of `model_series.MODEL_GAUGES`. A version that is
-        loaded again takes the place of the one before it.
+        loaded again takes the place of the one before it. `bring_up_to_date` is called before the
+        statistics are read.
         """
         key = (statistics.model, statistics.version)
         before = self._models.get(key)
         if before is not None:
             self.remove_model(before.statistics)
-        self._models[key] = ModelSeries(statistics, gauges or {})
+        self._models[key] = ModelSeries(
+            statistics, gauges or {}, bring_up_to_date=bring_up_to_date
+        )
 
     def remove_model(self, statistics: ModelStatistics) -> None:
         """Takes a version's series away; harmless when another took its place."""

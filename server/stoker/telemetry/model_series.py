@@ -118,9 +118,16 @@ def _keys(metric: Metric, labels: Mapping[str, str]) -> list[tuple[str, dict[str
 class ModelSeries:
     """One model version. `parts` is its text, one entry for each of MODEL_METRICS."""
 
-    __slots__ = ("_gauges", "_prefixes", "_seen", "parts", "statistics")
+    __slots__ = ("_bring_up_to_date", "_gauges", "_prefixes", "_seen", "parts", "statistics")
 
-    def __init__(self, statistics: ModelStatistics, gauges: Mapping[Metric, Gauge]) -> None:
+    def __init__(
+        self,
+        statistics: ModelStatistics,
+        gauges: Mapping[Metric, Gauge],
+        *,
+        bring_up_to_date: Callable[[], None] | None = None,
+    ) -> None:
+        """`bring_up_to_date` is called before the statistics are read."""
         unknown = [metric.name for metric in gauges if metric not in MODEL_GAUGES]
         if unknown:
             raise ValueError(
@@ -128,6 +135,7 @@ class ModelSeries:
             )
         self.statistics = statistics
         self.parts: tuple[bytes, ...] = ()
+        self._bring_up_to_date = bring_up_to_date
         self._gauges = tuple(gauges.items())
         labels = model_labels(statistics)
         self._prefixes = tuple(
@@ -138,6 +146,8 @@ class ModelSeries:
 
     def refresh(self) -> int:
         """Writes `parts` anew if a number changed since the last call. Gives the lines written."""
+        if self._bring_up_to_date is not None:
+            self._bring_up_to_date()
         statistics = self.statistics
         gauges = {metric: read() for metric, read in self._gauges}
         seen = (_changing(statistics), sum(statistics.refusals.values()), gauges)
@@ -163,6 +173,8 @@ class ModelSeries:
 
     def samples(self, metric: Metric) -> list[Sample]:
         """The same numbers as the library's samples."""
+        if self._bring_up_to_date is not None:
+            self._bring_up_to_date()
         gauges = {key: read() for key, read in self._gauges}
         values = self._values(gauges)[MODEL_METRICS.index(metric)]
         if not values:

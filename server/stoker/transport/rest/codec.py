@@ -103,7 +103,9 @@ def decode(
     if size > max_json_bytes:
         raise TooLarge(f"expected JSON of at most {max_json_bytes} bytes, got {size}")
     text = body if size == len(body) else body[:size]
-    envelope = _remembered.get(text) if type(text) is bytes else None
+    envelope = None
+    if type(text) is bytes and len(text) <= _REMEMBERED_BYTES:
+        envelope = _remembered.get(text)
     if envelope is None:
         envelope = _parse(text)
     inputs = []

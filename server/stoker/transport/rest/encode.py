@@ -138,5 +138,5 @@ def quoted(text: str) -> bytes:
     """A JSON string. Text that has no UTF-8 form is escaped, as the standard library does."""
     try:
         return orjson.dumps(text)
-    except ValueError:
+    except TypeError:  # what orjson calls its JSONEncodeError
         return json.dumps(text).encode()

@@ -175,7 +175,10 @@ class RestService:
                 response.lease.release()
             answer(outcome)
 
-        self.offload(partial(compressed, response, coding), done)
+        try:
+            self.offload(partial(compressed, response, coding), done)
+        except RuntimeError:  # the service was closed
+            answer(response)
 
     def offload(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         """Runs `work` in the thread and then `done` with its outcome on the loop, exactly once."""

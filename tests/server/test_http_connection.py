@@ -1,0 +1,625 @@
+"""The HTTP/1.1 connection over real sockets: order, limits, slow and rude peers, drain, leases."""
+
+import asyncio
+import json
+import re
+import socket
+import struct
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+from stoker.errors import Overloaded
+from stoker.inference import Cancel
+from stoker.transport.wire.limits import (
+    MAX_PIPELINED,
+    BufferBudget,
+    HttpLimits,
+)
+from stoker.transport.wire.message import (
+    JSON,
+    Answer,
+    HttpRequest,
+    HttpResponse,
+    RequestHead,
+    error_response,
+)
+from stoker.transport.wire.server import HttpServer
+
+LIMIT = 4 << 20
+
+
+def run(steps: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(steps)
+
+
+class Lease:
+    """Counts its releases."""
+
+    def __init__(self) -> None:
+        self.releases = 0
+
+    def release(self) -> None:
+        self.releases += 1
+
+
+class Held:
+    """A `Handler` that answers `/now` at once with the body it got, and holds everything else."""
+
+    def __init__(self) -> None:
+        self.requests: list[HttpRequest] = []
+        self.answers: list[Answer] = []
+        self.cancelled: list[int] = []
+        self._seen = asyncio.Event()
+
+    def body_limit(self, head: RequestHead) -> int:
+        return LIMIT
+
+    def handle(self, request: HttpRequest, answer: Answer) -> Cancel | None:
+        if request.head.path == "/now":
+            answer(text(request.body))
+            return None
+        index = len(self.requests)
+        self.requests.append(request)
+        self.answers.append(answer)
+        self._seen.set()
+        return lambda: self._cancel(index)
+
+    def _cancel(self, index: int) -> None:
+        self.cancelled.append(index)
+        self._seen.set()
+        self.answers[index](text(b"too late"))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until a request or a cancel makes the condition true."""
+        while not condition():
+            self._seen.clear()
+            await self._seen.wait()
+
+    async def holds(self, count: int) -> None:
+        await self.until(lambda: len(self.requests) >= count)
+
+
+def text(body: bytes | memoryview) -> HttpResponse:
+    return HttpResponse(200, JSON, (bytes(body),))
+
+
+class Client:
+    """A raw connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        raw = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        status, *fields = raw.split("\r\n")[:-2]
+        return int(status.split()[1]), {
+            name.lower(): value for name, value in (each.split(": ", 1) for each in fields)
+        }
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        status, fields = await self.head()
+        body = await self.reader.readexactly(int(fields["content-length"]))
+        return status, fields, body
+
+    async def ended(self) -> bool:
+        return await self.reader.read() == b""
+
+
+class Served:
+    """A server, its handler and budget."""
+
+    def __init__(self, limits: HttpLimits, budget: int) -> None:
+        self.handler = Held()
+        self.budget = BufferBudget(budget)
+        self.server = HttpServer(self.handler, limits, self.budget)
+        self.clients: list[Client] = []
+        self.port = 0
+
+    async def connect(self, receive_bytes: int | None = None) -> Client:
+        raw = socket.socket()
+        if receive_bytes is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        raw.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", self.port))
+        except OSError:
+            raw.close()
+            raise
+        client = Client(*await asyncio.open_connection(sock=raw, limit=1 << 16))
+        self.clients.append(client)
+        return client
+
+    def later(self, seconds: float) -> None:
+        """Lets the server look at its deadlines as if so much time had passed."""
+        self.server.sweep(self.server.time() + seconds)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Lets the loop turn until the condition is true."""
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 (no event tells of a byte count)
+                await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def serving(
+    limits: HttpLimits | None = None, *, budget: int = 1 << 30
+) -> AsyncGenerator[Served, None]:
+    served = Served(limits or HttpLimits(), budget)
+    served.port = await served.server.start("127.0.0.1", 0)
+    try:
+        async with asyncio.timeout(30):
+            yield served
+    finally:
+        await served.server.close()
+        for client in served.clients:
+            client.writer.close()
+        assert served.server.open_connections == 0
+        assert served.server.in_flight == 0
+        assert served.budget.used == 0
+
+
+def get(path: str = "/now", body: bytes = b"", *fields: str, method: str = "POST") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: a", *fields, f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def test_answers_come_in_the_order_of_their_requests() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get("/a") + get("/b") + get("/now", b"third"))
+            await served.handler.holds(2)
+            assert served.server.in_flight == 3
+            served.handler.answers[1](text(b"second"))
+            served.handler.answers[0](text(b"first"))
+            bodies = [(await client.answer())[2] for _ in range(3)]
+            assert bodies == [b"first", b"second", b"third"]
+
+    run(steps())
+
+
+def test_a_pipeline_is_bounded_and_goes_on_when_answers_leave() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            count = 3 * MAX_PIPELINED
+            client.send(get("/a") * count)
+            for first in range(0, count, MAX_PIPELINED):
+                await served.handler.holds(first + MAX_PIPELINED)
+                assert served.server.in_flight == MAX_PIPELINED
+                for index in range(first, first + MAX_PIPELINED):
+                    served.handler.answers[index](text(b"%d" % index))
+            assert [(await client.answer())[2] for _ in range(count)] == [
+                b"%d" % index for index in range(count)
+            ]
+
+    run(steps())
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, LIMIT])
+def test_a_body_of_any_size_arrives_whole(size: int) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+            client.send(get(body=body) + get(body=b"next"))
+            assert (await client.answer())[2] == body
+            assert (await client.answer())[2] == b"next"
+
+    run(steps())
+
+
+def test_a_chunked_body_arrives_whole() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"POST /now HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for piece in (b"ab", b"c" * 100_000):
+                client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            client.send(b"0\r\n\r\n")
+            assert (await client.answer())[2] == b"ab" + b"c" * 100_000
+
+    run(steps())
+
+
+def test_a_client_that_expects_it_is_told_to_continue_in_turn() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get("/a") + get("/now", b"abc", "Expect: 100-continue")[:-3])
+            await served.handler.holds(1)
+            served.handler.answers[0](text(b"first"))
+            assert (await client.answer())[2] == b"first"
+            assert (await client.head())[0] == 100
+            client.send(b"abc")
+            assert (await client.answer())[2] == b"abc"
+
+    run(steps())
+
+
+def test_the_answer_to_head_has_the_length_and_no_body() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get(body=b"abc", method="HEAD") + get(body=b"de"))
+            status, fields = await client.head()
+            assert (status, fields["content-length"]) == (200, "3")
+            assert (await client.answer())[2] == b"de"
+
+    run(steps())
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        get("/now", b"", "Connection: close"),
+        b"GET /now HTTP/1.0\r\n\r\n",
+    ],
+)
+def test_a_connection_that_shall_close_does_after_its_answer(request_bytes: bytes) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(request_bytes + get(body=b"not answered"))
+            status, fields, _ = await client.answer()
+            assert (status, fields["connection"]) == (200, "close")
+            assert await client.ended()
+
+    run(steps())
+
+
+def test_answers_carry_the_date() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get())
+            assert re.fullmatch(
+                r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", (await client.answer())[1]["date"]
+            )
+
+    run(steps())
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 40_000, 431),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (get(body=bytes(LIMIT + 1))[:100], 413),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: more\r\n\r\n", 417),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ],
+)
+def test_a_request_that_http_refuses_is_answered_in_turn_and_ends_the_connection(
+    data: bytes, status: int
+) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get("/a") + data)
+            await served.handler.holds(1)
+            served.handler.answers[0](text(b"first"))
+            assert (await client.answer())[2] == b"first"
+            got, fields, body = await client.answer()
+            assert (got, fields["connection"]) == (status, "close")
+            assert json.loads(body)["error"]
+            assert await client.ended()
+
+    run(steps())
+
+
+def test_a_refused_body_may_still_be_sent_while_the_refusal_is_read() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get(body=bytes(2 * LIMIT)))
+            await client.writer.drain()
+            assert (await client.answer())[0] == 413
+
+    run(steps())
+
+
+def test_a_body_that_does_not_fit_the_budget_is_told_to_come_back() -> None:
+    async def steps() -> None:
+        async with serving(budget=1000) as served:
+            client, other = await served.connect(), await served.connect()
+            client.send(get("/a", bytes(600)))
+            await served.handler.holds(1)
+            other.send(get(body=bytes(600)))
+            status, fields, body = await other.answer()
+            assert (status, fields["retry-after"]) == (429, "1")
+            assert "400 bytes" in json.loads(body)["error"]
+            served.handler.answers[0](text(b""))
+            assert (await client.answer())[0] == 200
+
+    run(steps())
+
+
+def test_connections_over_the_limit_are_refused() -> None:
+    async def steps() -> None:
+        async with serving(HttpLimits(max_connections=1)) as served:
+            first, second = await served.connect(), await served.connect()
+            assert (await second.answer())[0] == 503
+            assert await second.ended()
+            first.send(get())
+            assert (await first.answer())[0] == 200
+
+    run(steps())
+
+
+@pytest.mark.parametrize(
+    "goes", [lambda client: client.writer.close(), lambda client: client.writer.write_eof()]
+)
+def test_a_client_that_goes_away_cancels_its_requests(goes: Callable[[Client], None]) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client, other = await served.connect(), await served.connect()
+            client.send(get("/a") + get("/b"))
+            await served.handler.holds(2)
+            other.send(get("/c"))
+            await served.handler.holds(3)
+            goes(client)
+            await served.handler.until(lambda: served.handler.cancelled == [0, 1])
+            served.handler.answers[2](text(b"unharmed"))
+            assert (await other.answer())[2] == b"unharmed"
+
+    run(steps())
+
+
+def test_a_client_that_goes_away_after_its_requests_still_gets_what_is_answered() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get(body=b"one") + get(body=b"two"))
+            client.writer.write_eof()
+            assert [(await client.answer())[2] for _ in range(2)] == [b"one", b"two"]
+            assert await client.ended()
+
+    run(steps())
+
+
+BIG = 8 << 20
+
+
+def test_a_lease_ends_once_when_the_last_byte_has_left() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect(receive_bytes=4096)
+            client.send(get("/a") + get("/b"))
+            await served.handler.holds(2)
+            lease, memory = Lease(), bytearray(b"1" * BIG)
+            served.handler.answers[0](HttpResponse(200, JSON, (memoryview(memory),), lease))
+            await served.until(lambda: served.budget.used >= BIG)
+            await client.head()
+            assert lease.releases == 0
+            small = Lease()
+            served.handler.answers[1](HttpResponse(200, JSON, (b"second",), small))
+            got = await client.reader.readexactly(BIG)
+            assert got == b"1" * BIG
+            assert (await client.answer())[2] == b"second"
+            await served.until(lambda: small.releases == 1)
+            assert lease.releases == 1
+
+    run(steps())
+
+
+def test_a_stalled_reader_stops_only_itself_and_its_leases_end_with_it() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect(receive_bytes=4096)
+            client.send(get("/a") + get("/b"))
+            await served.handler.holds(2)
+            leases = [Lease(), Lease()]
+            for answer, lease in zip(served.handler.answers, leases, strict=True):
+                answer(HttpResponse(200, JSON, (memoryview(bytes(BIG)),), lease))
+            await client.head()
+            client.send(get("/not-read"))
+            other = await served.connect()
+            for _ in range(100):
+                other.send(get(body=b"x"))
+                assert (await other.answer())[2] == b"x"
+            assert [each.releases for each in leases] == [0, 0]
+            assert len(served.handler.requests) == 2
+            client.writer.transport.abort()
+            await served.until(lambda: [each.releases for each in leases] == [1, 1])
+            assert served.budget.used == 0
+
+    run(steps())
+
+
+def test_a_reader_that_takes_nothing_for_too_long_is_dropped() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect(receive_bytes=4096)
+            client.send(get("/a"))
+            await served.handler.holds(1)
+            lease = Lease()
+            served.handler.answers[0](HttpResponse(200, JSON, (memoryview(bytes(BIG)),), lease))
+            await served.until(lambda: served.budget.used >= BIG)
+            seconds = 0
+            while lease.releases == 0:
+                seconds += 61
+                served.later(seconds)
+                await asyncio.sleep(0)
+            await served.until(lambda: served.server.open_connections == 0)
+            assert lease.releases == 1
+
+    run(steps())
+
+
+def test_an_answer_for_a_lost_connection_gives_its_lease_back() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get("/a"))
+            await served.handler.holds(1)
+            handler = served.handler
+            handler._cancel = lambda index: None  # type: ignore[method-assign]  # it runs on
+            client.writer.transport.abort()
+            await served.until(lambda: served.server.open_connections == 0)
+            lease = Lease()
+            handler.answers[0](HttpResponse(200, JSON, (memoryview(bytes(BIG)),), lease))
+            assert lease.releases == 1
+
+    run(steps())
+
+
+def test_a_reset_while_answering_harms_nobody_else() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client, other = await served.connect(), await served.connect()
+            client.send(get("/a"))
+            other.send(get("/b"))
+            await served.handler.holds(2)
+            raw = client.writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.writer.transport.abort()
+            for answer in served.handler.answers:
+                answer(HttpResponse(200, JSON, (memoryview(bytes(BIG)),), Lease()))
+            assert len((await other.answer())[2]) == BIG
+
+    run(steps())
+
+
+@pytest.mark.parametrize(
+    ("data", "seconds", "status"),
+    [
+        (b"GET / HT", 11, 408),
+        (get(body=bytes(100_000))[:200], 6, 408),
+        (get(body=bytes(100))[:-1], 6, 408),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", 6, 408),
+    ],
+)
+def test_a_request_that_comes_too_slowly_is_refused(
+    data: bytes, seconds: float, status: int
+) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get() + data)
+            await client.answer()
+            await asyncio.sleep(0)
+            served.later(seconds - 2)
+            served.later(seconds)
+            assert (await client.answer())[0] == status
+            assert await client.ended()
+
+    run(steps())
+
+
+def test_a_body_that_keeps_its_rate_may_take_its_time() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            body = bytes(200_000)
+            data = get(body=body)
+            client.send(data[:100_000])
+            await served.until(lambda: served.budget.used > 0)
+            served.later(10)
+            client.send(data[100_000:])
+            assert len((await client.answer())[2]) == len(body)
+
+    run(steps())
+
+
+@pytest.mark.parametrize(("asks_first", "seconds"), [(False, 61), (True, 621)])
+def test_an_idle_connection_is_shut(asks_first: bool, seconds: float) -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            if asks_first:
+                client.send(get())
+                await client.answer()
+            await served.until(lambda: served.server.open_connections == 1)
+            served.later(seconds - 2)
+            assert not client.reader.at_eof()
+            served.later(seconds)
+            assert await client.ended()
+
+    run(steps())
+
+
+def test_an_idle_connection_waits_for_its_answer_as_long_as_it_takes() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get("/a"))
+            await served.handler.holds(1)
+            served.later(10_000)
+            served.handler.answers[0](text(b"late"))
+            assert (await client.answer())[2] == b"late"
+
+    run(steps())
+
+
+def test_an_old_connection_closes_with_its_next_answer() -> None:
+    async def steps() -> None:
+        async with serving(HttpLimits(max_connection_age_s=0)) as served:
+            client = await served.connect()
+            client.send(get(body=b"1") + get(body=b"2"))
+            first, second = await client.answer(), await client.answer()
+            assert ("connection" in first[1], second[1]["connection"]) == (False, "close")
+            assert await client.ended()
+
+    run(steps())
+
+
+def test_a_drain_announces_itself_then_ends_idle_connections_and_finishes_the_rest() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            idle, busy, late = [await served.connect() for _ in range(3)]
+            idle.send(get())
+            assert "connection" not in (await idle.answer())[1]
+            busy.send(get("/a"))
+            await served.handler.holds(1)
+            served.server.announce_drain()
+            new = await served.connect()
+            new.send(get())
+            assert (await new.answer())[1]["connection"] == "close"
+            late.send(get(body=b"in time"))
+            served.server.stop_accepting()
+            assert await idle.ended()
+            assert (await late.answer())[2] == b"in time"
+            drained = asyncio.ensure_future(served.server.drained())
+            await asyncio.sleep(0)
+            assert not drained.done()
+            with pytest.raises(OSError, match=r"refused|Connect call failed"):
+                await served.connect()
+            served.handler.answers[0](text(b"finished"))
+            status, fields, body = await busy.answer()
+            assert (status, fields["connection"], body) == (200, "close", b"finished")
+            await drained
+
+    run(steps())
+
+
+def test_what_a_closing_server_has_not_answered_is_told_to_go_elsewhere() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get("/a"))
+            await served.handler.holds(1)
+            closing = asyncio.ensure_future(served.server.close())
+            status, _, body = await client.answer()
+            assert (status, "shutting down" in json.loads(body)["error"]) == (503, True)
+            assert served.handler.cancelled == [0]
+            await closing
+
+    run(steps())
+
+
+def test_a_refusal_says_in_whole_seconds_when_to_retry() -> None:
+    response = error_response(Overloaded("later", retry_after=0.2))
+    assert (response.status, dict(response.headers)["Retry-After"]) == (429, "1")
+    assert dict(error_response(Overloaded("x", retry_after=1.5)).headers)["Retry-After"] == "2"
+    assert "Retry-After" not in dict(error_response(Overloaded("x")).headers)
