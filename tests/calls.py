@@ -163,6 +163,7 @@ class GrpcClient:
             ],
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._sent: list[object] = []  # grpcio cancels a call whose future nobody holds
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +199,9 @@ class GrpcClient:
             request.parameters["priority"].uint64_param = priority
         if timeout_us:
             request.parameters["timeout"].int64_param = timeout_us
-        return GrpcCall(self._stub.ModelInfer.future(request, timeout=deadline_s))
+        future = self._stub.ModelInfer.future(request, timeout=deadline_s)
+        self._sent.append(future)
+        return GrpcCall(future)
 
 
 class RestCall:
@@ -329,9 +332,7 @@ def rest_request(
         "parameters": parameters,
     }
     if outputs:
-        call["outputs"] = [
-            {"name": name, "parameters": {"binary_data": True}} for name in outputs
-        ]
+        call["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
     head = json.dumps(call).encode()
     headers = {
         "Inference-Header-Content-Length": str(len(head)),

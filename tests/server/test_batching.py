@@ -21,7 +21,6 @@ from tests.calls import (
     rows,
     statistics,
     wait_for_queued,
-    wait_until,
 )
 from tests.conftest import RunningServer, Serving
 from tests.fake_runtime import FakeModel, FakeRuntime, Run
@@ -154,9 +153,7 @@ def test_a_request_above_the_limit_is_run_in_parts_and_answered_as_one(
 def test_a_request_above_the_limit_is_refused_where_splitting_is_off(
     serve: Serving, runtime: FakeRuntime, tmp_path: Path
 ) -> None:
-    config = BATCHING + (
-        'parameters { key: "split_oversized" value { string_value: "off" } }\n'
-    )
+    config = BATCHING + ('parameters { key: "split_oversized" value { string_value: "off" } }\n')
     server = serve(fake_repository(tmp_path, config), runtime=runtime)
     with RestClient(server.at) as client:
         answer = client.send("m", {"x": rows(*range(9))}).answer()
@@ -165,18 +162,18 @@ def test_a_request_above_the_limit_is_refused_where_splitting_is_off(
 
 
 def test_thirty_two_clients_of_a_slow_model_fill_batches(serve: Serving, tmp_path: Path) -> None:
-    model = models.slow(width=512, depth=12)
+    model = models.slow(width=768, depth=16)
     repository = models.write_repository(
         tmp_path / "repository",
         {"slow": models.ModelEntry(model, "max_batch_size: 32\ndynamic_batching { }\n")},
     )
     (tmp_path / "alone").mkdir()
     session = models.open_on_cpu(tmp_path / "alone", model)
-    clients, calls_each = 32, 12
+    clients, calls_each = 32, 10
     server = serve(repository)
 
     def client_program(number: int) -> None:
-        given = np.random.default_rng(number).standard_normal((1, 512)).astype(np.float32)
+        given = np.random.default_rng(number).standard_normal((1, 768)).astype(np.float32)
         (expected,) = session.run({"x": given}, ["y"])
         with RestClient(server.at) as client:
             for _ in range(calls_each):

@@ -377,6 +377,7 @@ def output(**parameters: InferParameter) -> bytes:
         (with_parameter("timeout", uint64_param=1), InvalidRequest, "got uint64_param"),
         (with_parameter("timeout", int64_param=-1), InvalidRequest, "0 or more, got -1"),
         (with_parameter("sequence_id", bool_param=True), InvalidRequest, "got bool_param"),
+        (with_parameter("sequence_id", string_param="s" * 129), InvalidRequest, "got 129"),
         (with_parameter("sequence_start", int64_param=1), InvalidRequest, "got int64_param"),
     ],
 )

@@ -20,8 +20,9 @@ MISS: Final = 1.2
 """A prediction must miss the deadline by 20 % before it refuses anybody."""
 
 MAX_QUEUED_ROWS: Final = 1 << 16
-"""Rows that may wait for one model when its file sets no max_queue_size: an empty entry takes
-about a kilobyte, so this bounds the shells of a forgotten queue to some 64 MiB."""
+"""Rows that may wait for one model when its file sets no max_queue_size, and entries that its queue
+may hold with the shells of those that ended: a shell takes about a kilobyte, so clients that come
+and go behind a run that does not end cost some 64 MiB."""
 
 
 class Refused(Overloaded):
@@ -107,8 +108,11 @@ class Admission:
             timeout_us = requested_us
         return timeout_us / 1e6 if timeout_us else math.inf
 
-    def admit(self, *, level: int, rows: int, nbytes: int) -> None:
-        """Raises Refused when the queue of the level, the model or the server is full."""
+    def admit(self, *, level: int, rows: int, nbytes: int, shells: int = 0) -> None:
+        """Raises Refused when the queue of the level, the model or the server is full.
+
+        `shells` counts all entries that the queue holds, those among them that have ended too.
+        """
         policy = self.policy(level)
         waiting = self.requests_by_level.get(level, 0)
         if policy.max_queue_size and waiting >= policy.max_queue_size:
@@ -122,6 +126,13 @@ class Admission:
             raise Refused(
                 f"the queue of {self._identity} is full: {self.rows} rows wait, "
                 f"the limit is {MAX_QUEUED_ROWS}, the request has {rows}",
+                RefusalReason.QUEUE_FULL,
+                None,
+            )
+        if shells >= MAX_QUEUED_ROWS:
+            raise Refused(
+                f"the queue of {self._identity} is full: {shells} entries wait to be taken or "
+                f"cleared, the limit is {MAX_QUEUED_ROWS}",
                 RefusalReason.QUEUE_FULL,
                 None,
             )

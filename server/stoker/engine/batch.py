@@ -10,6 +10,7 @@ rows into an array releases it.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,9 @@ from stoker.request import InferRequest
 from stoker.tensor import Array, Tensor, shape_text
 
 JOIN_BYTES: Final = 1 << 16
+
+KEPT_BYTES: Final = 1 << 26
+"""A slab has room for the largest batch up to 64 MiB; beyond, for the batches that come."""
 
 
 class InputSlabs:
@@ -36,7 +40,9 @@ class InputSlabs:
         """An uninitialised array [rows, *item] of the input's datatype."""
         slab = self._slabs.get(planned.name)
         if slab is None or slab.shape[1:] != item or slab.shape[0] < rows:
-            slab = np.empty((max(rows, self._max_rows), *item), planned.datatype.numpy)
+            row_bytes = max(1, prod(item) * planned.datatype.size)
+            room = max(rows, min(self._max_rows, KEPT_BYTES // row_bytes))
+            slab = np.empty((room, *item), planned.datatype.numpy)
             self._slabs[planned.name] = slab
         return slab[:rows]
 

@@ -7,11 +7,11 @@ A running maximum over the points makes it monotone: more rows never cost less.
 While serving, each run gives a ratio: observed seconds over what the base says for its rows.
   1. Runs that had the device to themselves are trusted: the correction is the median of the last 9
      ratios, so it follows a lasting change after 5 runs and ignores a few outliers.
-  2. A power-of-two bucket of rows that was seen in the last 20 runs uses its own median, every
-     other bucket the median over all buckets: a model whose cost doubles is known to have doubled
-     at sizes that nobody asks for at the moment.
+  2. A power-of-two bucket of rows uses its own median over the last 20 runs of the model, every
+     bucket that they did not visit the median over all: a model whose cost doubles is known to have
+     doubled within 20 runs at every size, those that nobody asks for at the moment included.
   3. A run beside others tells too much time. Only when no run was alone among the last 200, the
-     10th percentile of their ratios stands in.
+     10th percentile of their ratios stands in, looked at every 20 runs.
 
 A curve without base points (a shape that warm-up did not measure) learns its base from the first
 run of each bucket. Before any point exists it predicts nothing: `seconds` is None.
@@ -23,7 +23,6 @@ Source: design, section "Batching", "Cost curve".
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
-from statistics import median
 from typing import Final
 
 MEDIAN_OF: Final = 9
@@ -40,12 +39,12 @@ class CostCurve:
         self._base: dict[int, float] = dict(points)
         self._rows: list[int] = []
         self._costs: list[float] = []
-        self._alone: dict[int, deque[float]] = {}
-        self._seen: dict[int, int] = {}
+        self._alone: dict[int, deque[tuple[int, float]]] = {}
+        """By bucket: when a run was, counted in runs, and its ratio."""
         self._overall: deque[float] = deque(maxlen=MEDIAN_OF)
         self._crowded: deque[float] = deque(maxlen=CROWDED_RUNS)
         self._runs = 0
-        self._last_alone = -CROWDED_RUNS
+        self._last_alone = 0
         self._scale = 1.0
         self._scales: dict[int, float] = {}
         self._fit()
@@ -92,6 +91,8 @@ class CostCurve:
 
     def observe(self, rows: int, seconds: float, *, alone: bool) -> None:
         """Takes note of a run while serving. `alone`: nothing else ran on the device meanwhile."""
+        if seconds <= 0:
+            return  # a clock that does not move tells nothing
         self._runs += 1
         bucket = _bucket(rows)
         expected = self._interpolated(rows)
@@ -106,25 +107,28 @@ class CostCurve:
         if alone:
             self._last_alone = self._runs
             self._overall.append(ratio)
-            ratios = self._alone.setdefault(bucket, deque(maxlen=MEDIAN_OF))
-            if self._runs - self._seen.get(bucket, 0) > FRESH_RUNS:
-                ratios.clear()
-            ratios.append(ratio)
-            self._seen[bucket] = self._runs
-            self._scales[bucket] = median(ratios)
-            self._scale = median(self._overall)
+            self._scale = _median(self._overall)
+            ratios = self._alone.get(bucket)
+            if ratios is None:
+                ratios = self._alone[bucket] = deque(maxlen=MEDIAN_OF)
+            ratios.append((self._runs, ratio))
+            while ratios[0][0] <= self._runs - FRESH_RUNS:
+                ratios.popleft()
+            self._scales[bucket] = _median([each for _, each in ratios])
         else:
             self._crowded.append(ratio)
-            if self._runs - self._last_alone >= CROWDED_RUNS:
+            is_due = self._runs % FRESH_RUNS == 0  # sorting 200 ratios takes some 10 us
+            if is_due and self._runs - self._last_alone >= CROWDED_RUNS:
                 ranked = sorted(self._crowded)
                 self._scale = ranked[len(ranked) // 10]
-                self._scales.clear()
+                self._alone.clear()
 
     def _corrected(self, rows: int) -> float:
         bucket = _bucket(rows)
         scale = self._scale
-        if self._runs - self._seen.get(bucket, -FRESH_RUNS - 1) <= FRESH_RUNS:
-            scale = self._scales.get(bucket, scale)
+        ratios = self._alone.get(bucket)
+        if ratios and ratios[-1][0] > self._runs - FRESH_RUNS:
+            scale = self._scales[bucket]
         return (self._interpolated(rows) or 0.0) * scale
 
     def _covers(self, rows: int) -> bool:
@@ -155,6 +159,11 @@ class CostCurve:
             return costs[-1] + slope * (rows - known[-1])
         share = (rows - known[at - 1]) / (known[at] - known[at - 1])
         return costs[at - 1] + share * (costs[at] - costs[at - 1])
+
+
+def _median(values: Iterable[float]) -> float:
+    ranked = sorted(values)
+    return ranked[(len(ranked) - 1) // 2]  # of two the lesser: what disturbs a run prolongs it
 
 
 def _bucket(rows: int) -> int:

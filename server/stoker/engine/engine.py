@@ -74,17 +74,21 @@ class Engine:
         max_queued_bytes: int,
         readiness: Callable[[], Readiness],
         statistics: ServerStatistics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model."""
         self._registry = registry
         self._loop = loop
+        self._clock = clock
         self._budget = ServerBudget(max_queued_bytes)
         self._readiness = readiness
         self._statistics = statistics
         self._devices: dict[str, Device] = {}
         self._shared: dict[str, Executor] = {}
-        self._executors: dict[ModelVersion, list[Executor]] = {}
+        self._executors: dict[ServedModel, list[Executor]] = {}
+        self._ending: list[Executor] = []
+        """Of retired versions; a last run may still be under way."""
 
     # --- InferenceEngine ------------------------------------------------------------------------
 
@@ -94,7 +98,7 @@ class Engine:
         if served is None:
             self._refuse_unrouted(request, reply)
             return nothing_to_cancel
-        return served.submit(request, reply, time.monotonic())
+        return served.submit(request, reply, self._clock())
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """`submit`, awaitable. Raises ServingError; cancelling the await cancels the request."""
@@ -103,14 +107,16 @@ class Engine:
         def reply(result: InferResponse | ServingError) -> None:
             if not future.done():
                 future.set_result(result)
-            elif isinstance(result, InferResponse) and result.lease is not None:
-                result.lease.release()
+            else:
+                _drop(result)
 
         cancel = self.submit(request, reply)
         try:
             result = await future
         except asyncio.CancelledError:
             cancel()
+            if future.done() and not future.cancelled():
+                _drop(future.result())  # the answer came in the same turn of the loop
             raise
         if isinstance(result, ServingError):
             raise result.with_traceback(None)
@@ -191,37 +197,37 @@ class Engine:
             opened.identity, config.batching, self._budget, max_bytes=self._budget.limit_bytes
         )
         costs = CostBook(curve, elements=opened.profile.elements, limit=policy.max_rows)
-        served = ServedModel(plan, policy, admission, costs, statistics, self._loop)
+        served = ServedModel(plan, policy, admission, costs, statistics, self._loop, self._clock)
         slab_rows = max(policy.max_rows, plan.max_batch_size)
         for placement, session in opened.sessions:
-            execution = Execution(session, plan, max_rows=slab_rows, budget=served.failure_budget)
-            if not needs_own_threads(curve, policy, session.device):
-                executor = self._shared_executor(session.device)
-                served.instances.append(Instance(served, execution, executor))
-                continue
-            for number in range(placement.instances):
-                if number:
-                    execution = Execution(
-                        session, plan, max_rows=slab_rows, budget=served.failure_budget
-                    )
-                executor = Executor(
-                    f"{opened.identity.name}-{opened.identity.version}-{number}",
-                    self._device(session.device),
-                    self._loop,
+            if needs_own_threads(curve, policy, session.device):
+                executors = self._own_executors(opened.identity, session, placement.instances)
+                self._executors.setdefault(served, []).extend(executors)
+            else:
+                executors = [self._shared_executor(session.device)]
+            for executor in executors:
+                execution = Execution(
+                    session,
+                    plan,
+                    max_rows=slab_rows,
+                    budget=served.failure_budget,
+                    clock=self._clock,
                 )
-                self._executors.setdefault(opened.identity, []).append(executor)
                 served.instances.append(Instance(served, execution, executor))
         return served
 
     def retire(self, served: ServedModel) -> None:
         """Ends the threads of a version that has no requests left."""
         served.close()
-        for executor in self._executors.pop(served.plan.identity, []):
+        executors = self._executors.pop(served, [])
+        for executor in executors:
             executor.close()
+        self._ending = [each for each in self._ending + executors if each.is_alive]
 
     async def close(self) -> None:
         """Ends all executors' threads; every request has been answered."""
         executors = [
+            *self._ending,
             *self._shared.values(),
             *[each for executors in self._executors.values() for each in executors],
         ]
@@ -240,10 +246,28 @@ class Engine:
     def _device(self, name: str) -> Device:
         return self._devices.setdefault(name, Device(name))
 
+    def _own_executors(
+        self, identity: ModelVersion, session: Session, count: int
+    ) -> list[Executor]:
+        return [
+            Executor(
+                f"{identity.name}-{identity.version}-{number}",
+                self._device(session.device),
+                self._loop,
+                self._clock,
+            )
+            for number in range(count)
+        ]
+
     def _shared_executor(self, device: str) -> Executor:
         executor = self._shared.get(device)
         if executor is None:
             executor = self._shared[device] = Executor(
-                f"shared-{device}", self._device(device), self._loop
+                f"shared-{device}", self._device(device), self._loop, self._clock
             )
         return executor
+
+
+def _drop(result: InferResponse | ServingError) -> None:
+    if isinstance(result, InferResponse) and result.lease is not None:
+        result.lease.release()

@@ -6,6 +6,7 @@ fault. Out of memory is treated alike and lowers the model's batch limit. Knows 
 event loop.  Hot path.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from stoker.engine.outputs import BatchLease, OutputPool
 from stoker.engine.pending import Pending
 from stoker.engine.plan import ModelPlan
 from stoker.errors import (
+    DeadlineExceeded,
     DeviceFailed,
     ExecutionFailed,
     Internal,
@@ -55,6 +57,7 @@ class Run:
 
     rows: int
     requests: int
+    """A request that is run in parts counts with its first part only."""
     input_ns: int
     infer_ns: int
     output_ns: int
@@ -72,7 +75,7 @@ class Outcome:
     """Device time spent in runs that failed."""
     bisections: int = 0
     out_of_memory_rows: int = 0
-    """The smallest row count that did not fit; 0 when memory sufficed."""
+    """The smallest batch of several requests that did not fit; 0 when memory sufficed."""
     device_failed: DeviceFailed | None = None
     bug: Exception | None = None
     """An exception that nobody foresaw; its requests got Internal."""
@@ -88,18 +91,21 @@ class FailureBudget:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # all instances of the model share the budget
         self._spent: deque[tuple[float, float]] = deque()
 
     def allows(self, now: float) -> bool:
         """Whether a batch that fails now may be run again in halves."""
-        spent = self._spent
-        while spent and spent[0][0] < now - 1.0:
-            spent.popleft()
-        return sum(seconds for _, seconds in spent) <= FAILING_SHARE
+        with self._lock:
+            spent = self._spent
+            while spent and spent[0][0] < now - 1.0:
+                spent.popleft()
+            return sum(seconds for _, seconds in spent) <= FAILING_SHARE
 
     def spend(self, seconds: float, now: float) -> None:
         """Takes note of device time spent in failed runs."""
-        self._spent.append((now, seconds))
+        with self._lock:
+            self._spent.append((now, seconds))
 
 
 class Execution:
@@ -130,20 +136,19 @@ class Execution:
         return outcome
 
     def _attempt(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
-        began = time.perf_counter_ns()
+        began = self._clock()
         try:
             return self._run(entries, outcome)
         except DeviceFailed as error:
             outcome.device_failed = error
             return [error] * len(entries)
         except (ExecutionFailed, OutOfMemory) as error:
-            seconds = (time.perf_counter_ns() - began) / 1e9
-            outcome.failed_seconds += seconds
+            outcome.failed_seconds += self._clock() - began
+            if len(entries) == 1:
+                return [error]
             if isinstance(error, OutOfMemory):
                 rows = sum(entry.rows for entry, _ in entries)
                 outcome.out_of_memory_rows = min(rows, outcome.out_of_memory_rows or rows)
-            if len(entries) == 1:
-                return [error]
             if not self._budget.allows(self._clock()):
                 return [_neighbours_failed(self._plan)] * len(entries)
             outcome.bisections += 1
@@ -161,24 +166,20 @@ class Execution:
             if outcome.device_failed is not None:
                 results += [outcome.device_failed] * len(half)
                 continue
-            live = [(entry, request) for entry, request in half if not self._is_past(entry)]
+            now = self._clock()
+            is_past = [entry.dead or entry.deadline <= now for entry, _ in half]
+            live = [pair for pair, past in zip(half, is_past, strict=True) if not past]
             answered = iter(self._attempt(live, outcome) if live else [])
-            gone = _neighbours_failed(self._plan)
-            results += [gone if self._is_skipped(each, live) else next(answered) for each in half]
+            late = _late(self._plan)
+            results += [late if past else next(answered) for past in is_past]
         return results
-
-    def _is_past(self, entry: Pending) -> bool:
-        return entry.dead or entry.deadline <= self._clock()
-
-    @staticmethod
-    def _is_skipped(pair: Entry, live: Sequence[Entry]) -> bool:
-        return all(pair[0] is not entry for entry, _ in live)
 
     def _run(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
         plan = self._plan
         forms = [entry.form for entry, _ in entries]
         requests = [request for _, request in entries]
-        began = time.perf_counter_ns()
+        clock = self._clock
+        began = clock()
         feeds = assemble(requests, forms, plan, self._slabs)
         wanted = wanted_outputs(forms)
         names = [plan.output_names[index] for index in wanted]
@@ -189,10 +190,10 @@ class Execution:
             lent = self._pool.lend(names, rows, len(entries))
             if lent is not None:
                 into, lease = lent
-        assembled = time.perf_counter_ns()
+        assembled = clock()
         try:
             produced = self._session.run(feeds, names, into)
-            ran = time.perf_counter_ns()
+            ran = clock()
             answers = split(dict(zip(wanted, produced, strict=True)), forms, plan)
         except BaseException:
             if lease is not None:
@@ -207,13 +208,20 @@ class Execution:
         outcome.runs.append(
             Run(
                 rows,
-                len(entries),
-                assembled - began,
-                ran - assembled,
-                time.perf_counter_ns() - ran,
+                sum([entry.weight for entry, _ in entries]),
+                round((assembled - began) * 1e9),
+                round((ran - assembled) * 1e9),
+                round((clock() - ran) * 1e9),
             )
         )
         return results
+
+
+def _late(plan: ModelPlan) -> ServingError:
+    return DeadlineExceeded(
+        f"request to {plan.identity} passed its deadline while its batch, which failed, was run "
+        "again in parts"
+    )
 
 
 def _neighbours_failed(plan: ModelPlan) -> ServingError:

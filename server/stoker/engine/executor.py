@@ -6,7 +6,9 @@ loop, and crosses to the loop once per batch.  Hot path.
 
 Turns. Several models on one thread share it by deficit round robin in measured device time: each
 round gives every waiting model the same quantum, a run's time is taken from its model's deficit,
-and the model with credit that comes next in the ring runs. A model alone never waits for credit.
+and the model with credit that comes next in the ring runs. A model alone never waits for credit,
+and its runs make no debt: nobody else wanted the time. A model whose queue is empty loses its
+credit and keeps its debt, which is at most one run.
 """
 
 import asyncio
@@ -75,8 +77,8 @@ class Instance:
         self.deficit = 0.0
         self.wait = 0.0
         """Monotonic seconds before which there is nothing to run, unless a signal comes."""
-        self.busy_since = 0.0
-        """When the present run began; 0 while none is under way."""
+        self.busy_since: float | None = None
+        """When the present run began; None while none is under way."""
         self.busy_rows = 0
 
 
@@ -111,6 +113,11 @@ class Executor:
         self._is_closed = True
         self.doorbell.ring(None)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def join(self) -> None:
         """Waits (blocking) until the thread has ended."""
         if self._thread is not None:
@@ -141,15 +148,16 @@ class Executor:
         """Runs one batch of the instance, or learns how long it has nothing to run."""
         try:
             step = instance.model.take(instance, now)
-        except Exception as error:  # the queue of this model cannot be trusted any more
-            logger.exception("the queue of %s failed", instance.model.plan.identity)
+            if isinstance(step, Batch):
+                self._run(instance, step)
+                return
+        except Exception as error:  # this model's queue cannot be trusted any more
+            logger.exception("serving %s failed", instance.model.plan.identity)
             self.waiting.remove(instance)
             self._post(instance.model.fail, error)
             return
-        if isinstance(step, Batch):
-            self._run(instance, step)
-        elif step == math.inf:
-            instance.deficit = 0.0
+        if step == math.inf:
+            instance.deficit = min(0.0, instance.deficit)
             self.waiting.remove(instance)
         else:
             instance.wait = step
@@ -161,9 +169,12 @@ class Executor:
         instance.busy_rows = batch.rows
         instance.busy_since = began
         ticket = self.device.enter()
-        outcome: Outcome = instance.execution.execute(batch)
-        outcome.alone = self.device.leave(ticket)
-        instance.busy_since = 0.0
+        try:
+            outcome: Outcome = instance.execution.execute(batch)
+        finally:
+            alone = self.device.leave(ticket)
+            instance.busy_since = None
+        outcome.alone = alone
         instance.deficit -= self._clock() - began
         self._post(instance.model.finish, outcome)
 
@@ -178,6 +189,7 @@ class Executor:
 def _next_turn(ready: list[Instance]) -> Instance:
     """The instance whose turn it is; gives all the quanta that the first one with credit needs."""
     if len(ready) == 1:
+        ready[0].deficit = 0.0
         return ready[0]
     best = max(instance.deficit for instance in ready)
     if best <= 0:

@@ -152,9 +152,7 @@ class OversizedRequest:
             _release(answer)
         self._whole.answer(result)
 
-    def _response(
-        self, answers: list[InferResponse], outputs: tuple[Tensor, ...]
-    ) -> InferResponse:
+    def _response(self, answers: list[InferResponse], outputs: tuple[Tensor, ...]) -> InferResponse:
         return InferResponse(answers[0].model, answers[0].version, self._id, outputs)
 
 

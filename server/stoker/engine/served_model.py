@@ -7,6 +7,7 @@ Hot path.
 
 Invariants.
   1. Every entry in `_live` is answered exactly once; `_live` is empty when the model is closed.
+     A request that is run in parts is in it as a whole and with each part.
   2. Admission counts an entry from `submit` until it is known to be started, or is answered.
   3. Entries enter the queue in the order of the inbox; only `take` orders and removes them.
 """
@@ -40,6 +41,7 @@ from stoker.errors import (
     Internal,
     InvalidRequest,
     ModelNotReady,
+    OutOfMemory,
     ServingError,
 )
 from stoker.inference import Cancel, Reply
@@ -58,6 +60,13 @@ _FAILURES: Final = {
 }
 
 
+MOST_SHADOWS: Final = 1024
+"""Refusals remembered at one entry: the sum over them, when it starts, takes some 50 us."""
+
+RETRY_AFTER_S: Final = 1.0
+"""What a full queue tells its clients while nothing is measured."""
+
+
 def nothing_to_cancel() -> None:
     """The Cancel of a request that was answered at once."""
 
@@ -73,6 +82,7 @@ class ServedModel:
         costs: CostBook,
         statistics: ModelStatistics,
         loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan = plan
         self.policy = policy
@@ -89,17 +99,21 @@ class ServedModel:
         batching = plan.config.batching
         self._keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop
+        self._clock = clock
         self._lock = threading.Lock()
         self._inbox: deque[Pending] = deque()
         self._queue = RequestQueue()
+        self._queued = 0
+        """Entries that the last `take` left in the queue, shells among them."""
         self._delays = admission.has_delay_policy
         self._started: deque[Batch] = deque()
         self._batches = 0
         self._live: set[Pending] = set()
         self._last: Pending | None = None
-        self._expiry = Expiry(loop, self._expire)
+        self._expiry = Expiry(loop, self._expire, clock)
         self._ring_is_due = False
         self._idle: asyncio.Event | None = None
+        self._is_stopped = False
         self._next_outcome = 1
         self._early: list[tuple[int, Outcome]] = []
 
@@ -110,11 +124,11 @@ class ServedModel:
         try:
             form = self.plan.check(request)
             if self.refusal is not None:
-                self.statistics.record_refusal(RefusalReason.NOT_READY)
-                raise self.refusal
+                self._refuse(self.refusal, reply)
+                return nothing_to_cancel
             self._count_demand(request, form, now)
             if form.rows > self.plan.max_batch_size:
-                return OversizedRequest(self, request, form, reply).submit(now)
+                return OversizedRequest(self, request, form, reply, now).submit(request)
             entry = Pending(self, request, form, reply, now)
             self.admit(entry, request)
         except InvalidRequest as error:
@@ -139,8 +153,9 @@ class ServedModel:
             entry.delays = admission.policy(level).delays_on_timeout
             entry.expires = min(entry.deadline, now + timeout)
         try:
-            admission.admit(level=level, rows=entry.rows, nbytes=entry.nbytes)
-            if admission.rows:
+            shells = len(self._inbox) + self._queued
+            admission.admit(level=level, rows=entry.rows, nbytes=entry.nbytes, shells=shells)
+            if admission.rows and entry.expires != math.inf:
                 admission.refuse_if_late(
                     level=level,
                     rows=entry.rows,
@@ -156,6 +171,8 @@ class ServedModel:
             self.statistics.record_refusal(error.reason)
             if error.reason is RefusalReason.PREDICTED_LATE:
                 self._watch_refusal(entry)
+            if error.retry_after is None:
+                error.retry_after = self.predicted_wait(now) or RETRY_AFTER_S
             raise
 
     def enqueue(self, entry: Pending) -> None:
@@ -164,7 +181,7 @@ class ServedModel:
             level=entry.level, rows=entry.rows, nbytes=entry.nbytes, weight=entry.weight
         )
         self.statistics.pending += entry.weight
-        self.statistics.in_flight += entry.weight
+        self.statistics.in_flight += entry.counts
         self._live.add(entry)
         self._last = entry
         self._expiry.watch(entry, entry.deadline if entry.delays else entry.expires)
@@ -172,6 +189,12 @@ class ServedModel:
         if not self._ring_is_due:
             self._ring_is_due = True
             self._loop.call_soon(self._ring)
+
+    def hold(self, entry: Pending) -> None:
+        """Takes an admitted request that does not wait itself: its parts do."""
+        entry.started = True
+        self.statistics.in_flight += entry.counts
+        self._live.add(entry)
 
     def running(self, now: float) -> RunningNow:
         """What this model's executors do, for the predicted wait."""
@@ -183,11 +206,11 @@ class ServedModel:
             rest = 0.0
             for other in executor.waiting or [instance]:
                 since = other.busy_since
-                if since:
+                if since is not None:
                     cost = other.model.costs.seconds(other.busy_rows) or 0.0
-                    rest = max(0.0, since + cost - now)
+                    rest = max(rest, since + cost - now)
             earliest = min(earliest, rest)
-        executors = max(1, len(self.instances))
+        executors = max(1, len({instance.executor for instance in self.instances}))
         return RunningNow(0.0 if earliest == math.inf else earliest, executors, 1 / contenders)
 
     def predicted_wait(self, now: float) -> float | None:
@@ -216,7 +239,17 @@ class ServedModel:
             return
         if last.shadows is None:
             last.shadows = []
-        last.shadows.append(latest_start)
+        if len(last.shadows) < MOST_SHADOWS:
+            last.shadows.append(latest_start)
+
+    def _refuse(self, refusal: ServingError, reply: Reply) -> None:
+        # Replied and never raised: an error that is raised again and again collects a traceback
+        # whose frames keep every refused request alive.
+        is_draining = isinstance(refusal, Draining)
+        self.statistics.record_refusal(
+            RefusalReason.DRAINING if is_draining else RefusalReason.NOT_READY
+        )
+        reply(refusal)
 
     def _ring(self) -> None:
         """Wakes one idle executor; if none is idle, all learn of the work for when they finish."""
@@ -250,18 +283,20 @@ class ServedModel:
                         (entry, request)
                         for entry in group.drop(step.count)
                         if (request := entry.request) is not None
-                        and (entry.expires > now or entry.delays)  # else the loop's timer answers
-                    ]
+                        and (entry.deadline if entry.delays else entry.expires) > now
+                    ]  # the loop's timer answers the expired ones
                     if entries:
                         self._batches += 1
                         rows = sum([entry.rows for entry, _ in entries])
                         batch = Batch(entries, rows, step.end, now, self._batches)
                         self._started.append(batch)
-                        if len(self.instances) > 1 and (inbox or len(queue)):
+                        self._queued = len(queue)
+                        if len(self.instances) > 1 and (self._queued or inbox):
                             self._wake_another(taker)
                         return batch
                     step = next_step(group.entries, policy, now)
                 wait = min(wait, step.time)
+            self._queued = len(queue)
             return wait
 
     def _wake_another(self, taker: Instance) -> None:
@@ -285,7 +320,7 @@ class ServedModel:
     def _finish(self, outcome: Outcome) -> None:
         self.note_started()
         batch = outcome.batch
-        now = time.monotonic()
+        now = self._clock()
         self._count(outcome)
         for (entry, _), result in zip(batch.entries, outcome.results, strict=True):
             if entry.shadows is not None:
@@ -293,7 +328,7 @@ class ServedModel:
                 entry.shadows = None
             entry.answer(result)
         if outcome.device_failed is not None:
-            self._device_failed(outcome.device_failed)
+            self._stop(outcome.device_failed, outcome.device_failed)
 
     def _count(self, outcome: Outcome) -> None:
         batch = outcome.batch
@@ -312,7 +347,9 @@ class ServedModel:
             elements = batch.entries[0][0].form.elements
             self.costs.observe(elements, run.rows, seconds, alone=outcome.alone)
         self.statistics.bisections += outcome.bisections
-        if outcome.out_of_memory_rows:
+        if outcome.out_of_memory_rows and not all(
+            isinstance(result, OutOfMemory) for result in outcome.results
+        ):  # what does not fit alone says nothing about batches
             self._lower_limit(outcome.out_of_memory_rows)
         if outcome.bug is not None:
             logger.error(
@@ -324,29 +361,30 @@ class ServedModel:
     def settle(self, entry: Pending, result: InferResponse | ServingError) -> None:
         """An entry gets its answer: it waits no more. Called by `Pending.answer` only."""
         if entry.counts:
-            self.record(result, entry.arrived, entry.taken)
+            self._record(result, entry)
         if not entry.started:
             self._leave_queue(entry)
-        self.statistics.in_flight -= entry.weight
         self._live.discard(entry)
         if self._idle is not None and not self._live:
             self._idle.set()
+            self._idle = None
 
-    def record(self, result: InferResponse | ServingError, arrived: float, taken: float) -> None:
-        """Counts one answered request; times are monotonic seconds."""
-        nanoseconds = round((time.monotonic() - arrived) * 1e9)
+    def _record(self, result: InferResponse | ServingError, entry: Pending) -> None:
+        statistics, arrived = self.statistics, entry.arrived
+        statistics.in_flight -= 1
+        nanoseconds = round((self._clock() - arrived) * 1e9)
         if isinstance(result, InferResponse):
-            self.statistics.record_success(nanoseconds, round((taken - arrived) * 1e9))
+            statistics.record_success(nanoseconds, round((entry.taken - arrived) * 1e9))
         else:
             reason = _FAILURES.get(type(result), FailureReason.BACKEND)
-            self.statistics.record_failure(reason, nanoseconds)
+            statistics.record_failure(reason, nanoseconds)
 
     def fail(self, error: Exception) -> None:
-        """The queue broke: every request is answered, and no more are taken."""
-        self.refusal = Internal(f"{self.plan.identity} stopped serving after an internal error")
-        self.answer_all(self.refusal)
-        if self.on_device_failed is not None:
-            self.on_device_failed(DeviceFailed(str(error)))
+        """An executor broke: every request is answered, and no more are taken."""
+        self._stop(
+            Internal(f"{self.plan.identity} stopped serving after an internal error"),
+            DeviceFailed(f"internal error: {error}"),
+        )
 
     def answer_all(self, error: ServingError) -> None:
         """Ends every request that has no answer yet."""
@@ -355,10 +393,10 @@ class ServedModel:
 
     async def drained(self) -> None:
         """Returns when no request is queued or running."""
-        if self._live:
-            self._idle = asyncio.Event()
+        while self._live:
+            if self._idle is None:
+                self._idle = asyncio.Event()
             await self._idle.wait()
-            self._idle = None
 
     def close(self) -> None:
         """Stops the timer. All requests have been answered."""
@@ -372,7 +410,7 @@ class ServedModel:
             for entry, _ in batch.entries:
                 if not entry.dead:
                     entry.started = True
-                    entry.taken = batch.taken
+                    entry.taken = max(batch.taken, entry.arrived)  # it may come after the look
                     self._leave_queue(entry)
 
     def _leave_queue(self, entry: Pending) -> None:
@@ -383,7 +421,7 @@ class ServedModel:
 
     def _expire(self, entry: Pending) -> None:
         self.note_started()
-        now = time.monotonic()
+        now = self._clock()
         if entry.started and now < entry.deadline:
             self._expiry.watch(entry, entry.deadline)  # the queue timeout does not bind a run
             return
@@ -411,8 +449,11 @@ class ServedModel:
                 preferred_rows=tuple(n for n in self.policy.preferred_rows if n <= limit),
             )
 
-    def _device_failed(self, error: DeviceFailed) -> None:
-        self.refusal = error
-        self.answer_all(error)
+    def _stop(self, refusal: ServingError, cause: DeviceFailed) -> None:
+        if self._is_stopped:
+            return  # another instance of it failed before
+        self._is_stopped = True
+        self.refusal = refusal
+        self.answer_all(refusal)
         if self.on_device_failed is not None:
-            self.on_device_failed(error)
+            self.on_device_failed(cause)

@@ -77,6 +77,9 @@ _RESERVED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Request parameters with a meaning, and the fields they may come in."""
 
+_MAX_SEQUENCE_ID: Final = 128
+"""Characters of a sequence id that is text."""
+
 _FORBIDDEN: Final = frozenset({"binary_data_output", "headers"})
 
 _REGION: Final[dict[str, str]] = {
@@ -217,6 +220,11 @@ def _request_parameters(
             priority = value
         elif key == "timeout":
             timeout_us = value
+        elif choice == "string_param" and len(value) > _MAX_SEQUENCE_ID:
+            raise InvalidRequest(
+                f"parameter '{key}': expected text of up to {_MAX_SEQUENCE_ID} characters, "
+                f"got {len(value)}"
+            )
     return priority, timeout_us, custom or NO_PARAMETERS
 
 

@@ -23,7 +23,7 @@ from stoker.transport.wire.problems import OK
 _REMEMBERED: Final = 256
 """JSON parts that are kept: one per model, version and shape. At the limit all are forgotten."""
 
-# What an answer says besides its data is the same for each request of a shape: 4 us become 0.4 us.
+# What an answer says besides its data is the same for all of a shape: 3.6 us become 1.9 us.
 _remembered: dict[tuple[object, ...], bytes] = {}
 
 

@@ -187,7 +187,7 @@ def _from_list(
             _refuse(name, flat, words, lambda each: each in (0, 1))
         return np.array(flat, np.bool_).reshape(shape)
     # struct, not numpy: it refuses what is out of range, for floats too, and gives the raw form
-    # that batches are made of (16 numbers: 0.7 us, by numpy with the same checks 6 us).
+    # that batches are made of (16 numbers: 0.8 us, by numpy with the same checks 7 us).
     pack = struct.Struct(f"<{count}{_FORMATS[datatype]}").pack
     try:
         return pack(*flat)

@@ -9,6 +9,7 @@ import time
 from email.utils import formatdate
 from typing import Final
 
+from stoker.transport.wire.limits import COPIED_ROW_BYTES
 from stoker.transport.wire.message import Headers, HttpResponse, Piece
 from stoker.transport.wire.problems import REASONS
 
@@ -59,3 +60,20 @@ def _encode_head(status: int, headers: Headers, closes: bool) -> bytes:
         lines.append("Connection: close")
     lines.append("Content-Length: ")
     return "\r\n".join(lines).encode()
+
+
+def joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring small pieces as one; the large ones stay views."""
+    result: list[Piece] = []
+    small: list[Piece] = []
+    for piece in pieces:
+        if len(piece) < COPIED_ROW_BYTES:
+            small.append(piece)
+            continue
+        if small:
+            result.append(b"".join(small))
+            small = []
+        result.append(piece)
+    if small:
+        result.append(b"".join(small))
+    return result

@@ -29,9 +29,9 @@ from enum import Enum, auto
 from typing import Protocol, cast
 
 from stoker.errors import Draining, ServingError
-from stoker.inference import Cancel
 from stoker.request import Lease
-from stoker.transport.wire.answer import CONTINUE, Clock, encode
+from stoker.transport.wire.answer import CONTINUE, Clock, encode, joined
+from stoker.transport.wire.exchange import GONE, Exchange
 from stoker.transport.wire.http1 import Received, RequestReader
 from stoker.transport.wire.limits import (
     BODY_GRACE_S,
@@ -77,27 +77,6 @@ class Host(Protocol):
 
     def flush_soon(self, connection: "Connection") -> None:
         """Calls its `flush` at the end of this loop turn."""
-
-
-class Exchange:
-    """One request under way and, sooner or later, its answer."""
-
-    __slots__ = ("_connection", "cancel", "closes", "reserved", "response", "size", "without_body")
-
-    def __init__(
-        self, connection: "Connection", *, closes: bool, without_body: bool, reserved: int
-    ) -> None:
-        self._connection = connection
-        self.closes = closes
-        self.without_body = without_body
-        self.reserved = reserved
-        self.response: HttpResponse | None = None
-        self.size = 0
-        self.cancel: Cancel | None = None
-
-    def answer(self, response: HttpResponse) -> None:
-        """Takes the request's one answer."""
-        self._connection.answered(self, response)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -218,7 +197,7 @@ class Connection(asyncio.BufferedProtocol):
         """Answers `error` after the answers that are under way, and ends."""
         if self.phase is not Phase.OPEN:
             return
-        exchange = Exchange(self, closes=True, without_body=False, reserved=0)
+        exchange = Exchange(self.answered, closes=True, without_body=False, reserved=0)
         self._exchanges.append(exchange)
         self._host.in_flight += 1
         self.phase = Phase.ENDING
@@ -292,7 +271,7 @@ class Connection(asyncio.BufferedProtocol):
             self._serve()
 
     def answered(self, exchange: Exchange, response: HttpResponse) -> None:
-        """Takes an exchange's answer: for `Exchange` only."""
+        """Takes an exchange's answer; a second one, and one for a client that left, is dropped."""
         budget = self._host.budget
         budget.used -= exchange.reserved
         exchange.reserved = 0
@@ -357,7 +336,7 @@ class Connection(asyncio.BufferedProtocol):
     def _dispatch(self, received: Received) -> None:
         request = received.request
         exchange = Exchange(
-            self,
+            self.answered,
             closes=not received.head.keeps_alive,
             without_body=request.head.method == "HEAD",
             reserved=received.reserved,
@@ -382,7 +361,7 @@ class Connection(asyncio.BufferedProtocol):
         if size < COPIED_ROW_BYTES:
             self._transport.write(b"".join(pieces))
         else:
-            self._transport.writelines(_joined(pieces))
+            self._transport.writelines(joined(pieces))
         if not self._is_write_paused and not self._transport.get_write_buffer_size():
             self._sent()
         else:
@@ -463,7 +442,7 @@ class Connection(asyncio.BufferedProtocol):
                 if response.lease is not None:
                     response.lease.release()
                 continue
-            exchange.response = _GONE
+            exchange.response = GONE
             if exchange.cancel is not None:
                 exchange.cancel()
 
@@ -479,23 +458,3 @@ class Connection(asyncio.BufferedProtocol):
 
 
 _DRAINING = Draining("the server is shutting down: another replica can take the request")
-
-_GONE = HttpResponse(0, (), ())
-"""Marks an exchange whose client left: the handler's answer comes and is dropped."""
-
-
-def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbouring small pieces as one; the large ones stay views."""
-    joined: list[Piece] = []
-    small: list[Piece] = []
-    for piece in pieces:
-        if len(piece) < COPIED_ROW_BYTES:
-            small.append(piece)
-            continue
-        if small:
-            joined.append(b"".join(small))
-            small = []
-        joined.append(piece)
-    if small:
-        joined.append(b"".join(small))
-    return joined
