@@ -38,6 +38,7 @@ from tritonclient.utils import (  # type: ignore[import-untyped]  # ships no typ
 )
 
 from tests.conftest import Endpoints, RunningServer
+from tests.fake_runtime import FakeRuntime, Run
 from tests.models import ModelEntry, write_repository
 
 PATIENCE: Final = 30.0
@@ -371,6 +372,30 @@ def rows(*first: float, width: int = 4) -> Array:
 def fake_repository(folder: Path, config: str, name: str = "m") -> Path:
     """A repository with one model for the fake runtime, which never reads its file."""
     return write_repository(folder / "repository", {name: ModelEntry(b"fake", config)})
+
+
+def occupy(client: Client, runtime: FakeRuntime, value: float = 0) -> Call:
+    """Sends a request to `m` and returns when the model is held inside its run."""
+    runtime.forget()
+    runtime.hold()
+    call = client.send("m", {"x": rows(value)})
+    runtime.wait_for_run()
+    return call
+
+
+def values_of(run: Run) -> list[float]:
+    """The first element of each row that a run was fed."""
+    return [float(row[0]) for row in run.feeds["x"]]
+
+
+def send_each(client: Client, values: Sequence[float], server: RunningServer) -> list[Call]:
+    """One request of one row to `m` for each value, queued in that order."""
+    queued = statistics(server).pending
+    calls = []
+    for number, value in enumerate(values, start=1):
+        calls.append(client.send("m", {"x": rows(value)}))
+        wait_for_queued(server, queued + number)
+    return calls
 
 
 def wait_until(reached: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:

@@ -259,8 +259,11 @@ class StokerProcess:
                 stream.close()
 
 
-def run_stoker(*arguments: str, environment: dict[str, str] | None = None) -> StokerProcess:
-    """Starts `stoker serve` on free ports and waits for its ready line."""
+def run_stoker(
+    *arguments: str, environment: dict[str, str] | None = None, inherits: bool = True
+) -> StokerProcess:
+    """Starts `stoker serve` on free ports and waits for its ready line. `environment` is added to
+    that of the tests, or is all that there is where the process `inherits` nothing."""
     process = subprocess.Popen(
         [
             sys.executable, "-m", "stoker", "serve",
@@ -270,7 +273,7 @@ def run_stoker(*arguments: str, environment: dict[str, str] | None = None) -> St
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, **(environment or {})},
+        env={**(os.environ if inherits else {}), **(environment or {})},
     )  # fmt: skip
     assert process.stdout is not None
     watchdog = threading.Timer(PATIENCE, process.kill)

@@ -47,6 +47,8 @@ class FakeModel:
     fail: Callable[[Mapping[str, Array]], ServingError | None] | None = None
     """The error that a run with these feeds ends in, after it took its time."""
     open_error: ServingError | None = None
+    may_open: threading.Event | None = None
+    """Opening waits until this is set; None: it does not wait."""
     dimension_names: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     unranked: frozenset[str] = frozenset()
 
@@ -112,6 +114,8 @@ class FakeRuntime:
     def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
         """Never reads `path`: a fake model needs no file."""
         model = self.models.get(config.name, self.model)
+        if model.may_open is not None and not model.may_open.wait(PATIENCE * 6):
+            raise AssertionError("a held opening was never released")
         if model.open_error is not None:
             raise model.open_error
         session = FakeSession(model, self, device=placement.device, path=path)

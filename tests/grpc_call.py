@@ -20,6 +20,14 @@ def grpc_bytes(at: Endpoints, path: str, message: bytes) -> bytes:
         return call(message, timeout=PATIENCE)
 
 
+def grpc_status(at: Endpoints, path: str, message: bytes) -> tuple[str, str]:
+    """The status of such a call, and its details."""
+    with grpc.insecure_channel(at.grpc) as channel:
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+        call = method.future(message, timeout=PATIENCE)
+        return call.code().name, call.details() or ""
+
+
 def grpc_call(at: Endpoints, method: str, request: Message, answer: type[_Answer]) -> _Answer:
     """One method of the inference service."""
     return answer.FromString(grpc_bytes(at, SERVICE + method, request.SerializeToString()))

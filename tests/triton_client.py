@@ -121,7 +121,7 @@ def samples(datatype: DataType, count: int = 8) -> Array:
         texts = [b"", "é".encode(), b"a\0b", b"plain", "漢字🎉".encode(), b" ", b"x" * 300, b"0"]
         return np.array([texts[index % len(texts)] for index in range(count)], object)
     if datatype is DataType.BOOL:
-        return np.array([index % 3 == 0 for index in range(count)])
+        return np.array([index % 3 == 0 for index in range(count)], np.bool_)
     if datatype is DataType.BF16:
         numbers = [0.0, -0.0, 1.0, -2.5, 3.0e38, -1e-38, np.inf, 0.15625]
         return np.resize(np.array(numbers, ml_dtypes.bfloat16), count)

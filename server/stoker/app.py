@@ -140,6 +140,9 @@ class Server:
     async def start(self) -> Addresses:
         """Opens all ports: live at once, ready when the models are. Raises OSError."""
         host, settings = self._settings.host, self._settings
+        for name in self._repository.models:  # known to whoever asks before its load begins
+            self._registry.declare(name, reason="its load has not begun")
+        self.health.changed()
         self._lag.start()
         metrics = await self._management.start(host, settings.metrics_port)
         http = await self._http.start(host, settings.http_port)

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +11,24 @@ from stoker.tensor import Array, DataType, TensorSpec
 from tests import models
 from tests.calls import (
     Call,
-    Client,
     Connect,
     GrpcClient,
     RestClient,
     fake_repository,
+    occupy,
     on_both_protocols,
     rows,
+    send_each,
     statistics,
+    values_of,
     wait_for_queued,
 )
-from tests.conftest import RunningServer, Serving
-from tests.fake_runtime import FakeModel, FakeRuntime, Run
+from tests.conftest import Serving
+from tests.fake_runtime import FakeModel, FakeRuntime
 
 BATCHING = "max_batch_size: 8\ndynamic_batching { }\n"
 SHORT_S = 0.5
 """Bound for what should take a few milliseconds, on a machine that does other things as well."""
-
-
-def send_each(client: Client, values: list[int], server: RunningServer) -> list[Call]:
-    """One request of one row for each value, queued in that order."""
-    queued = statistics(server).pending
-    calls = []
-    for number, value in enumerate(values, start=1):
-        calls.append(client.send("m", {"x": rows(value)}))
-        wait_for_queued(server, queued + number)
-    return calls
-
-
-def values_of(run: Run) -> list[float]:
-    """The first element of each row that the run was fed."""
-    return [float(row[0]) for row in run.feeds["x"]]
-
-
-def occupy(client: Client, runtime: FakeRuntime, value: int = 0) -> Call:
-    """Sends a request and returns when the model is held inside its run."""
-    runtime.forget()
-    runtime.hold()
-    call = client.send("m", {"x": rows(value)})
-    runtime.wait_for_run()
-    return call
 
 
 @on_both_protocols
@@ -169,22 +146,24 @@ def test_thirty_two_clients_of_a_slow_model_fill_batches(serve: Serving, tmp_pat
     )
     (tmp_path / "alone").mkdir()
     session = models.open_on_cpu(tmp_path / "alone", model)
-    clients, calls_each = 32, 10
     server = serve(repository)
-
-    def client_program(number: int) -> None:
-        given = np.random.default_rng(number).standard_normal((1, 768)).astype(np.float32)
-        (expected,) = session.run({"x": given}, ["y"])
-        with RestClient(server.at) as client:
-            for _ in range(calls_each):
-                answer = client.send("slow", {"x": given}).answer().output()
-                np.testing.assert_allclose(answer, expected, atol=1e-4)
-
-    with ThreadPoolExecutor(clients) as pool:
-        for done in [pool.submit(client_program, number) for number in range(clients)]:
-            done.result()
+    clients, rounds = 32, 10
+    given = np.random.default_rng(5).standard_normal((clients, 1, 768)).astype(np.float32)
+    answers = []
+    with RestClient(server.at) as connections:
+        calls = [connections.send("slow", {"x": each}) for each in given]
+        for last in range(clients * rounds):  # each client sends again when it has its answer
+            answers.append(calls[last].answer().output())
+            if len(calls) < clients * rounds:
+                calls.append(connections.send("slow", {"x": given[len(calls) % clients]}))
+    (expected,) = session.run({"x": given.reshape(clients, 768)}, ["y"])
+    np.testing.assert_allclose(
+        np.array(answers).reshape(rounds, clients, 768),
+        np.broadcast_to(expected, (rounds, clients, 768)),
+        atol=1e-4,
+    )
     counted = statistics(server, "slow")
-    assert counted.success_count == clients * calls_each
+    assert counted.success_count == clients * rounds
     assert counted.infer_ns / counted.compute_count >= 1e6, "the run must take at least 1 ms"
     assert counted.inference_count / counted.execution_count > 4
     at = server.at

@@ -1,6 +1,5 @@
 """BYTES elements of every kind: empty, long, with zero bytes, none at all, and not text."""
 
-import httpx
 import numpy as np
 import pytest
 from stoker.protocol import inference_pb2 as pb
@@ -10,6 +9,7 @@ from tritonclient.utils import serialize_byte_tensor  # type: ignore[import-unty
 from tests.conftest import Endpoints, Serving
 from tests.grpc_call import grpc_infer
 from tests.models import identity, write_repository
+from tests.rest_call import post
 from tests.triton_client import CLIENTS, PROTOCOLS, Given, Refused, TritonClient
 
 NOT_TEXT = b"\xff\xfe"
@@ -69,7 +69,7 @@ def test_typed_bytes_that_are_not_text_are_refused_with_the_index(at: Endpoints)
 
 def test_half_a_surrogate_pair_in_json_is_refused_with_the_index(at: Endpoints) -> None:
     body = r'{"inputs":[{"name":"x","datatype":"BYTES","shape":[1,2],"data":["a","\ud800"]}]}'
-    answer = httpx.post(f"{at.url}/v2/models/echo/infer", content=body)
+    answer = post(at, "/v2/models/echo/infer", content=body)
     assert answer.status_code == 400
     assert "element 1" in answer.json()["error"]
 

@@ -7,7 +7,6 @@ Source: the protocol's table of datatypes.
 import json
 from typing import Final
 
-import httpx
 import numpy as np
 import pytest
 from stoker.protocol import inference_pb2 as pb
@@ -16,6 +15,7 @@ from stoker.tensor import Array, DataType
 from tests.conftest import Endpoints, Serving
 from tests.grpc_call import grpc_infer
 from tests.models import identity, write_repository
+from tests.rest_call import post
 from tests.triton_client import (
     CLIENTS,
     PROTOCOLS,
@@ -110,13 +110,14 @@ def test_json_data_comes_back_to_the_bit(at: Endpoints, datatype: DataType) -> N
 
 @pytest.mark.parametrize("datatype", [DataType.FP16, DataType.BF16], ids=lambda each: each.wire)
 def test_what_json_cannot_carry_is_refused_both_ways(at: Endpoints, datatype: DataType) -> None:
-    url = f"{at.url}/v2/models/vectors_{datatype.wire}/infer"
+    url = f"/v2/models/vectors_{datatype.wire}/infer"
     tensor = {"name": "x", "datatype": datatype.wire, "shape": [1, 1]}
-    inward = httpx.post(url, json={"inputs": [{**tensor, "data": [1.0]}]})
+    inward = post(at, url, json={"inputs": [{**tensor, "data": [1.0]}]})
     assert (inward.status_code, "has no form" in inward.json()["error"]) == (400, True)
     head = {"inputs": [{**tensor, "parameters": {"binary_data_size": 2}}]}
     text = json.dumps(head).encode()
-    outward = httpx.post(
+    outward = post(
+        at,
         url,
         content=text + b"\0\0",
         headers={"Inference-Header-Content-Length": str(len(text))},
@@ -133,20 +134,20 @@ def test_nan_and_infinity_are_literals_in_json_both_ways(at: Endpoints) -> None:
                 f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[1,{count}],'
                 f'"data":[{data}]}}]}}'
             )
-            answer = httpx.post(f"{at.url}/v2/models/vectors_{datatype}/infer", content=body)
+            answer = post(at, f"/v2/models/vectors_{datatype}/infer", content=body)
             assert answer.status_code == 200, answer.text
             assert f'"data":[{data}]' in answer.text.replace(" ", "")
 
 
 def test_nested_data_is_taken_in_order_whatever_its_nesting(at: Endpoints) -> None:
-    url = f"{at.url}/v2/models/cubes_INT32/infer"
+    url = "/v2/models/cubes_INT32/infer"
     tensor = {"name": "x", "datatype": "INT32", "shape": [1, 2, 1, 3, 1]}
     for data in (
         [1, 2, 3, 4, 5, 6],
         [[[[[1], [2], [3]]], [[[4], [5], [6]]]]],
         [[1, 2], [3, 4, 5, 6]],
     ):
-        answer = httpx.post(url, json={"inputs": [{**tensor, "data": data}]}).json()
+        answer = post(at, url, json={"inputs": [{**tensor, "data": data}]}).json()
         assert answer["outputs"][0]["data"] == [1, 2, 3, 4, 5, 6]
         assert answer["outputs"][0]["shape"] == [1, 2, 1, 3, 1]
 

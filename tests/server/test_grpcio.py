@@ -518,7 +518,12 @@ def test_an_open_call_finishes_while_the_server_stops() -> None:
             stopping = asyncio.ensure_future(served.server.stop(30))
             async with grpc.aio.insecure_channel(served.address) as late:
                 refused = Served(served.server, served.address, late)
-                error = await failure(refused.call(SERVICE + "ServerLive", b""))
+
+                async def call_until_refused() -> None:
+                    while True:  # gRPC core closes its listener in a thread, a moment later
+                        await refused.call(SERVICE + "ServerLive", b"")
+
+                error = await failure(call_until_refused())
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert not stopping.done()
             engine.release()

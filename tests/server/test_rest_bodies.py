@@ -28,6 +28,7 @@ from tests.models import (
     string_concat,
     write_repository,
 )
+from tests.rest_call import get, post
 from tests.triton_client import Given, TritonClient
 
 JSON_LENGTH: Final = "Inference-Header-Content-Length"
@@ -71,8 +72,9 @@ class Body:
 
     def send(self, at: Endpoints, **headers: str) -> httpx.Response:
         text = json.dumps(self.json).encode()
-        return httpx.post(
-            f"{at.url}/v2/models/simple/infer",
+        return post(
+            at,
+            "/v2/models/simple/infer",
             content=text + self.binary,
             headers={JSON_LENGTH: str(len(text)), **headers},
         )
@@ -188,8 +190,9 @@ def test_a_body_is_json_whatever_its_content_type_and_unknown_keys_are_ignored(
 ) -> None:
     body = {"inputs": [as_json("INPUT0", row(0)), as_json("INPUT1", row(7))], "more": [None]}
     for content_type in ("application/x-www-form-urlencoded", "text/plain", "nonsense"):
-        answer = httpx.post(
-            f"{at.url}/v2/models/simple/infer/?any=1",
+        answer = post(
+            at,
+            "/v2/models/simple/infer/?any=1",
             content=json.dumps(body),
             headers={"Content-Type": content_type},
         )
@@ -262,7 +265,7 @@ def test_grpc_messages_are_compressed_by_tritonclient(at: Endpoints) -> None:
 
 def raw(at: Endpoints, model: str, body: bytes) -> httpx.Response:
     """A body that is one tensor and nothing else."""
-    return httpx.post(f"{at.url}/v2/models/{model}/infer", content=body, headers={JSON_LENGTH: "0"})
+    return post(at, f"/v2/models/{model}/infer", content=body, headers={JSON_LENGTH: "0"})
 
 
 @pytest.mark.parametrize(
@@ -310,8 +313,9 @@ def test_a_raw_body_that_fits_no_input_is_refused(
 
 def test_a_compressed_raw_body_is_inflated_first(at: Endpoints) -> None:
     numbers = np.arange(6, dtype=np.float32)
-    answer = httpx.post(
-        f"{at.url}/v2/models/variable/infer",
+    answer = post(
+        at,
+        "/v2/models/variable/infer",
         content=gzip.compress(numbers.tobytes()),
         headers={JSON_LENGTH: "0", "Content-Encoding": "gzip"},
     )
@@ -322,11 +326,11 @@ def test_a_compressed_raw_body_is_inflated_first(at: Endpoints) -> None:
 def test_chunked_bodies_are_taken(at: Endpoints) -> None:
     text = json.dumps({"inputs": [as_json("INPUT0", row(0)), as_json("INPUT1", row(7))]}).encode()
     pieces = (text[start : start + 100] for start in range(0, len(text), 100))
-    answer = httpx.post(f"{at.url}/v2/models/simple/infer", content=pieces)
+    answer = post(at, "/v2/models/simple/infer", content=pieces)
     assert answer.request.headers["Transfer-Encoding"] == "chunked"
     assert outputs_of(answer)["OUTPUT1"] == ("json", DIFFERENCE)
 
 
 def test_names_of_models_are_percent_decoded(serve: Serving, tmp_path: Path) -> None:
     at = serve(write_repository(tmp_path, {"a model é": double()})).at
-    assert httpx.get(f"{at.url}/v2/models/a%20model%20%C3%A9").json()["name"] == "a model é"
+    assert get(at, "/v2/models/a%20model%20%C3%A9").json()["name"] == "a model é"

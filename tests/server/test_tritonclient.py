@@ -5,15 +5,20 @@ of REST bodies (test_rest_bodies.py) and refusals (test_errors.py).
 """
 
 from pathlib import Path
-from typing import Final
+from queue import SimpleQueue
+from typing import Any, Final
 
 import numpy as np
 import pytest
 import stoker
+import tritonclient.grpc as triton_grpc  # type: ignore[import-untyped]  # ships no types
+import tritonclient.http as triton_http  # type: ignore[import-untyped]  # ships no types
+from google.protobuf import json_format
 from stoker.app import DEMO
+from stoker.protocol.model_config_pb2 import ModelConfig
 from stoker.tensor import Array, DataType
 
-from tests.conftest import Endpoints, Serving
+from tests.conftest import PATIENCE, Endpoints, Serving
 from tests.models import (
     SIMPLE_CONFIG,
     ModelEntry,
@@ -104,6 +109,48 @@ def test_the_configuration_is_the_completed_one(client: TritonClient) -> None:
     assert config["dynamic_batching"]["preferred_batch_size"] == [8]
     assert config["instance_group"][0]["kind"] == "KIND_CPU"
     assert [each["data_type"] for each in config["input"]] == ["TYPE_INT32"] * 2
+
+
+def test_both_protocols_show_the_same_configuration(at: Endpoints) -> None:
+    for model in ("digits", "echo", "simple"):
+        by_rest = TritonClient("http", at).call("get_model_config", model)
+        by_grpc = TritonClient("grpc", at).call("get_model_config", model)["config"]
+        assert (
+            json_format.ParseDict(by_rest, ModelConfig()).SerializeToString()
+            == json_format.ParseDict(by_grpc, ModelConfig()).SerializeToString()
+        )
+
+
+def test_many_calls_of_one_client_are_under_way_at_once(at: Endpoints) -> None:
+    """`async_infer` of the synchronous clients: answers by handle over HTTP, by call-back over
+    gRPC."""
+    inputs: dict[Any, list[Any]] = {module: [] for module in (triton_http, triton_grpc)}
+    for module, given in inputs.items():
+        for name, each in operands(3).items():
+            tensor = module.InferInput(name, [3, 16], "INT32")
+            given.append(tensor.set_data_from_numpy(each.array))
+    answers: list[Any] = []
+    with triton_http.InferenceServerClient(at.http, concurrency=8) as client:
+        handles = [
+            client.async_infer("simple", inputs[triton_http], request_id=str(number))
+            for number in range(40)
+        ]
+        answers += [handle.get_result() for handle in handles]
+    done: SimpleQueue[Any] = SimpleQueue()
+    with triton_grpc.InferenceServerClient(at.grpc) as client:
+        for number in range(40):
+            client.async_infer(
+                "simple",
+                inputs[triton_grpc],
+                callback=lambda result, error: done.put(error or result),
+                request_id=str(number),
+            )
+        answers += [done.get(timeout=PATIENCE) for _ in range(40)]
+    for answer in answers:
+        assert np.array_equal(answer.as_numpy("OUTPUT0"), sixteen(0, 3) + sixteen(1, 3))
+    ids = [answer.get_response()["id"] for answer in answers[:40]]
+    assert ids == [str(number) for number in range(40)]
+    assert sorted(int(answer.get_response().id) for answer in answers[40:]) == list(range(40))
 
 
 def test_the_index_lists_every_model_with_its_state(client: TritonClient) -> None:

@@ -181,3 +181,14 @@ def test_a_run_costs_what_its_rows_cost() -> None:
     session = runtime.open(Path("nowhere"), CONFIG, CPU)
     session.run({"x": rows(1, 2, 3)}, ["y"])
     assert clock() == 5
+
+
+def test_an_opening_waits_for_its_gate(tmp_path: Path) -> None:
+    gate = threading.Event()
+    runtime = FakeRuntime(FakeModel(may_open=gate))
+    opening = threading.Thread(target=runtime.open, args=(tmp_path, CONFIG, CPU))
+    opening.start()
+    assert not runtime.sessions
+    gate.set()
+    opening.join()
+    assert len(runtime.sessions) == 1

@@ -7,8 +7,8 @@ A running maximum over the points makes it monotone: more rows never cost less.
 While serving, each run gives a ratio: observed seconds over what the base says for its rows.
   1. Runs that had the device to themselves are trusted: the correction is the median of the last 9
      ratios, so it follows a lasting change after 5 runs and ignores a few outliers.
-  2. A power-of-two bucket of rows uses its own median over the last 20 runs of the model, every
-     bucket that they did not visit the median over all: a model whose cost doubles is known to have
+  2. A power-of-two bucket of rows that had three of the model's last 20 runs uses its own median
+     of these, every other bucket the median over all: a model whose cost doubles is known to have
      doubled within 20 runs at every size, those that nobody asks for at the moment included.
   3. A run beside others tells too much time. Only when no run was alone among the last 200, the
      10th percentile of their ratios stands in, looked at every 20 runs.
@@ -27,6 +27,7 @@ from typing import Final
 
 MEDIAN_OF: Final = 9
 FRESH_RUNS: Final = 20
+LEAST_RUNS: Final = 3
 CROWDED_RUNS: Final = 200
 MINIMUM_GAIN: Final = 1.10
 """Doubling the rows must give at least this factor of rows a second, or the knee is reached."""
@@ -46,7 +47,7 @@ class CostCurve:
         self._runs = 0
         self._last_alone = 0
         self._scale = 1.0
-        self._scales: dict[int, float] = {}
+        self._scales: dict[int, float | None] = {}
         self._fit()
 
     @property
@@ -112,24 +113,29 @@ class CostCurve:
             if ratios is None:
                 ratios = self._alone[bucket] = deque(maxlen=MEDIAN_OF)
             ratios.append((self._runs, ratio))
-            while ratios[0][0] <= self._runs - FRESH_RUNS:
-                ratios.popleft()
-            self._scales[bucket] = _median([each for _, each in ratios])
+            self._scales[bucket] = self._own_scale(ratios)
         else:
             self._crowded.append(ratio)
             is_due = self._runs % FRESH_RUNS == 0  # sorting 200 ratios takes some 10 us
             if is_due and self._runs - self._last_alone >= CROWDED_RUNS:
                 ranked = sorted(self._crowded)
                 self._scale = ranked[len(ranked) // 10]
+                self._scales.clear()
                 self._alone.clear()
 
     def _corrected(self, rows: int) -> float:
         bucket = _bucket(rows)
-        scale = self._scale
         ratios = self._alone.get(bucket)
-        if ratios and ratios[-1][0] > self._runs - FRESH_RUNS:
-            scale = self._scales[bucket]
-        return (self._interpolated(rows) or 0.0) * scale
+        if ratios and ratios[0][0] <= self._runs - FRESH_RUNS:
+            self._scales[bucket] = self._own_scale(ratios)
+        scale = self._scales.get(bucket)
+        return (self._interpolated(rows) or 0.0) * (self._scale if scale is None else scale)
+
+    def _own_scale(self, ratios: deque[tuple[int, float]]) -> float | None:
+        """The correction of one bucket after its old runs are forgotten; None: as all others."""
+        while ratios and ratios[0][0] <= self._runs - FRESH_RUNS:
+            ratios.popleft()
+        return _median([ratio for _, ratio in ratios]) if len(ratios) >= LEAST_RUNS else None
 
     def _covers(self, rows: int) -> bool:
         """Whether a base point lies within a factor of two of `rows`."""

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stoker.engine.execution import Batch, Execution, Outcome
-from stoker.engine.inbox import Doorbell
+from stoker.engine.inbox import Bell, Doorbell
 
 if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
@@ -91,16 +91,16 @@ class Executor:
         device: Device,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float] = time.monotonic,
+        bell: Bell | None = None,
     ) -> None:
         self.name = name
         self.device = device
-        self.doorbell: Doorbell[Instance | None] = Doorbell()
+        self.doorbell: Doorbell[Instance | None] = Doorbell(bell)
         self.waiting: list[Instance] = []
         """Instances that may have work, in the order of their turns. The thread's own."""
         self._loop = loop
         self._clock = clock
         self._thread: threading.Thread | None = None
-        self._is_closed = False
 
     def ring(self, instance: Instance) -> None:
         """There may be work for an instance. Called by the loop, and by other executors."""
@@ -110,7 +110,6 @@ class Executor:
 
     def close(self) -> None:
         """Ends the thread after its present run. Does not wait."""
-        self._is_closed = True
         self.doorbell.ring(None)
 
     @property
@@ -129,11 +128,11 @@ class Executor:
 
     def _main(self) -> None:
         _lower_priority()
-        while not self._is_closed:
+        while True:
             now = self._clock()
             for instance in self.doorbell.collect():
                 if instance is None:
-                    continue
+                    return
                 instance.wait = 0.0
                 if instance not in self.waiting:
                     self.waiting.append(instance)

@@ -192,7 +192,7 @@ class ModelPlan:
         item = tensor.shape[1:] if self.batches else tensor.shape
         if tensor.datatype is planned.datatype and len(item) == len(planned.dims):
             for got, expected in zip(item, planned.dims, strict=True):
-                if got != expected and (expected != -1 or got < 0):
+                if got < 0 or (got != expected and expected != -1):
                     break
             else:
                 return

@@ -112,8 +112,10 @@ def _take_as_configured(
     is_late = policy.max_delay > 0 and now >= send_at
     if mark and not is_late:
         return RunBatch(mark, BatchEnd.PREFERRED)
-    if must_send or rows >= largest:
+    if must_send or rows >= policy.max_rows:
         return RunBatch(count, BatchEnd.FULL)
     if is_late or policy.max_delay <= 0:
         return RunBatch(count, BatchEnd.DELAY if is_late else BatchEnd.IDLE)
+    if rows >= largest:
+        return RunBatch(count, BatchEnd.FULL)
     return WaitUntil(min(send_at, nearest_expiry) if nearest_expiry > now else send_at)

@@ -166,8 +166,6 @@ class ServedModel:
                     running=self.running(now),
                 )
         except Refused as error:
-            if error.retry_after is None:
-                error.retry_after = self.predicted_wait(now)
             self.statistics.record_refusal(error.reason)
             if error.reason is RefusalReason.PREDICTED_LATE:
                 self._watch_refusal(entry)

@@ -19,7 +19,9 @@ stream that its clients keep busy, unless balancers took them away during the dr
 """
 
 import asyncio
+import errno
 import math
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -107,6 +109,8 @@ class GrpcioServer:
         server = grpc.aio.server(options=self._options.channel_arguments())
         server.add_generic_rpc_handlers((_Table(self._methods, self),))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if _is_taken(host, port):
+            raise OSError(f"gRPC cannot listen on {address}: the port is taken")
         try:
             bound = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -229,6 +233,21 @@ def _handler(name: str, method: Method, server: GrpcioServer) -> _MethodHandler:
     if isinstance(method, StreamMethod):
         return grpc.stream_stream_rpc_method_handler(partial(server.answer_stream, name, method))
     return grpc.unary_unary_rpc_method_handler(partial(server.answer_unary, method.handle))
+
+
+def _is_taken(host: str, port: int) -> bool:
+    """Whether somebody listens there. gRPC core finds out as well, but tells of it on stderr in a
+    form of its own."""
+    try:
+        for family, kind, number, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        ):
+            with socket.socket(family, kind, number) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _call_context(context: _Context) -> CallContext:

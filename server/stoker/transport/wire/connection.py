@@ -12,9 +12,8 @@ Phases:  OPEN -> ENDING -> LINGERING -> CLOSED
 
   1. Requests under way stand in `_exchanges` in the order they came. Only the first ones that have
      an answer are written, all that are ready in one write, once per loop turn.
-  2. The transport's write limits are 0: after a write either all bytes are the kernel's, or
-     `pause_writing` was called and `resume_writing` comes when all are. uvloop sends views later,
-     so leases of what was written are released at that moment, or when the connection is lost.
+  2. `outgoing.AnswerWriter` writes; large bodies and answers take one share of TURN_BYTES a turn,
+     and writing counts as paused until the kernel has all.
   3. While writing is paused nothing is read or written: a stalled reader stops its own connection.
      Its answers are bounded by MAX_PIPELINED and charged to the budget.
   4. A peer that shuts its side is gone: its requests are cancelled.
@@ -29,20 +28,20 @@ from enum import Enum, auto
 from typing import Protocol, cast
 
 from stoker.errors import Draining, ServingError
-from stoker.request import Lease
-from stoker.transport.wire.answer import CONTINUE, Clock, encode, joined
+from stoker.transport.wire.answer import CONTINUE, Clock, encode
 from stoker.transport.wire.exchange import GONE, Exchange
 from stoker.transport.wire.http1 import Received, RequestReader
 from stoker.transport.wire.limits import (
     BODY_GRACE_S,
-    COPIED_ROW_BYTES,
     MAX_PIPELINED,
     MIN_BODY_RATE,
     SWEEP_INTERVAL_S,
+    TURN_BYTES,
     BufferBudget,
     HttpLimits,
 )
 from stoker.transport.wire.message import Handler, HttpResponse, Piece, error_response
+from stoker.transport.wire.outgoing import AnswerWriter
 from stoker.transport.wire.problems import HttpError, Problem
 
 
@@ -78,6 +77,9 @@ class Host(Protocol):
     def flush_soon(self, connection: "Connection") -> None:
         """Calls its `flush` at the end of this loop turn."""
 
+    def next_turn(self, callback: Callable[[], None]) -> None:
+        """Calls back in the next turn of the loop, after other connections had theirs."""
+
 
 class Connection(asyncio.BufferedProtocol):
     """See the module's docstring."""
@@ -88,12 +90,11 @@ class Connection(asyncio.BufferedProtocol):
         "_exchanges",
         "_host",
         "_is_read_paused",
-        "_is_write_paused",
-        "_leases",
         "_reader",
         "_stalled_bytes",
         "_transport",
-        "_unsent",
+        "_turn_bytes",
+        "_writer",
         "deadline",
         "flushes",
         "phase",
@@ -109,18 +110,18 @@ class Connection(asyncio.BufferedProtocol):
         self._age_limit = host.time() + age_s
         self._reader = RequestReader(host.handler, host.budget)
         self._exchanges: deque[Exchange] = deque()
-        self._leases: list[Lease] = []
-        self._unsent = 0
+        self._turn_bytes = 0
+        """Bytes of a large body since reading was last given up for a turn."""
         self._stalled_bytes = 0
         self._body_began = 0.0
         self._is_read_paused = False
-        self._is_write_paused = False
         self._transport: asyncio.Transport
+        self._writer: AnswerWriter
 
     @property
     def is_sending(self) -> bool:
         """The peer has not taken all of its answers."""
-        return self._is_write_paused
+        return self._writer.is_paused
 
     @property
     def is_idle(self) -> bool:
@@ -128,7 +129,7 @@ class Connection(asyncio.BufferedProtocol):
         return (
             self.phase is Phase.OPEN
             and not self._exchanges
-            and not self._is_write_paused
+            and not self._writer.is_paused
             and self._reader.is_between_requests
         )
 
@@ -137,7 +138,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Opens."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
-        self._transport.set_write_buffer_limits(high=0)
+        self._writer = AnswerWriter(self._transport, self._host, self._all_sent)
         self.deadline = self._host.time() + self._host.limits.first_byte_timeout_s
         self._host.opened(self)
 
@@ -153,9 +154,14 @@ class Connection(asyncio.BufferedProtocol):
         reader = self._reader
         if reader.fills_body:
             reader.advance(nbytes)
+            self._turn_bytes += nbytes
         else:
             reader.receive(bytes(self._host.receive_buffer[:nbytes]))
         self._serve()
+        if self._turn_bytes >= TURN_BYTES and self.phase is Phase.OPEN:
+            self._turn_bytes = 0
+            self._pause_reading()
+            self._host.next_turn(self._read_on)
 
     def eof_received(self) -> bool:
         """The peer shut its side: what is answered is sent, the rest cancelled."""
@@ -164,32 +170,26 @@ class Connection(asyncio.BufferedProtocol):
             self.phase = Phase.ENDING
             self._reader.close()
             self._cancel_all()
-        return False  # the transport sends what it has and closes
+        # The transport sends what it has and closes; shares that it does not have yet follow first.
+        return self._writer.has_shares
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self.phase = Phase.CLOSED
         self.deadline = math.inf
         self._reader.close()
-        self._sent()
+        self._writer.drop()
         self._cancel_all()
         self._host.lost(self)
 
     def pause_writing(self) -> None:
         """The kernel took less than it was given."""
-        self._is_write_paused = True
+        self._writer.pause()
         self._watch_stall()
 
     def resume_writing(self) -> None:
-        """The kernel has everything."""
-        self._is_write_paused = False
-        self._sent()
-        if self.phase is Phase.ENDING and not self._exchanges:
-            self._linger()
-        elif self._exchanges:
-            self._host.flush_soon(self)
-        else:
-            self._serve()
+        """The kernel has everything that it was given."""
+        self._writer.resume()
 
     # What the server calls.
 
@@ -213,8 +213,8 @@ class Connection(asyncio.BufferedProtocol):
         """`deadline` has passed: ends what is too slow, or sets the next one."""
         if self.phase is Phase.LINGERING or self.phase is Phase.CLOSED:
             self._transport.abort()
-        elif self._is_write_paused:
-            if self._transport.get_write_buffer_size() == self._stalled_bytes:
+        elif self._writer.is_paused:
+            if self._writer.waiting_bytes == self._stalled_bytes:
                 self._transport.abort()
             else:
                 self._watch_stall()
@@ -236,7 +236,7 @@ class Connection(asyncio.BufferedProtocol):
         """Writes the answers that are ready and first in line."""
         self.flushes = False
         exchanges = self._exchanges
-        if self._is_write_paused or not exchanges or self._transport.is_closing():
+        if self._writer.is_paused or not exchanges or self._transport.is_closing():
             return
         host = self._host
         ends = host.is_draining or host.time() >= self._age_limit
@@ -257,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
             )
             size += exchange.size
             if response.lease is not None:
-                self._leases.append(response.lease)
+                self._writer.lease(response.lease)
         if not pieces:
             if self._is_read_paused:  # because writing was
                 self._serve()
@@ -283,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange.response = response
         exchange.size = size = response.size
         budget.used += size
-        if exchange is self._exchanges[0] and not self._is_write_paused:
+        if exchange is self._exchanges[0] and not self._writer.is_paused:
             self._host.flush_soon(self)
 
     def close(self) -> None:
@@ -302,7 +302,7 @@ class Connection(asyncio.BufferedProtocol):
             self.phase = Phase.ENDING
         self._reader.close()
         self._cancel_all()
-        if self._is_write_paused:
+        if self._writer.is_paused:
             self._transport.abort()
         else:
             self._transport.close()
@@ -312,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
     def _serve(self) -> None:
         """Takes requests from the reader until it has none, or enough are under way."""
         while self.phase is Phase.OPEN:
-            if len(self._exchanges) >= MAX_PIPELINED or self._is_write_paused:
+            if len(self._exchanges) >= MAX_PIPELINED or self._writer.is_paused:
                 self._pause_reading()
                 return
             try:
@@ -356,29 +356,27 @@ class Connection(asyncio.BufferedProtocol):
         self._write([CONTINUE], 0)
 
     def _write(self, pieces: list[Piece], size: int) -> None:
-        """One write; `size` bytes stay charged until the kernel has all."""
-        self._unsent += size
-        if size < COPIED_ROW_BYTES:
-            self._transport.write(b"".join(pieces))
-        else:
-            self._transport.writelines(joined(pieces))
-        if not self._is_write_paused and not self._transport.get_write_buffer_size():
-            self._sent()
-        else:
+        self._writer.write(pieces, size)
+        if self._writer.is_paused:
             self._watch_stall()
 
-    def _sent(self) -> None:
-        """The kernel has all bytes, or never will: their memory is free."""
-        self._host.budget.release(self._unsent)
-        self._unsent = 0
-        if self._leases:
-            leases, self._leases = self._leases, []
-            for lease in leases:
-                lease.release()
+    def _all_sent(self) -> None:
+        """Writing was paused, and the kernel has everything."""
+        if self.phase is Phase.ENDING and not self._exchanges:
+            self._linger()
+        elif self._exchanges:
+            self._host.flush_soon(self)
+        else:
+            self._serve()
+
+    def _read_on(self) -> None:
+        """Reading was given up for a turn."""
+        if self.phase is Phase.OPEN:
+            self._serve()
 
     def _rest_or_wait(self) -> None:
         """Sets the deadline for what the connection waits for."""
-        if self.phase is not Phase.OPEN or self._is_write_paused:
+        if self.phase is not Phase.OPEN or self._writer.is_paused:
             return
         reader = self._reader
         limits = self._host.limits
@@ -409,14 +407,14 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def _watch_stall(self) -> None:
-        self._stalled_bytes = self._transport.get_write_buffer_size()
+        self._stalled_bytes = self._writer.waiting_bytes
         self.deadline = self._host.time() + self._host.limits.write_stall_s
 
     def _end(self) -> None:
         """The last answer is written: what else came is not answered."""
         self.phase = Phase.ENDING
         self._reader.close()
-        if not self._is_write_paused:
+        if not self._writer.is_paused:
             self._linger()
 
     def _linger(self) -> None:

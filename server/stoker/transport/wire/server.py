@@ -7,6 +7,7 @@ Source of the drain's steps: design, section "Operating it".
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from stoker.transport.wire.answer import Clock
 from stoker.transport.wire.connection import Connection
@@ -123,6 +124,10 @@ class HttpServer:
         if not self._to_flush:
             self._loop.call_soon(self._flush)
         self._to_flush.append(connection)
+
+    def next_turn(self, callback: Callable[[], None]) -> None:
+        """Calls back in the next turn of the loop."""
+        self._loop.call_soon(callback)
 
     def _flush(self) -> None:
         connections, self._to_flush = self._to_flush, []

@@ -1,0 +1,100 @@
+"""What scripts and images rely on of `stoker serve` as a process: its ready line, its files, its
+package."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from stoker.app import DEMO
+
+from tests.conftest import PATIENCE, run_stoker
+from tests.tools import require_tool
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def ready_line(log_format: str) -> str:
+    """What `stoker serve` prints on standard output until it is stopped."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "stoker", "serve", "--host", "127.0.0.1"),
+            *("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"),
+            *("--drain-delay", "0", "--log-format", log_format),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        watchdog = threading.Timer(PATIENCE, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            process.terminate()
+            rest = process.stdout.read()
+        finally:
+            watchdog.cancel()
+    assert (rest, process.returncode) == ("", 0)
+    return line
+
+
+def test_the_ready_line_in_text_has_the_three_addresses() -> None:
+    line = ready_line("text")
+    address = r"127\.0\.0\.1:[1-9]\d+"
+    assert re.fullmatch(rf"stoker ready http={address} grpc={address} metrics={address}\n", line), (
+        line
+    )
+
+
+def test_the_ready_line_in_json_has_the_three_addresses() -> None:
+    record = json.loads(ready_line("json"))
+    assert (record["event"], record["level"]) == ("ready", "info")
+    for key in ("http", "grpc", "metrics"):
+        assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d+", record[key])
+
+
+def test_a_serving_process_writes_no_file_at_home(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry keeps its state and its events under the home directory."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    places = {"HOME": str(home), "TMPDIR": str(temporary), "XDG_CACHE_HOME": str(home / "cache")}
+    with run_stoker(
+        "--drain-delay", "0", environment={**kept, **places}, inherits=False
+    ) as process:
+        assert process.at.probe("/readyz")[0] == 200
+        process.terminate()
+        assert process.wait() == 0
+    assert [*home.rglob("*"), *temporary.rglob("*")] == []
+
+
+def test_the_demo_is_part_of_the_package() -> None:
+    """The wheel holds `packages` whole, but for what git ignores or the build configuration takes
+    out."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"] == {"packages": ["server/stoker"]}
+    assert build.keys() == {"targets"}
+    assert DEMO.is_relative_to(ROOT / "server" / "stoker")
+    files = [str(each.relative_to(ROOT)) for each in DEMO.parent.rglob("*") if each.is_file()]
+    assert {Path(each).name for each in files} >= {"model.onnx", "config.pbtxt", "digit-7.json"}
+    git = require_tool("git")
+    ignored = subprocess.run(
+        [git, "-C", str(ROOT), "check-ignore", "--stdin"],
+        input="\n".join(files),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ignored.returncode, ignored.stdout) == (1, "")  # 1: none of them is
+
+
+def test_the_demo_is_small() -> None:
+    sizes = [each.stat().st_size for each in DEMO.parent.rglob("*") if each.is_file()]
+    assert sum(sizes) < 400 * 1024

@@ -1,0 +1,110 @@
+"""The real runtime with a record and a gate, for tests that ask what really went into a model.
+
+It stands at the ONNX Runtime boundary like the fake one; sessions compute for real. A test may hold
+runs so that requests pile up, and reads afterwards what each batch was fed and gave.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stoker.model import ModelConfig
+from stoker.runtime.onnx import OnnxRuntime
+from stoker.runtime.session import Placement, Session
+from stoker.tensor import Array, DataType, TensorSpec
+
+from tests.calls import Answer, Call, GrpcClient, RestClient, wait_for_queued
+from tests.conftest import RunningServer
+
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Copies of what went into the model and what came out."""
+
+    feeds: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+class RecordingRuntime(OnnxRuntime):
+    """The real runtime; its sessions remember their runs and can be held before them."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.runs: list[RecordedRun] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
+        return RecordingSession(super().open(path, config, placement), self)
+
+
+class RecordingSession:
+    """Implements `Session`."""
+
+    def __init__(self, session: Session, runtime: RecordingRuntime) -> None:
+        self._session = session
+        self._runtime = runtime
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._session.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._session.outputs
+
+    @property
+    def dimension_names(self) -> Mapping[str, tuple[str | None, ...]]:
+        return self._session.dimension_names
+
+    @property
+    def unranked(self) -> frozenset[str]:
+        return self._session.unranked
+
+    @property
+    def device(self) -> str:
+        return self._session.device
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str],
+        into: Mapping[str, Array] | None = None,
+    ) -> list[Array]:
+        copies = {name: array.copy() for name, array in feeds.items()}
+        self._runtime.entered.set()
+        assert self._runtime.gate.wait(PATIENCE), "a held run was never released"
+        produced = self._session.run(feeds, outputs, into)
+        made = {name: array.copy() for name, array in zip(outputs, produced, strict=True)}
+        self._runtime.runs.append(RecordedRun(copies, made))
+        return produced
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def all_at_once(
+    server: RunningServer,
+    runtime: RecordingRuntime,
+    requests: Sequence[Mapping[str, Array]],
+    datatypes: Mapping[str, DataType] | None = None,
+) -> list[Answer]:
+    """Sends every request, over both protocols in turn, while the model is held in the first."""
+    runtime.runs.clear()
+    runtime.entered.clear()
+    runtime.gate.clear()
+    with RestClient(server.at) as rest, GrpcClient(server.at) as grpc:
+        try:
+            calls: list[Call] = [rest.send("m", requests[0], datatypes=datatypes)]
+            assert runtime.entered.wait(PATIENCE)
+            for number, inputs in enumerate(requests[1:], start=1):
+                client = (rest, grpc)[number % 2]
+                calls.append(client.send("m", inputs, datatypes=datatypes))
+            wait_for_queued(server, len(requests) - 1)
+        finally:
+            runtime.gate.set()
+        return [call.answer() for call in calls]

@@ -1,0 +1,145 @@
+"""`stoker check` shows what would be served and every problem at once, and serves nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from google.protobuf import text_format
+from stoker.app import DEMO
+from stoker.check_output import COLUMNS
+from stoker.protocol.model_config_pb2 import ModelConfig
+
+from tests.conftest import PATIENCE
+from tests.models import (
+    NOT_A_MODEL,
+    SIMPLE_CONFIG,
+    ModelEntry,
+    double,
+    simple,
+    write_repository,
+)
+
+CONTRADICTIONS: Final = """\
+max_batch_size: -1
+unknown_field: 7
+input [ { name: "x" data_type: TYPE_FP32 dims: [ -2 ] } ]
+dynamic_batching {
+  preferred_batch_size: [ 0 ]
+}
+sequence_batching { direct { } }
+"""
+
+MISFIT: Final = """\
+input [ { name: "x" data_type: TYPE_INT32 dims: [ 4 ] } ]
+output [ { name: "z" data_type: TYPE_FP32 dims: [ 4 ] } ]
+"""
+
+
+def check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stoker", "check", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def table(output: str) -> dict[str, dict[str, str]]:
+    """The rows of the table by model's name, each cell by its column's."""
+    lines = output.split("\n\n")[0].splitlines()
+    assert tuple(lines[0].split("\t")) == COLUMNS
+    rows = [dict(zip(COLUMNS, line.split("\t"), strict=True)) for line in lines[1:]]
+    return {row["MODEL"]: row for row in rows}
+
+
+def test_the_demo_is_fine_and_its_table_tells_how_each_model_is_served() -> None:
+    process = check(DEMO)
+    assert (process.returncode, process.stderr) == (0, "")
+    rows = table(process.stdout)
+    assert list(rows) == ["digits", "echo", "simple"]
+    assert rows["simple"] == {
+        "MODEL": "simple",
+        "VERSION": "1",
+        "STATE": "ok",
+        "MAX BATCH": "8",
+        "BATCHING": "dynamic",
+        "INSTANCES": "1 on cpu",
+        "DEVICE": "cpu",
+        "INPUTS": "INPUT0 INT32 [-1,16], INPUT1 INT32 [-1,16]",
+        "OUTPUTS": "OUTPUT0 INT32 [-1,16], OUTPUT1 INT32 [-1,16]",
+    }
+    assert process.stdout.endswith("\n3 of 3 would be served; 0 problems\n")
+
+
+def test_the_completed_configuration_is_a_config_file_again(tmp_path: Path) -> None:
+    process = check(write_repository(tmp_path, {"m": double()}))
+    (_, _, config) = process.stdout.partition("# m version 1\n")
+    parsed = text_format.Parse(config.split("\n\n")[0], ModelConfig())
+    assert (parsed.name, parsed.max_batch_size) == ("m", 4)
+    assert list(parsed.input[0].dims) == [4]
+    write_repository(tmp_path / "again", {"m": ModelEntry(double(), config.split("\n\n")[0])})
+    again = check(tmp_path / "again")
+    assert again.returncode == 0
+    assert config in again.stdout
+
+
+def test_every_problem_of_every_file_is_told_with_file_line_and_field(tmp_path: Path) -> None:
+    folder = write_repository(
+        tmp_path,
+        {
+            "bad": ModelEntry(double(), CONTRADICTIONS),
+            "broken": NOT_A_MODEL,
+            "empty": ModelEntry(double(), versions=()),
+            "good": ModelEntry(simple(), SIMPLE_CONFIG.replace("simple", "good")),
+            "misfit": ModelEntry(double(), MISFIT),
+        },
+    )
+    process = check(folder, tmp_path / "nope")
+    assert (process.returncode, process.stderr) == (1, "")
+    rows = table(process.stdout)
+    assert {name: row["STATE"] for name, row in rows.items()} == {
+        "bad": "problem",
+        "broken": "problem",
+        "empty": "problem",
+        "good": "ok",
+        "misfit": "problem",
+    }
+    for words in (
+        "problem: bad: bad/config.pbtxt:2: unknown_field: unknown field",
+        "problem: bad: bad/config.pbtxt:1: max_batch_size: expected 0 or more, got -1",
+        "problem: bad: bad/config.pbtxt:3: input[0].dims: expected sizes, or -1 for any size, "
+        "got [-2]",
+        "problem: bad: bad/config.pbtxt:5: dynamic_batching.preferred_batch_size: "
+        "expected sizes above 0, got [0]",
+        'bad/config.pbtxt:7: sequence_batching: Field "sequence_batching" is specified along with '
+        'field "dynamic_batching"',
+        "problem: broken version 1: model 'broken': ONNX Runtime cannot open 'model.onnx'",
+        "empty: expected a version folder",
+        "problem: misfit version 1: misfit/config.pbtxt:1: input[0].data_type: "
+        "expected TYPE_FP32 as the model has it, got TYPE_INT32",
+        "misfit/config.pbtxt:2: output[0].name: the model has no output 'z'; expected 'y'",
+        f"problem: '{tmp_path / 'nope'}': no such file or folder",
+    ):
+        assert words in process.stdout
+    assert "\n1 of 5 would be served; " in process.stdout
+
+
+def test_a_typing_error_is_told_with_its_line(tmp_path: Path) -> None:
+    folder = write_repository(
+        tmp_path, {"m": ModelEntry(double(), "max_batch_size: 4\ninput [ { name: }\n")}
+    )
+    process = check(folder)
+    assert process.returncode == 1
+    assert "problem: m: m/config.pbtxt:2: " in process.stdout
+
+
+def test_a_warning_is_no_problem(tmp_path: Path) -> None:
+    folder = write_repository(
+        tmp_path, {"m": ModelEntry(double(), "response_cache { enable: true }")}
+    )
+    process = check(folder)
+    assert process.returncode == 0
+    assert "warning: m version 1: m/config.pbtxt:1: response_cache.enable" in process.stdout
+    assert "1 of 1 would be served; 0 problems" in process.stdout

@@ -1,0 +1,175 @@
+"""The order in which waiting requests run, and that none is lost, doubled or starved."""
+
+import math
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+from stoker.engine.pending import Pending
+from stoker.engine.plan import RequestForm
+from stoker.engine.queue import RequestQueue
+from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
+from stoker.engine.served_model import ServedModel
+from stoker.request import InferRequest
+
+MODEL = cast(ServedModel, None)  # a queue never looks at it
+
+
+def entry(
+    *,
+    level: int = 0,
+    deadline: float = math.inf,
+    rows: int = 1,
+    width: int = 4,
+    delays: bool = False,
+    expires: float = math.inf,
+) -> Pending:
+    form = RequestForm(rows, ((width,),), (0,), (0,), width)
+    made = Pending(MODEL, InferRequest("m", deadline=deadline), form, lambda result: None, 0.0)
+    made.level = level
+    made.delays = delays
+    made.expires = expires
+    return made
+
+
+def queue_of(*entries: Pending) -> RequestQueue:
+    queue = RequestQueue()
+    queue.extend(entries)
+    return queue
+
+
+def order(queue: RequestQueue) -> list[Pending]:
+    return [each for group in queue.by_urgency() for each in group.entries]
+
+
+def test_requests_of_one_level_run_in_the_order_they_came() -> None:
+    entries = [entry() for _ in range(4)]
+    assert order(queue_of(*entries)) == entries
+
+
+def test_a_higher_level_goes_before_everything_that_came_earlier() -> None:
+    low, high = entry(level=2), entry(level=1)
+    assert order(queue_of(low, high)) == [high, low]
+
+
+def test_the_nearer_deadline_goes_first_within_a_level() -> None:
+    whenever, later, sooner = entry(), entry(deadline=9.0), entry(deadline=5.0)
+    urgent_level = entry(level=-1)
+    queue = queue_of(whenever, later, sooner, urgent_level)
+    assert order(queue) == [urgent_level, sooner, later, whenever]
+
+
+def test_shapes_do_not_share_a_group_and_the_most_urgent_group_comes_first() -> None:
+    narrow, wide, urgent = entry(width=4), entry(width=8), entry(width=8, deadline=1.0)
+    groups = [list(group.entries) for group in queue_of(narrow, wide, urgent).by_urgency()]
+    assert groups == [[urgent, wide], [narrow]]
+
+
+def test_a_dead_entry_makes_its_group_no_more_urgent() -> None:
+    narrow, dead, wide = entry(width=4), entry(width=8, deadline=1.0), entry(width=8)
+    queue = queue_of(narrow, dead, wide)
+    dead.dead = True
+    assert order(queue) == [narrow, wide]
+    assert len(queue) == 2
+
+
+def test_a_queue_of_shells_is_empty() -> None:
+    one, other = entry(width=4), entry(width=8)
+    queue = queue_of(one, other)
+    one.dead = other.dead = True
+    assert order(queue) == []
+    assert len(queue) == 0
+    single = queue_of(one)
+    assert order(single) == []
+    assert len(single) == 0
+
+
+def test_an_expired_request_that_may_be_delayed_moves_behind_its_level() -> None:
+    expired = entry(level=1, delays=True, expires=1.0, deadline=50.0)
+    fresh = entry(level=1, delays=True, expires=9.0)
+    below = entry(level=2)
+    queue = queue_of(expired, fresh, below)
+    queue.delay_expired(0.5)
+    assert order(queue) == [expired, fresh, below]
+    queue.delay_expired(1.0)
+    assert order(queue) == [fresh, expired, below]
+
+
+def test_delayed_requests_keep_their_order_and_are_not_moved_again() -> None:
+    first = entry(delays=True, expires=2.0)
+    second = entry(delays=True, expires=1.0)
+    queue = queue_of(first, second)
+    queue.delay_expired(1.5)
+    assert order(queue) == [first, second]
+    queue.delay_expired(2.5)
+    assert order(queue) == [first, second]
+    late = entry(delays=True, expires=9.0)
+    queue.push(late)
+    queue.delay_expired(3.0)
+    assert order(queue) == [late, first, second]
+
+
+def test_draining_gives_everything_back() -> None:
+    entries = [entry(width=4), entry(width=8), entry(width=4)]
+    queue = queue_of(*entries)
+    assert set(queue.drain()) == set(entries)
+    assert len(queue) == 0
+
+
+entries = st.builds(
+    entry,
+    level=st.integers(1, 3),
+    deadline=st.sampled_from([math.inf, 5.0, 9.0]),
+    rows=st.integers(1, 5),
+    width=st.sampled_from([4, 8, 16]),
+    delays=st.booleans(),
+    expires=st.sampled_from([math.inf, 1.0, 3.0]),
+)
+
+
+@given(st.lists(st.one_of(entries, st.integers(0, 3)), max_size=40), st.data())
+def test_nothing_is_lost_or_doubled(steps: list[Pending | int], data: st.DataObject) -> None:
+    queue = RequestQueue()
+    waiting: list[Pending] = []
+    taken: list[Pending] = []
+    for now, step in enumerate(steps):
+        if isinstance(step, Pending):
+            queue.push(step)
+            waiting.append(step)
+            continue
+        queue.delay_expired(float(now) / 8)
+        is_cancelled = data.draw(st.booleans())
+        if waiting and is_cancelled:
+            waiting[data.draw(st.integers(0, len(waiting) - 1))].dead = True
+        for group in queue.by_urgency():
+            decision = next_step(group.entries, BatchPolicy(max_rows=4), 0.0)
+            assert isinstance(decision, RunBatch)
+            batch = [each for each in group.drop(decision.count) if not each.dead]
+            assert batch
+            assert len({each.form.signature for each in batch}) == 1
+            taken += batch
+            waiting = [each for each in waiting if each not in batch]
+            break
+    left = [each for each in queue.drain() if not each.dead]
+    assert sorted(map(id, left)) == sorted(id(each) for each in waiting if not each.dead)
+    assert len({id(each) for each in taken}) == len(taken)
+
+
+@given(st.lists(entries, min_size=1, max_size=30))
+def test_the_first_entry_of_the_first_group_is_the_most_urgent_of_all(
+    waiting: list[Pending],
+) -> None:
+    queue = queue_of(*waiting)
+    keys = [(each.level, each.deadline, number) for number, each in enumerate(waiting)]
+    first = next(iter(queue.by_urgency())).entries[0]
+    assert first is waiting[min(keys)[2]]
+
+
+@given(st.lists(st.sampled_from([4, 8, 16]), min_size=1, max_size=30))
+def test_no_shape_starves_behind_newer_requests_of_other_shapes(widths: list[int]) -> None:
+    """The oldest request always runs next, however many others of another shape keep coming."""
+    first = entry(width=2)
+    queue = queue_of(first)
+    for width in widths:
+        queue.push(entry(width=width))
+    assert next(iter(queue.by_urgency())).entries == [first]
