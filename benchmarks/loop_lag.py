@@ -1,14 +1,15 @@
 """Does the event loop stay quick while large batches run?
 
-Requests of 5 MB come from four clients in a closed loop, so that batches of up to 20 MB run all
-the time. Beside them a probe in a process of its own asks `/livez` every 10 ms. Its p50 and p99
-are compared with the same probe on the idle server; the difference is what the load adds to the
-loop. The server's own histogram stoker_loop_lag_seconds is read as well.
+Four clients send a request of 5 MB each at the same moments, four times a second (open loop), so
+that batches of up to 20 MB run through an identity model, 80 MB/s in and out. Beside them a probe
+in a process of its own asks `/livez` every 10 ms. Its p50 and p99 are compared with the same probe
+on the idle server; the difference is what the load adds to the loop. The server's own histogram
+stoker_loop_lag_seconds is read over both spans as well.
 
 Neither side is pinned: on a machine of two cores the clients, the model's threads and the probe
 share them with the loop, so part of the lag is the scheduler's.
 
-    python -m benchmarks.loop_lag [--rounds 3] [--seconds 8]
+    python -m benchmarks.loop_lag [--rounds 3] [--seconds 20] [--rate 4]
 """
 
 import argparse
@@ -60,11 +61,13 @@ def probed(at: Endpoint, seconds: float) -> list[float]:
     return times
 
 
-def client(at: Endpoint, body: bytes, length: int, stop: threading.Event) -> None:
-    """Sends one request after another."""
+def client(at: Endpoint, body: bytes, length: int, seconds: float, rate: float) -> None:
+    """Sends a request at each beat; a late answer delays no later beat that is still ahead."""
     connection = http.client.HTTPConnection("127.0.0.1", at.http)
     headers = {"Inference-Header-Content-Length": str(length)}
-    while not stop.is_set():
+    began = time.monotonic()
+    for beat in range(int(seconds * rate)):
+        time.sleep(max(0.0, began + beat / rate - time.monotonic()))
         connection.request("POST", "/v2/models/large/infer", body, headers)
         answer = connection.getresponse()
         answer.read()
@@ -72,14 +75,13 @@ def client(at: Endpoint, body: bytes, length: int, stop: threading.Event) -> Non
             raise SystemExit(f"status {answer.status}")
 
 
-def load(at: Endpoint, body: bytes, length: int, seconds: float) -> None:
+def load(at: Endpoint, body: bytes, length: int, seconds: float, rate: float) -> None:
     """Four clients, in a process of their own."""
-    stop = threading.Event()
-    threads = [threading.Thread(target=client, args=(at, body, length, stop)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=client, args=(at, body, length, seconds, rate)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
-    time.sleep(seconds)
-    stop.set()
     for thread in threads:
         thread.join()
 
@@ -91,11 +93,22 @@ def lag_counts(at: Endpoint) -> dict[str, float]:
     return {bound: float(count) for bound, count in found}
 
 
+def inference_counts(at: Endpoint) -> tuple[float, float]:
+    """Rows and runs of the model."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{at.metrics}/metrics").read().decode()
+    rows, runs = (
+        float(re.findall(rf"{name}\{{.*?\}} (\S+)", text)[0])
+        for name in ("nv_inference_count", "nv_inference_exec_count")
+    )
+    return rows, runs
+
+
 def main() -> None:
-    """Prints one table."""
+    """Prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=4.0)
     given = parser.parse_args()
     x = np.random.default_rng(1).standard_normal((1, WIDTH)).astype(np.float32)
     body, length = rest_request("large", x=x)
@@ -104,33 +117,41 @@ def main() -> None:
         network = models.identity(DataType.FP32, ["batch", WIDTH])
         repository = write_repository(Path(folder), {"large": ModelEntry(network, CONFIG)})
         with serve(repository, core=None) as at:
-            before = lag_counts(at)
+            lags: dict[str, dict[str, float]] = {"idle": {}, "20 MB batches": {}}
             for _ in range(given.rounds):
-                idle = probed(at, given.seconds / 2)
-                seen.setdefault("idle", []).append((percentile(idle, 0.5), percentile(idle, 0.99)))
-                loading = multiprocessing.Process(
-                    target=load, args=(at, body, length, given.seconds + 1)
-                )
-                loading.start()
-                time.sleep(0.5)
-                busy = probed(at, given.seconds)
-                loading.join()
-                seen.setdefault("20 MB batches", []).append(
-                    (percentile(busy, 0.5), percentile(busy, 0.99))
-                )
-            after = lag_counts(at)
+                for name, seconds in (
+                    ("idle", given.seconds / 2),
+                    ("20 MB batches", given.seconds),
+                ):
+                    loading = multiprocessing.Process(
+                        target=load, args=(at, body, length, seconds + 1, given.rate)
+                    )
+                    if name != "idle":
+                        loading.start()
+                        time.sleep(0.5)
+                    before = lag_counts(at)
+                    times = probed(at, seconds)
+                    for bound, count in lag_counts(at).items():
+                        lags[name][bound] = lags[name].get(bound, 0) + count - before[bound]
+                    if name != "idle":
+                        loading.join()
+                    seen.setdefault(name, []).append(
+                        (percentile(times, 0.5), percentile(times, 0.99))
+                    )
+            rows, runs = inference_counts(at)
     print(f"{facts()}; {given.rounds} rounds, medians (range)\n")
     print("| /livez round trip | p50 ms | p99 ms |\n|---|---|---|")
     for name, rounds in seen.items():
         p50s, p99s = [each[0] for each in rounds], [each[1] for each in rounds]
         print(f"| {name} | {spread(p50s, 2)} | {spread(p99s, 2)} |")
-    total = after["+Inf"] - before["+Inf"]
-    shares = ", ".join(
-        f"<= {float(bound) * 1e3:g} ms: {(after[bound] - before[bound]) / total:.4f}"
-        for bound in after
-        if bound != "+Inf" and float(bound) <= 0.01
-    )
-    print(f"\nstoker_loop_lag_seconds, idle and busy together: {shares}")
+    print(f"\nmean batch {rows / runs:.1f} requests of 5 MB, {rows:.0f} requests\n")
+    bounds = [bound for bound in lags["idle"] if bound != "+Inf" and float(bound) <= 0.01]
+    print("| stoker_loop_lag_seconds, share up to |", end="")
+    print("".join(f" {float(bound) * 1e3:g} ms |" for bound in bounds))
+    print("|---|" + "---|" * len(bounds))
+    for name, counts in lags.items():
+        shares = "".join(f" {counts[bound] / counts['+Inf']:.4f} |" for bound in bounds)
+        print(f"| {name} ({counts['+Inf']:.0f} probes) |{shares}")
 
 
 if __name__ == "__main__":

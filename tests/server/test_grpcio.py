@@ -575,3 +575,28 @@ def test_a_cancelled_stop_closes_at_once() -> None:
             await failure(call)
 
     run(steps())
+
+
+def test_a_stream_that_is_stopped_while_it_writes_gets_its_status() -> None:
+    large = b"x" * (16 << 20)
+    begun = asyncio.Event()
+
+    async def write(
+        requests: AsyncIterator[bytes], context: CallContext
+    ) -> AsyncGenerator[bytes, None]:
+        begun.set()
+        yield large  # more than flow control lets through before the client reads
+        yield b"never sent"
+
+    async def steps() -> None:
+        async with serving(methods={"/t.T/Stream": StreamMethod(write, is_endless=True)}) as served:
+            stream = served.stream("/t.T/Stream", b"first")
+            await begun.wait()
+            stopping = asyncio.ensure_future(served.server.stop(3600))
+            await asyncio.sleep(0)  # lets it begin
+            assert await stream.read() == large
+            error = await failure(stream.read())
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            await stopping
+
+    run(steps())

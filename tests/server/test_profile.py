@@ -4,6 +4,7 @@ the wait it predicts, the demand it reports, and whether rows may share a batch 
 import logging
 import time
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
@@ -30,14 +31,6 @@ LIMIT = 128
 """The largest batch that a knee may ask for."""
 
 
-def exactly(seconds: float) -> None:
-    """Spends so much time to some microseconds: the end of it awake, since sleeps end late."""
-    end = time.perf_counter() + seconds
-    time.sleep(max(0.0, seconds - 0.0005))
-    while time.perf_counter() < end:
-        pass
-
-
 def cost(size: int) -> float:
     """l(b) = 2 + b ms."""
     return (2 + size) / 1000
@@ -51,31 +44,61 @@ def knee() -> int:
     return size
 
 
-class Scaled:
-    """The model's true cost, which a test may multiply while it serves, and when runs began."""
+class TrueCost:
+    """What runs of the fake model really cost: a test may multiply it while it serves."""
 
     def __init__(self) -> None:
         self.factor = 1.0
         self.began: list[float] = []
+        """time.monotonic() of the begin of each run."""
 
     def seconds(self, size: int) -> float:
-        self.began.append(time.monotonic())
+        """`FakeModel.seconds`."""
         return self.factor * cost(size)
+
+    def spend(self, seconds: float) -> None:
+        """`FakeRuntime`'s sleep, to some microseconds: awake at its end, since sleeps end late."""
+        begin = time.monotonic()
+        self.began.append(begin)
+        time.sleep(max(0.0, seconds - 0.0005))
+        while time.monotonic() < begin + seconds:
+            pass
+
+
+QUIET: Final = 1.05
+"""Runs that took longer than this many times their cost were disturbed by other work on the
+machine. They do cost more then, and the server is right to say so; but no longer what the test
+knows. Such measurements are made again."""
+BUSY: Final = "the machine is too busy with something else to measure anything on it"
+
+
+def mean_run_seconds(server: RunningServer, size: int, since: tuple[int, int] = (0, 0)) -> float:
+    """Of the runs of so many rows as the server timed them, after the (count, ns) of `since`."""
+    count, spent = timed(server, size)
+    return (spent - since[1]) / 1e9 / (count - since[0])
+
+
+def timed(server: RunningServer, size: int) -> tuple[int, int]:
+    """Number of runs of so many rows, and their nanoseconds."""
+    batch = statistics(server).batches.get(size)
+    return (0, 0) if batch is None else (batch.count, batch.infer_ns)
 
 
 def points(server: RunningServer) -> dict[int, float]:
     return dict(server.on_loop(lambda each: each.engine.served("m").costs.usual.points()))
 
 
-def assert_wait_is_predicted(
-    server: RunningServer, runtime: FakeRuntime, true: Scaled, client: Client
-) -> None:
-    """Fills the queue behind a held run and compares the wait of the next request."""
+def waits(
+    server: RunningServer, runtime: FakeRuntime, true: TrueCost, client: Client
+) -> tuple[float, float, float]:
+    """Fills the queue behind a held run. Gives what the next request's wait is said to be, what it
+    is, and what it were if nothing but the model took time."""
     first = occupy(client, runtime)
     ahead = [*send_each(client, range(1, 81), server), first]
     predicted = server.on_loop(
         lambda each: each.engine.served("m").predicted_wait(time.monotonic())
     )
+    assert predicted is not None
     (probe,) = send_each(client, [1000], server)
     true.began.clear()
     released = time.monotonic()
@@ -83,15 +106,41 @@ def assert_wait_is_predicted(
     for call in (*ahead, probe):
         call.answer().output()
     in_turn = next(place for place, run in enumerate(runtime.runs) if 1000 in values_of(run))
-    real = true.began[in_turn] - released
-    assert predicted == pytest.approx(real, rel=0.2)
+    needed = sum(true.seconds(run.rows) for run in runtime.runs[:in_turn])
+    return predicted, true.began[in_turn] - released, needed
+
+
+def assert_wait_is_predicted(
+    server: RunningServer, runtime: FakeRuntime, true: TrueCost, client: Client
+) -> None:
+    """The predicted wait is within 20 % of the real one."""
+    was_quiet = True  # a disturbed time before it would have taught the server another cost
+    for _ in range(10):
+        predicted, real, needed = waits(server, runtime, true, client)
+        is_quiet = real < QUIET * needed
+        if is_quiet and was_quiet:
+            assert predicted == pytest.approx(real, rel=0.2)
+            return
+        was_quiet = is_quiet
+    pytest.skip(BUSY)
+
+
+def run_twenty_batches(server: RunningServer, true: TrueCost, client: Client) -> None:
+    """Of one row each."""
+    for _ in range(10):
+        before = timed(server, 1)
+        for _ in range(20):
+            client.send("m", {"x": rows(1)}).answer().output()
+        if mean_run_seconds(server, 1, since=before) < QUIET * true.seconds(1):
+            return
+    pytest.skip(BUSY)
 
 
 def test_curve_knee_and_predicted_wait_are_true_and_follow_a_change_of_cost(
     serve: Serving, tmp_path: Path
 ) -> None:
-    true = Scaled()
-    runtime = FakeRuntime(FakeModel(seconds=true.seconds), sleep=exactly)
+    true = TrueCost()
+    runtime = FakeRuntime(FakeModel(seconds=true.seconds), sleep=true.spend)
     server = serve(fake_repository(tmp_path, ""), runtime=runtime, profile_seconds=PROFILE_S)
     measured = points(server)
     assert list(measured) == [1, 2, 4, 8, 16, 32, 64, 128]
@@ -106,8 +155,7 @@ def test_curve_knee_and_predicted_wait_are_true_and_follow_a_change_of_cost(
         try:
             assert_wait_is_predicted(server, runtime, true, client)
             true.factor = 2.0
-            for _ in range(20):
-                client.send("m", {"x": rows(1)}).answer().output()
+            run_twenty_batches(server, true, client)
             for size, seconds in points(server).items():
                 assert seconds == pytest.approx(2 * cost(size), rel=0.1)
             assert_wait_is_predicted(server, runtime, true, client)
@@ -119,7 +167,8 @@ def test_curve_knee_and_predicted_wait_are_true_and_follow_a_change_of_cost(
 def test_an_open_loop_of_twice_the_capacity_shows_as_a_demand_of_two(
     serve: Serving, tmp_path: Path
 ) -> None:
-    runtime = FakeRuntime(FakeModel(seconds=cost), sleep=exactly)
+    true = TrueCost()
+    runtime = FakeRuntime(FakeModel(seconds=true.seconds), sleep=true.spend)
     config = "dynamic_batching { default_queue_policy { max_queue_size: 4 } }\n"
     server = serve(fake_repository(tmp_path, config), runtime=runtime, profile_seconds=PROFILE_S)
     at = server.at
@@ -137,6 +186,9 @@ def test_an_open_loop_of_twice_the_capacity_shows_as_a_demand_of_two(
         of_model = at.metric("stoker_model_demand", model="m")
         statuses = {call.answer().status for call in calls}
     assert statuses == {"OK", "RESOURCE_EXHAUSTED"}
+    print("DEMAND", in_5_s, of_model, mean_run_seconds(server, limit) / cost(limit))
+    if mean_run_seconds(server, limit) > QUIET * cost(limit):
+        pytest.skip(BUSY)
     assert 1.9 <= in_5_s <= 2.1
     assert 1.9 <= of_model <= 2.1
     assert at.metric("stoker_demand_ratio_5s") <= in_5_s

@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -385,7 +386,7 @@ def test_a_model_whose_queue_runs_empty_keeps_its_debt() -> None:
             order = [names[id(run.session.model)] for run in at.runtime.runs]
             places = [place for place, name in enumerate(order) if name == "dear"]
             assert len(places) == 3
-            assert min(b - a for a, b in zip(places, places[1:], strict=False)) >= 90
+            assert min(after - before for before, after in pairwise(places)) >= 90
 
     play(scenario)
 

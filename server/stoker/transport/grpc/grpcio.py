@@ -168,7 +168,7 @@ class GrpcioServer:
             await _abort(context, _draining())
         self._open.add(call)
         try:
-            error = await _write_answers(name, method.handle, requests, context)
+            error = await _write_answers(name, method.handle, requests, context, call)
         except asyncio.CancelledError:
             if call.error is None:  # the client went away
                 raise
@@ -205,18 +205,24 @@ class _UnaryCall:
 class _StreamCall:
     """An open stream: the task that answers it, and the error that ended it from outside."""
 
-    __slots__ = ("error", "is_endless", "task")
+    __slots__ = ("error", "is_endless", "is_writing", "task")
 
     def __init__(self, task: "asyncio.Task[object]", is_endless: bool) -> None:
         self.task = task
         self.is_endless = is_endless
         self.error: ServingError | None = None
+        self.is_writing = False
 
     def end(self, error: ServingError) -> None:
-        """Interrupts the stream's generator; the call's status becomes this error."""
+        """Interrupts the stream's generator; the call's status becomes this error.
+
+        A write under way is left to finish: gRPC core takes no status before it has, and the call
+        would get none.
+        """
         if self.error is None:
             self.error = error
-            self.task.cancel()
+            if not self.is_writing:
+                self.task.cancel()
 
 
 class _Table(grpc.GenericRpcHandler):
@@ -259,13 +265,21 @@ def _call_context(context: _Context) -> CallContext:
 
 
 async def _write_answers(
-    name: str, handle: StreamHandler, requests: AsyncIterator[bytes], context: _Context
+    name: str,
+    handle: StreamHandler,
+    requests: AsyncIterator[bytes],
+    context: _Context,
+    call: _StreamCall,
 ) -> ServingError | None:
     """Writes what the generator yields. Gives the error that ended it, if one did."""
     answers = handle(requests, _call_context(context))
     try:
         async for answer in answers:
+            call.is_writing = True
             await context.write(answer)
+            call.is_writing = False
+            if call.error is not None:
+                return call.error
     except ServingError as error:
         return error
     except grpc.aio.BaseError:  # grpcio's own, as of a client that is gone: it knows what to do

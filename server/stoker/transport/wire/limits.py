@@ -32,9 +32,9 @@ take 6). 64 KiB of framing are always allowed."""
 RECEIVE_BYTES: Final = 256 << 10
 """The receive buffer that connections share: one read of a fast peer fills 200 KiB."""
 
-TURN_BYTES: Final = 256 << 10
+TURN_BYTES: Final = 64 << 10
 """Bytes of large bodies that one connection reads or writes in one turn of the loop: some 50 us of
-copying. Without it one read event takes up to 32 buffers, and one write all that the kernel's
+the kernel's work, so that ten busy connections make a turn of half a millisecond. Without it one read event takes up to 32 buffers, and one write all that the kernel's
 socket buffer holds (benchmarks/results/0003-loop-lag.md)."""
 
 WHOLE_BODY_BYTES: Final = 64 << 10
