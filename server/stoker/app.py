@@ -195,9 +195,7 @@ class Server:
             demand = self._demand.add_model(devices)
             served.add_demand = demand.add
             gauges[table.MODEL_DEMAND] = lambda: demand.ratio(time.monotonic())
-        self._metrics.add_model(
-            served.statistics, gauges, bring_up_to_date=served.note_started
-        )
+        self._metrics.add_model(served.statistics, gauges, bring_up_to_date=served.note_started)
 
     def _version_gone(self, served: ServedModel) -> None:
         self._metrics.remove_model(served.statistics)

@@ -20,6 +20,7 @@ from tests.calls import (
     occupy,
     rows,
     send_each,
+    statistics,
     values_of,
 )
 from tests.conftest import RunningServer, Serving
@@ -186,7 +187,6 @@ def test_an_open_loop_of_twice_the_capacity_shows_as_a_demand_of_two(
         of_model = at.metric("stoker_model_demand", model="m")
         statuses = {call.answer().status for call in calls}
     assert statuses == {"OK", "RESOURCE_EXHAUSTED"}
-    print("DEMAND", in_5_s, of_model, mean_run_seconds(server, limit) / cost(limit))
     if mean_run_seconds(server, limit) > QUIET * cost(limit):
         pytest.skip(BUSY)
     assert 1.9 <= in_5_s <= 2.1

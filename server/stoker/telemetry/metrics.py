@@ -113,9 +113,7 @@ class MetricsRegistry:
         before = self._models.get(key)
         if before is not None:
             self.remove_model(before.statistics)
-        self._models[key] = ModelSeries(
-            statistics, gauges or {}, bring_up_to_date=bring_up_to_date
-        )
+        self._models[key] = ModelSeries(statistics, gauges or {}, bring_up_to_date=bring_up_to_date)
 
     def remove_model(self, statistics: ModelStatistics) -> None:
         """Takes a version's series away; harmless when another took its place."""

@@ -34,8 +34,9 @@ RECEIVE_BYTES: Final = 256 << 10
 
 TURN_BYTES: Final = 64 << 10
 """Bytes of large bodies that one connection reads or writes in one turn of the loop: some 50 us of
-the kernel's work, so that ten busy connections make a turn of half a millisecond. Without it one read event takes up to 32 buffers, and one write all that the kernel's
-socket buffer holds (benchmarks/results/0003-loop-lag.md)."""
+the kernel's work, so that ten busy connections make a turn of half a millisecond. Without it one
+read event takes up to 32 buffers, and one write all that the kernel's socket buffer holds
+(benchmarks/results/0003-loop-lag.md)."""
 
 WHOLE_BODY_BYTES: Final = 64 << 10
 """Bodies up to here are cut out of what was received; larger ones get their own memory, into which
