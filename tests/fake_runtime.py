@@ -79,14 +79,17 @@ class FakeRuntime:
         models: Mapping[str, FakeModel] | None = None,
         placements: tuple[Placement, ...] | None = None,
         place_error: ServingError | None = None,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`models` are by name, `model` is for all other names. `sleep` spends a run's seconds:
-        pass a fake clock's `advance` to spend none of the test's."""
+        """`models` are by name, `model` is for all other names. `sleep` spends what is left, by
+        `clock`, of a run's seconds: pass a fake clock and its `advance` to spend none of the
+        test's."""
         self.model = model or FakeModel()
         self.models = dict(models or {})
         self.placements = placements
         self.place_error = place_error
+        self.clock = clock
         self.sleep = sleep
         self.runs: list[Run] = []
         self.sessions: list[FakeSession] = []
@@ -227,15 +230,18 @@ class FakeSession:
         copies = {name: array.copy() for name, array in feeds.items()}
         thread = threading.current_thread().name
         self.runtime.start(Run(self, copies, tuple(outputs), tuple(into), thread))
+        began = self.runtime.clock()
         try:
-            if self.model.seconds is not None:
-                self.runtime.sleep(self.model.seconds(rows_of(feeds)))
             error = self.model.fail(feeds) if self.model.fail is not None else None
             if error is not None:
                 raise error
             computed = self.model.compute(feeds)
             return [_deliver(name, computed[name], into.get(name)) for name in outputs]
         finally:
+            # Last, so that a run costs what the model says, and not what the fake takes besides.
+            if self.model.seconds is not None:
+                end = began + self.model.seconds(rows_of(feeds))
+                self.runtime.sleep(max(0.0, end - self.runtime.clock()))
             self.runtime.finish()
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class Scene:
         self.clock = FakeClock()
         self.model = model or FakeModel(fail=fails_on_bad)
         self.model.seconds = lambda rows: seconds
-        self.runtime = FakeRuntime(self.model, sleep=self.clock.advance)
+        self.runtime = FakeRuntime(self.model, clock=self.clock, sleep=self.clock.advance)
         described = config(max_batch_size=64)
         if outputs is not None:
             described = config(max_batch_size=64, outputs=outputs)

@@ -177,7 +177,9 @@ def test_a_run_fails_for_the_feeds_that_the_test_chose() -> None:
 
 def test_a_run_costs_what_its_rows_cost() -> None:
     clock = FakeClock()
-    runtime = FakeRuntime(FakeModel(seconds=lambda rows: 2 + rows), sleep=clock.advance)
+    runtime = FakeRuntime(
+        FakeModel(seconds=lambda rows: 2 + rows), clock=clock, sleep=clock.advance
+    )
     session = runtime.open(Path("nowhere"), CONFIG, CPU)
     session.run({"x": rows(1, 2, 3)}, ["y"])
     assert clock() == 5

@@ -33,7 +33,7 @@ def test_instances_that_wait_for_each_other_overlap_by_one() -> None:
         with one:
             clock.advance(seconds)
 
-    runtime = FakeRuntime(FakeModel(seconds=lambda rows: 0.01), sleep=advance)
+    runtime = FakeRuntime(FakeModel(seconds=lambda rows: 0.01), clock=lambda: 0.0, sleep=advance)
     factor = measure_overlap(sessions(runtime, 2), FEEDS, ["y"], alone_s=0.01, clock=clock)
     assert factor == pytest.approx(1.0)
     assert len(runtime.runs) == 2 * RUNS

@@ -20,7 +20,7 @@ class Bench:
 
     def __init__(self, model: FakeModel) -> None:
         self.clock = FakeClock()
-        self.runtime = FakeRuntime(model, sleep=self.clock.advance)
+        self.runtime = FakeRuntime(model, clock=self.clock, sleep=self.clock.advance)
         self.runtime.open(Path("nowhere"), CONFIG, Placement("cpu", 1, 1))
         self.session: FakeSession = self.runtime.sessions[0]
         self.config = models.config_of(self.session)
