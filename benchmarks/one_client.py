@@ -2,6 +2,8 @@
 
 One client, one request at a time, on the tiny network: p50 and p99 of `session.run` in this
 process, of REST (binary tensors and JSON, wrk with one connection) and of gRPC (a grpcio client).
+Beside them stands a `grpc.aio` server that answers constant bytes: what the same call costs where
+nothing is inferred.
 Rounds alternate, so that a change of the machine's speed meets all of them. The server has one
 core, the client the other.
 
@@ -21,6 +23,8 @@ from benchmarks.serving import (
     LOAD_CORE,
     Endpoint,
     facts,
+    grpc_answer,
+    grpc_echo,
     grpc_request,
     json_request,
     percentile,
@@ -77,7 +81,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository = write_repository(Path(folder), {"tiny": tiny()})
         path = repository / "tiny" / "1" / "model.onnx"
-        with serve(repository) as at:
+        answer = grpc_answer("tiny", y=row(4))
+        with serve(repository) as at, grpc_echo(answer) as echo:
             for _ in range(given.rounds):
                 seen.setdefault("bare ONNX Runtime", []).append(bare(path, given.seconds))
                 infer = "/v2/models/tiny/infer"
@@ -87,7 +92,8 @@ def main() -> None:
                 ):
                     load = wrk(at.http, infer, body, extra, connections=1, seconds=given.seconds)
                     seen.setdefault(name, []).append((load.p50_us, load.p99_us))
-                seen.setdefault("gRPC, Python grpcio client", []).append(grpcio(at, given.seconds))
+                for name, server in (("gRPC", at), ("grpc.aio echo, no inference", echo)):
+                    seen.setdefault(name, []).append(grpcio(server, given.seconds))
     print(f"{facts()}; {given.rounds} rounds of {given.seconds} s, medians (range)\n")
     print("| one request at a time | p50 us | p99 us | p50 above bare, us |\n|---|---|---|---|")
     base = sorted(p50 for p50, _ in seen["bare ONNX Runtime"])[given.rounds // 2]

@@ -85,6 +85,26 @@ def serve(repository: Path, *arguments: str, core: int | None = SERVER_CORE) -> 
         process.stdout.close()
 
 
+@contextlib.contextmanager
+def grpc_echo(answer: bytes, core: int = SERVER_CORE) -> Iterator[Endpoint]:
+    """The reference of `grpc_echo.py`, pinned to the server's core: only `grpc` is a port."""
+    file = Path(f"/tmp/grpc-echo-{os.getpid()}.bin")
+    file.write_bytes(answer)
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.grpc_echo", str(file)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield Endpoint(0, int(process.stdout.readline()), 0, process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+        file.unlink()
+
+
 def rest_request(model: str, **inputs: Array) -> tuple[bytes, int]:
     """A REST body in the binary extension that asks for binary outputs, and its JSON length."""
     described = [
@@ -114,6 +134,16 @@ def json_request(**inputs: Array) -> bytes:
         for name, array in inputs.items()
     ]
     return json.dumps({"inputs": described}, separators=(",", ":")).encode()
+
+
+def grpc_answer(model: str, **outputs: Array) -> bytes:
+    """A serialised ModelInferResponse, as the reference answers it."""
+    answer = pb.ModelInferResponse(model_name=model, model_version="1")
+    for name, array in outputs.items():
+        datatype = {"float32": "FP32", "int32": "INT32"}[str(array.dtype)]
+        answer.outputs.add(name=name, datatype=datatype, shape=list(array.shape))
+        answer.raw_output_contents.append(array.tobytes())
+    return answer.SerializeToString()
 
 
 def grpc_request(model: str, **inputs: Array) -> bytes:

@@ -1,8 +1,9 @@
 """How many small requests a second does one server core answer?
 
 The tiny network under a closed loop: REST with binary tensors and with JSON (wrk, 64
-connections), gRPC by the `grpcio` transport (h2load, 4 connections of 16 streams). The server has
-one core, the load generator the other; rounds alternate. CPU per request is the server's.
+connections), gRPC by the `grpcio` transport (h2load, 4 connections of 16 streams), and beside it a
+`grpc.aio` server that answers constant bytes. The server has one core, the load generator the
+other; rounds alternate. CPU per request is the server's.
 
     python -m benchmarks.small_requests [--rounds 3] [--seconds 4]
 """
@@ -16,6 +17,8 @@ from benchmarks.serving import (
     Load,
     cpu_seconds,
     facts,
+    grpc_answer,
+    grpc_echo,
     grpc_request,
     h2load,
     json_request,
@@ -27,6 +30,8 @@ from benchmarks.serving import (
     wrk,
 )
 from tests.models import write_repository
+
+ECHO = "grpc.aio echo, no inference, 4 x 16"
 
 
 def main() -> None:
@@ -42,7 +47,9 @@ def main() -> None:
     seen: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         repository = write_repository(Path(folder), {"tiny": tiny()})
-        with serve(repository) as at:
+        answer = grpc_answer("tiny", y=row(4))
+        with serve(repository) as at, grpc_echo(answer) as echo:
+            message = grpc_request("tiny", x=row())
             loads: dict[str, Callable[[], Load]] = {
                 "REST, binary tensors, 64 connections": lambda: wrk(
                     at.http, path, binary, headers, connections=64, seconds=seconds
@@ -51,15 +58,18 @@ def main() -> None:
                     at.http, path, json_request(x=row()), {}, connections=64, seconds=seconds
                 ),
                 "gRPC by grpcio, 4 x 16": lambda: h2load(
-                    at.grpc, grpc_request("tiny", x=row()), connections=4, streams=16,
-                    seconds=seconds,
+                    at.grpc, message, connections=4, streams=16, seconds=seconds
+                ),
+                ECHO: lambda: h2load(
+                    echo.grpc, message, connections=4, streams=16, seconds=seconds
                 ),
             }  # fmt: skip
             for _ in range(given.rounds):
                 for name, load in loads.items():
-                    before = cpu_seconds(at.process)
+                    process = echo.process if name == ECHO else at.process
+                    before = cpu_seconds(process)
                     rate = load().per_second
-                    used = cpu_seconds(at.process) - before
+                    used = cpu_seconds(process) - before
                     cost = used / (rate * seconds) * 1e6
                     seen.setdefault(name, []).append((rate, cost))
     print(f"{facts()}; {given.rounds} rounds of {seconds} s, medians (range)\n")
