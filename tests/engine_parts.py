@@ -205,6 +205,7 @@ def assert_at_rest(served: ServedModel) -> None:
         "rows": admission.rows,
         "bytes": admission.bytes,
         **{f"requests at {level}": n for level, n in admission.requests_by_level.items()},
+        **{f"entries at {level}": n for level, n in admission.entries_by_level.items()},
         **{f"rows at {level}": n for level, n in admission.rows_by_level.items()},
     }
     assert not any(counters.values()), counters

@@ -1,11 +1,11 @@
-"""Every order in which two threads can meet, one after another: a scheduler for tests of races.
+"""Every order in which a few threads can meet, one after another: a scheduler for tests of races.
 
 Real threads run real code, one at a time. Before each traced line the running thread may be
 preempted (but for the outermost function of a started thread, which shares nothing); a schedule
-says before which. `explore` runs a scenario under every schedule with at most
-so many preemptions, in the manner of CHESS (Musuvathi and Qadeer, 2007): most races need no more
-than two. Waiting is done by `Stepper.wait_until`, so that a thread that nobody will ever wake shows
-as `Stuck`, at once and with its schedule.
+says before which, and who goes on. `explore` runs a scenario under every schedule with at most so
+many preemptions, in the manner of CHESS (Musuvathi and Qadeer, 2007): most races need no more than
+two. Waiting is done by `Stepper.wait_until`, so that a thread that nobody will ever wake shows as
+`Stuck`, at once and with its schedule.
 """
 
 import sys
@@ -13,10 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
-Schedule = tuple[int, ...]
+Schedule = tuple[tuple[int, int], ...]
+"""Steps before which the running thread is preempted, each with the place, among those that can
+run, of the thread that goes on."""
 
 
 class Stuck(AssertionError):
@@ -44,41 +46,42 @@ class Stepper:
     """Lets one thread run at a time and switches where the schedule says."""
 
     def __init__(self, schedule: Schedule, traced: Callable[[CodeType], bool]) -> None:
-        self._schedule = frozenset(schedule)
+        self._schedule = dict(schedule)
         self._traced = traced
         self._workers: dict[int, _Worker] = {}
         self._parked = threading.Semaphore(0)
         self._step = 0
         self._is_stuck = False
-        self.choices: list[int] = []
-        """The steps before which another thread could have run."""
+        self.choices: list[tuple[int, int]] = []
+        """The steps before which another thread could have run, and which one."""
 
     @contextmanager
-    def control(self, start: Callable[[], object]) -> Iterator[None]:
-        """Controls the calling thread and the one that `start` starts, which runs traced code.
+    def control(self, start: Callable[[], object], threads: int = 1) -> Iterator[None]:
+        """Controls the calling thread and those that `start` starts, which run traced code.
 
-        At the end the calling thread waits until the other one has finished.
+        At the end the calling thread waits until the others have finished.
         """
         threading.settrace(self._trace)
         try:
             start()
         finally:
             threading.settrace(None)
-        if not self._parked.acquire(timeout=10):
-            raise AssertionError("the started thread never ran traced code")
-        me = self._workers[threading.get_ident()] = _Worker(None)
-        (other,) = [each for each in self._workers.values() if each is not me]
+        for _ in range(threads):
+            if not self._parked.acquire(timeout=10):
+                raise AssertionError("a started thread never ran traced code")
+        others = list(self._workers.values())
+        self._workers[threading.get_ident()] = _Worker(None)
         outer, hook = sys.gettrace(), threading.excepthook
         threading.excepthook = partial(_ignore_abandoned, hook)
         sys.settrace(self._trace)
         try:
             yield
-            self.wait_until(lambda: other.is_done)
+            self.wait_until(lambda: all(each.is_done for each in others))
         except _Abandoned:
             raise Stuck("every thread waits and nobody will wake one") from None
         finally:
             sys.settrace(outer)
-            if not other.is_done:
+            if not all(each.is_done for each in others):
                 self._abandon()
             for thread in threading.enumerate():
                 if thread.ident in self._workers and thread is not threading.current_thread():
@@ -93,11 +96,11 @@ class Stepper:
             return
         while not condition():
             me.waits_for = condition
-            other = self._other(me)
-            if other is None:
+            others = self._others(me)
+            if not others:
                 self._abandon()
                 raise _Abandoned
-            self._switch(me, other)
+            self._switch(me, others[0])
         me.waits_for = None
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
@@ -113,22 +116,25 @@ class Stepper:
         me = self._workers[threading.get_ident()]
         if event == "line" and frame is not me.root and not self._is_stuck:
             self._step += 1
-            other = self._other(me)
-            if other is not None:
-                self.choices.append(self._step)
-                if self._step in self._schedule:
-                    self._switch(me, other)
+            others = self._others(me)
+            self.choices += [(self._step, place) for place in range(len(others))]
+            chosen = self._schedule.get(self._step)
+            if chosen is not None:
+                self._switch(me, others[chosen])
         elif event == "return" and frame is me.root:
             me.is_done = True
-            other = self._other(me)
-            if other is not None and not self._is_stuck:
-                other.baton.release()
+            others = self._others(me)
+            if others and not self._is_stuck:
+                others[0].baton.release()
+            elif not all(each.is_done for each in self._workers.values()):
+                self._abandon()
         return self._trace_line
 
-    def _other(self, me: _Worker) -> _Worker | None:
-        return next(
-            (each for each in self._workers.values() if each is not me and each.can_run), None
-        )
+    def _others(self, me: _Worker) -> list[_Worker]:
+        """Those that can run, in a fixed order that begins behind `me`."""
+        workers = list(self._workers.values())
+        at = workers.index(me)
+        return [each for each in workers[at + 1 :] + workers[:at] if each.can_run]
 
     def _switch(self, me: _Worker, other: _Worker) -> None:
         other.baton.release()
@@ -166,6 +172,24 @@ class SteppedBell:
         self._is_taken = False
 
 
+class SteppedLock:
+    """A lock in the hands of a stepper, in place of a `threading.Lock` in a `with` statement."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._bell = SteppedBell(stepper)
+
+    def __enter__(self) -> None:
+        self._bell.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bell.release()
+
+
 def _ignore_abandoned(
     hook: Callable[[threading.ExceptHookArgs], object], caught: threading.ExceptHookArgs
 ) -> None:
@@ -195,6 +219,6 @@ def explore(
             error.add_note(f"under the schedule {schedule}")
             raise
         if len(schedule) < preemptions:
-            last = schedule[-1] if schedule else 0
-            schedules += [(*schedule, step) for step in stepper.choices if step > last]
+            last = schedule[-1][0] if schedule else 0
+            schedules += [(*schedule, choice) for choice in stepper.choices if choice[0] > last]
     return count

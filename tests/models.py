@@ -425,7 +425,53 @@ def dropout() -> onnx.ModelProto:
     )
 
 
+def counting() -> onnx.ModelProto:
+    """INT64 n [1] -> FP32 y [1]: counts to n one by one, some 2 us each. A run of any length."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["goes"]),
+            helper.make_node("Add", ["a", "one"], ["b"]),
+        ],
+        "body",
+        [
+            tensor("i", DataType.INT64, []),
+            tensor("go", DataType.BOOL, []),
+            tensor("a", DataType.FP32, [1]),
+        ],
+        [tensor("goes", DataType.BOOL, []), tensor("b", DataType.FP32, [1])],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    return build(
+        [
+            helper.make_node("Squeeze", ["n"], ["times"]),
+            helper.make_node("Loop", ["times", "", "zero"], ["y"], body=body),
+        ],
+        [tensor("n", DataType.INT64, [1])],
+        [tensor("y", DataType.FP32, [1])],
+        {"zero": np.zeros(1, np.float32)},
+    )
+
+
+def passed_on(shape: Shape = ("batch", 16384)) -> onnx.ModelProto:
+    """FP32 x -> y = 2x and x itself: an output that is an input, as some exporters leave it."""
+    return build(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [tensor("x", DataType.FP32, shape)],
+        [tensor("y", DataType.FP32, shape), tensor("x", DataType.FP32, shape)],
+    )
+
+
 # Models that break a promise, or that cannot be served
+
+
+def extra_dimension(width: int = 16384) -> onnx.ModelProto:
+    """FP32 x [batch,width] -> y = x, declared the same but really [batch,1,width]."""
+    return build(
+        [helper.make_node("Unsqueeze", ["x", "axes"], ["y"])],
+        [tensor("x", DataType.FP32, ["batch", width])],
+        [tensor("y", DataType.FP32, ["batch", width])],
+        {"axes": np.array([1], np.int64)},
+    )
 
 
 def wrong_output_rank() -> onnx.ModelProto:

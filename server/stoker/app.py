@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import uvloop
 
@@ -98,7 +98,7 @@ class Server:
             statistics=statistics,
         )
         self._loader = Loader(
-            Opener(runtime, profile_seconds=profile_seconds),
+            Opener(runtime, profile_seconds=profile_seconds, occupied=self.engine.occupied),
             self.engine,
             self._registry,
             on_change=self.health.changed,
@@ -112,9 +112,12 @@ class Server:
         self._metrics = MetricsRegistry(server=statistics)
         self._scrapes: set[asyncio.Task[None]] = set()
         age_s = settings.max_connection_age_s or float("inf")
+        budget = BufferBudget(settings.max_buffered_bytes)
         self._grpc = GrpcioServer(
-            method_table(self.engine, self._loader, self._board),
+            method_table(self.engine, self._loader, self._board, statistics),
             GrpcioOptions(max_message_bytes=settings.max_message_bytes, max_connection_age_s=age_s),
+            budget=budget,
+            statistics=statistics,
         )
         limits = HttpLimits(
             max_json_bytes=settings.max_json_bytes,
@@ -124,7 +127,6 @@ class Server:
             header_timeout_s=settings.header_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
         )
-        budget = BufferBudget(settings.max_buffered_bytes)
         info = ServerInfo(SERVER_NAME, stoker.__version__, EXTENSIONS)
         self._rest = RestService(self.engine, self._loader, info, limits, budget)
         self._http = HttpServer(self._rest, limits, budget)
@@ -170,16 +172,18 @@ class Server:
             grace=self._settings.drain_timeout_s,
         )
 
-    async def close(self) -> None:
-        """Ends everything that is left: connections, executors, ports."""
+    async def close(self) -> bool:
+        """Ends everything that is left: connections, executors, ports. False if a model's run goes
+        on, which nothing can stop."""
         await self._grpc.stop(0)
         await self._http.close()
         self._rest.close()
-        await self._loader.unload_all()
+        has_ended = await self._loader.unload_all()
         await self._management.close()
         self._lag.stop()
         if self._scrapes:
             await asyncio.wait(self._scrapes)
+        return has_ended
 
     def _version_ready(self, served: ServedModel, opened: OpenedVersion) -> None:
         gauges: dict[table.Metric, Callable[[], float | None]] = {
@@ -189,7 +193,7 @@ class Server:
         if opened.profile.costs:
             devices = [session.device for _, session in opened.sessions]
             for device in devices if len(served.instances) > 1 else ():
-                overlap = max(opened.profile.overlap, self._overlaps.get(device, 1.0))
+                overlap = max(opened.profile.overlap or 1.0, self._overlaps.get(device, 1.0))
                 self._overlaps[device] = overlap
                 self._demand.set_overlap(device, overlap)
             demand = self._demand.add_model(devices)
@@ -311,11 +315,15 @@ def serve(settings: Settings) -> int:
         return EXIT_BAD_USAGE
     code = uvloop.run(_serve(settings, runtime, form))
     if code != EXIT_DRAINED:
-        # A load may be under way in a thread, and the interpreter would wait for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(code)  # a load may be under way in a thread, and the interpreter would wait for it
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
@@ -330,7 +338,8 @@ async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
-    server = Server(settings, runtime, open_repository(settings))
+    repository = await loop.run_in_executor(None, open_repository, settings)
+    server = Server(settings, runtime, repository)
     try:
         addresses = await server.start()
     except OSError as error:
@@ -343,9 +352,9 @@ async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         await loading
-        missing = server.health.missing()
-        if settings.exit_on_error and missing and not stop.is_set():
-            for reason in missing:
+        state = server.health.readiness()
+        if settings.exit_on_error and not state.ready and not stop.is_set():
+            for reason in state.reasons:
                 log.event(logger, "start_failed", reason, level=logging.CRITICAL)
             stopping.cancel()
             await server.close()
@@ -353,8 +362,9 @@ async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
     await stopping
     await server.drain()
     if not loading.done():
-        os._exit(EXIT_DRAINED)  # nothing is served; a thread opens a model that nobody waits for
-    await server.close()
+        _leave(EXIT_DRAINED)  # nothing is served; a thread opens a model that nobody waits for
+    if not await server.close():
+        _leave(EXIT_DRAINED)  # a run goes on whose requests have been answered
     return EXIT_DRAINED
 
 

@@ -64,6 +64,16 @@ def _size(written: Written) -> int:
     return size
 
 
+def _message_size(written: Written) -> int:
+    size = _size(written)
+    if size > _MAX_COUNT:
+        raise ValueError(
+            f"expected at most {_MAX_COUNT} bytes, the most that a gRPC message can have, "
+            f"got {written!r}"
+        )
+    return size
+
+
 def _duration(written: Written) -> float:
     text = _one(written, "a duration")
     seconds = parse_duration(text)
@@ -134,6 +144,7 @@ def choice(values: Iterable[str]) -> Kind:
 PORT: Final = Kind("PORT", _port)
 COUNT: Final = Kind("N", _count)
 SIZE: Final = Kind("SIZE", _size, lambda value: format_size(int(str(value))))
+MESSAGE_SIZE: Final = Kind("SIZE", _message_size, SIZE.format)
 DURATION: Final = Kind("TIME", _duration, lambda value: format_duration(float(str(value))))
 SOME_DURATION: Final = Kind("TIME", _some_duration, DURATION.format)
 SWITCH: Final = Kind("true|false", _switch, lambda value: str(value).lower(), switch=True)

@@ -24,7 +24,7 @@ the machine or a stack trace.
 """
 
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ErrorCode(Enum):
@@ -58,6 +58,15 @@ class ServingError(Exception):
         self.message = message
         self.retry_after = retry_after
         """Seconds after which a retry makes sense; None where nothing is known."""
+
+    def bare(self) -> Self:
+        """The error without traceback, cause and context, for whoever keeps or replies it.
+
+        A traceback holds the frames it came through, and those the request, its reply, and with
+        that the error: a cycle that keeps a client's megabytes until the collector comes by.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class InvalidRequest(ServingError):

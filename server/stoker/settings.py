@@ -146,13 +146,14 @@ class Settings:
         metadata=_about("Largest JSON part of a REST request, after decompression"),
     )
     # A batch of 32 images of 8 MiB, with room; Triton has 2 GiB, more than most pods have spare.
-    max_message_bytes: Annotated[int, kinds.SIZE] = field(
+    max_message_bytes: Annotated[int, kinds.MESSAGE_SIZE] = field(
         default=1 << 30, metadata=_about("Largest request on either protocol, after decompression")
     )
     max_buffered_bytes: Annotated[int, kinds.SIZE] = field(
         default=0,
         metadata=_about(
-            "Bytes of request bodies and unsent answers that the whole server holds at once",
+            "Bytes of requests, and of unsent answers over REST, that the whole server holds at "
+            "once; separately as many bytes of tensors may wait in the models' queues",
             default_text="a quarter of the container's memory limit; "
             f"{format_size(BUFFERED_BYTES_WITHOUT_LIMIT)} without one",
         ),

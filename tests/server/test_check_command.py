@@ -16,6 +16,8 @@ from tests.models import (
     SIMPLE_CONFIG,
     ModelEntry,
     double,
+    external,
+    fails_on_data,
     simple,
     write_repository,
 )
@@ -143,3 +145,42 @@ def test_a_warning_is_no_problem(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "warning: m version 1: m/config.pbtxt:1: response_cache.enable" in process.stdout
     assert "1 of 1 would be served; 0 problems" in process.stdout
+
+
+OUT_OF_RANGE: Final = """\
+model_warmup [ {
+  name: "bad" batch_size: 1
+  inputs { key: "x" value { data_type: TYPE_INT64 dims: [ 1 ] input_data_file: "row" } }
+} ]
+"""
+
+
+def test_a_warm_up_sample_that_fails_is_a_problem_as_it_is_for_the_server(tmp_path: Path) -> None:
+    folder = write_repository(tmp_path, {"m": ModelEntry(fails_on_data(), OUT_OF_RANGE)})
+    (folder / "m" / "warmup").mkdir()
+    (folder / "m" / "warmup" / "row").write_bytes((99).to_bytes(8, "little"))
+    process = check(folder)
+    assert process.returncode == 1
+    assert "problem: m version 1: model 'm' failed on this data" in process.stdout
+
+
+def test_a_device_that_is_not_there_hides_no_other_problem(tmp_path: Path) -> None:
+    config = MISFIT + "instance_group [ { kind: KIND_GPU } ]\n"
+    process = check(write_repository(tmp_path, {"m": ModelEntry(double(), config)}), "--device=cpu")
+    assert "is KIND_GPU and the server runs with --device cpu" in process.stdout
+    assert "the model has no output 'z'; expected 'y'" in process.stdout
+
+
+def test_no_reason_holds_a_path_of_the_machine_however_the_source_is_named(tmp_path: Path) -> None:
+    write_repository(tmp_path / "repository", {"m": external("../weights.bin")})
+    process = subprocess.run(
+        [sys.executable, "-m", "stoker", "check", "repository"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert process.returncode == 1
+    assert "problem: m version 1" in process.stdout
+    assert "repository/m" not in process.stdout

@@ -147,3 +147,23 @@ def test_float_models_answer_in_batches_as_they_do_alone(
         (alone,) = session.run(request, ["y"])
         np.testing.assert_allclose(answer.output(), alone, rtol=tolerance, atol=tolerance)
     session.close()
+
+
+def test_an_output_that_is_an_input_is_each_clients_own(serve: Serving, tmp_path: Path) -> None:
+    server, runtime = serving_model(serve, tmp_path / "repository", models.passed_on())
+    requests = [{"x": floats(size, seed, 16384)} for seed, size in enumerate(sizes(5))]
+    for _ in range(3):  # slabs are lent from the second run on
+        for request, answer in zip(requests, all_at_once(server, runtime, requests), strict=True):
+            assert same_bits(answer.output("x"), request["x"])
+            assert same_bits(answer.output("y"), 2 * request["x"])
+    assert len(runtime.runs) < REQUESTS
+
+
+def test_a_model_that_makes_another_rank_than_it_declares_is_answered_as_it_makes_it(
+    serve: Serving, tmp_path: Path
+) -> None:
+    server, runtime = serving_model(serve, tmp_path / "repository", models.extra_dimension())
+    requests = [{"x": floats(size, seed, 16384)} for seed, size in enumerate(sizes(6)[:12])]
+    for request, answer in zip(requests, all_at_once(server, runtime, requests), strict=True):
+        assert same_bits(answer.output(), request["x"][:, None])
+    assert len(runtime.runs) == len(requests), "nobody knows what its first dimension means"

@@ -2,8 +2,10 @@
 the wait it predicts, the demand it reports, and whether rows may share a batch at all."""
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -172,6 +174,49 @@ def test_curve_knee_and_predicted_wait_are_true_and_follow_a_change_of_cost(
             runtime.release()
 
 
+RUN_S: Final = 0.02
+"""A run of the models below, of any size."""
+TWO_INSTANCES: Final = (
+    "max_batch_size: 4\ndynamic_batching { }\ninstance_group [ { count: 2 kind: KIND_CPU } ]\n"
+)
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["one after the other", "both at once"])
+def test_the_predicted_wait_of_two_instances_knows_what_their_device_does_at_once(
+    serve: Serving, tmp_path: Path, is_shared: bool
+) -> None:
+    true, one = TrueCost(), threading.Lock()
+
+    def spend(seconds: float) -> None:
+        with one if is_shared else nullcontext():
+            true.spend(seconds)
+
+    model = FakeModel(compute=true.compute, seconds=lambda size: RUN_S)
+    runtime = FakeRuntime(model, sleep=spend)
+    repository = fake_repository(tmp_path, TWO_INSTANCES)
+    server = serve(repository, runtime=runtime, profile_seconds=1.0)
+    needed = 20 * (RUN_S + BETWEEN_S) / (1 if is_shared else 2)
+    with RestClient(server.at) as client:
+        for _ in range(10):
+            first = occupy(client, runtime)
+            ahead = [*send_each(client, range(1, 81), server)]
+            predicted = server.on_loop(
+                lambda each: each.engine.served("m").predicted_wait(time.monotonic())
+            )
+            (probe,) = send_each(client, [1000], server)
+            true.began.clear()
+            released = time.monotonic()
+            runtime.release()
+            for call in (first, *ahead, probe):
+                call.answer().output()
+            in_turn = next(at for at, run in enumerate(runtime.runs) if 1000 in values_of(run))
+            real = true.began[in_turn] - released
+            if real < QUIET * (needed + 2 * RUN_S):
+                assert predicted == pytest.approx(real, rel=0.2)
+                return
+        pytest.skip(BUSY)
+
+
 @pytest.mark.slow
 def test_an_open_loop_of_twice_the_capacity_shows_as_a_demand_of_two(
     serve: Serving, tmp_path: Path
@@ -192,12 +237,14 @@ def test_an_open_loop_of_twice_the_capacity_shows_as_a_demand_of_two(
                 time.sleep(len(calls) * every - passed)  # open loop: at its times, answered or not
             calls.append(client.send("m", given))
         in_5_s = at.metric("stoker_demand_ratio_5s")
+        in_30_s = at.metric("stoker_demand_ratio")
         of_model = at.metric("stoker_model_demand", model="m")
         statuses = {call.answer().status for call in calls}
     assert statuses == {"OK", "RESOURCE_EXHAUSTED"}
     if mean_run_seconds(server, limit) > QUIET * cost(limit):
         pytest.skip(BUSY)
     assert 1.9 <= in_5_s <= 2.1
+    assert 1.9 <= in_30_s <= 2.1
     assert 1.9 <= of_model <= 2.1
     assert at.metric("stoker_demand_ratio_5s") <= in_5_s
 

@@ -5,8 +5,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.engine.admission import MAX_QUEUED_ROWS, Admission, Refused, RunningNow, ServerBudget
+from stoker.engine.admission import MAX_QUEUED_ROWS, Admission, Refused, ServerBudget
 from stoker.engine.cost_curve import CostCurve
+from stoker.engine.forecast import RunningNow, RunSizes
 from stoker.errors import ErrorCode
 from stoker.model import DynamicBatching, ModelVersion, QueuePolicy
 from stoker.telemetry.statistics import RefusalReason
@@ -14,6 +15,8 @@ from stoker.telemetry.statistics import RefusalReason
 IDENTITY = ModelVersion("m", 3)
 LINEAR = CostCurve((rows, (2 + rows) / 1000) for rows in (1, 2, 4, 8))
 IDLE = RunningNow(0.0, 1)
+BATCHED = RunSizes(8, 8)
+ALONE = RunSizes(1, 8)
 
 
 def admission(
@@ -40,14 +43,16 @@ def judge(
     level: int = 0,
     curve: CostCurve = LINEAR,
     running: RunningNow = IDLE,
+    sizes: RunSizes = BATCHED,
+    rows: int = 1,
 ) -> None:
     at.refuse_if_late(
         level=level,
-        rows=1,
+        rows=rows,
         queue_timeout=queue_timeout,
         time_left=time_left,
         curve=curve,
-        max_rows=8,
+        sizes=sizes,
         running=running,
     )
 
@@ -143,10 +148,49 @@ def test_a_request_may_shorten_its_timeout_where_the_policy_allows_it(
 def test_the_predicted_wait_is_the_rest_of_the_run_and_the_batches_ahead() -> None:
     at = admission()
     fill(at, 20)  # two batches of 8 and one of 4: 10 + 10 + 6 ms
-    wait = at.predicted_wait(level=0, curve=LINEAR, max_rows=8, running=RunningNow(0.004, 1))
+    wait = at.predicted_wait(level=0, curve=LINEAR, sizes=BATCHED, running=RunningNow(0.004, 1))
     assert wait == pytest.approx(0.030)
-    shared = at.predicted_wait(level=0, curve=LINEAR, max_rows=8, running=RunningNow(0.0, 2, 0.5))
+    shared = at.predicted_wait(
+        level=0, curve=LINEAR, sizes=BATCHED, running=RunningNow(0.0, 2, 0.5)
+    )
     assert shared == pytest.approx(0.026)
+
+
+def test_the_wait_for_requests_that_run_alone_counts_their_runs() -> None:
+    at = admission()
+    fill(at, 10, rows=8)
+    wait = at.predicted_wait(level=0, curve=LINEAR, sizes=ALONE, running=IDLE)
+    assert wait == pytest.approx(10 * 0.010)
+    fill(at, 10, rows=2)  # 5 rows each on average, and costs are a line
+    wait = at.predicted_wait(level=0, curve=LINEAR, sizes=ALONE, running=IDLE)
+    assert wait == pytest.approx(10 * 0.010 + 10 * 0.004)
+    at.remove(level=0, rows=2, nbytes=10, weight=1)
+    wait = at.predicted_wait(level=0, curve=LINEAR, sizes=ALONE, running=IDLE)
+    assert wait == pytest.approx(10 * 0.010 + 9 * 0.004, rel=0.1)
+
+
+def test_runs_that_have_company_take_longer_by_what_was_measured() -> None:
+    at = admission()
+    fill(at, 16)
+    two = RunningNow(0.0, 2, slowdown=1.5)
+    wait = at.predicted_wait(level=0, curve=LINEAR, sizes=BATCHED, running=two)
+    assert wait == pytest.approx(2 * 0.010 * 1.5 / 2)
+
+
+def test_a_request_in_parts_is_judged_by_all_of_them() -> None:
+    at = admission()
+    fill(at, 8)  # 10 ms ahead
+    judge(at, rows=32, time_left=0.050 / 1.2 + 1e-9)
+    with pytest.raises(Refused):
+        judge(at, rows=32, time_left=0.050 / 1.2 - 1e-9)
+    judge(at, rows=32, time_left=0.025 / 1.2 + 1e-9, running=RunningNow(0.0, 2))
+
+
+def test_a_request_past_its_deadline_has_expired_and_is_not_told_to_retry() -> None:
+    at = admission()
+    fill(at, 80)
+    judge(at, time_left=-0.001)
+    judge(at, time_left=0.0)
 
 
 def test_lower_levels_do_not_count_as_ahead() -> None:
@@ -154,7 +198,8 @@ def test_lower_levels_do_not_count_as_ahead() -> None:
     fill(at, 8, level=1)
     fill(at, 8, level=2)
     waits = [
-        at.predicted_wait(level=level, curve=LINEAR, max_rows=8, running=IDLE) for level in (1, 2)
+        at.predicted_wait(level=level, curve=LINEAR, sizes=BATCHED, running=IDLE)
+        for level in (1, 2)
     ]
     assert waits == pytest.approx([0.010, 0.020])
 
@@ -208,3 +253,4 @@ def test_what_was_added_and_removed_leaves_nothing(
     assert (at.rows, at.bytes, budget.queued_bytes) == (0, 0, 0)
     assert not any(at.rows_by_level.values())
     assert not any(at.requests_by_level.values())
+    assert not any(at.entries_by_level.values())

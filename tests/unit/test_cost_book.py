@@ -3,10 +3,13 @@
 import pytest
 from stoker.engine.cost_book import CostBook
 from stoker.engine.cost_curve import CostCurve
+from stoker.engine.forecast import RunSizes
+
+BATCHED = RunSizes(8, 8)
 
 
-def book() -> CostBook:
-    return CostBook(CostCurve([(1, 0.003), (8, 0.010)]), elements=100, limit=8)
+def book(sizes: RunSizes = BATCHED) -> CostBook:
+    return CostBook(CostCurve([(1, 0.003), (8, 0.010)]), sizes, elements=100)
 
 
 def test_warm_up_measures_the_usual_size() -> None:
@@ -19,18 +22,33 @@ def test_warm_up_measures_the_usual_size() -> None:
 
 def test_larger_items_have_a_curve_of_their_own() -> None:
     costs = book()
-    assert costs.seconds_per_row(1000) is None
+    assert costs.worth(1000, 1) is None
     costs.observe(1000, 8, 0.080, alone=True)
-    assert costs.seconds_per_row(1000) == pytest.approx(0.010)
-    assert costs.seconds_per_row(100) == pytest.approx(0.010 / 8)
+    assert costs.worth(1000, 1) == pytest.approx(0.010)
+    assert costs.worth(100, 1) == pytest.approx(0.010 / 8)
 
 
 def test_what_a_row_costs_follows_the_runs() -> None:
     costs = book()
-    assert costs.seconds_per_row(100) == pytest.approx(0.010 / 8)
+    assert costs.worth(100, 1) == pytest.approx(0.010 / 8)
     for _ in range(20):
         costs.observe(100, 8, 0.020, alone=True)
-    assert costs.seconds_per_row(100) == pytest.approx(0.020 / 8)
+    assert costs.worth(100, 1) == pytest.approx(0.020 / 8)
+
+
+def test_a_request_that_shares_no_batch_is_worth_its_own_runs() -> None:
+    costs = book(RunSizes(1, 8))
+    assert costs.worth(100, 1) == pytest.approx(0.003)
+    assert costs.worth(100, 8) == pytest.approx(0.010)
+    assert costs.worth(100, 17) == pytest.approx(2 * 0.010 + 0.003)
+    assert costs.usual_seconds_per_row() == pytest.approx(0.010 / 8)
+
+
+def test_runs_that_become_smaller_make_rows_dearer() -> None:
+    costs = book()
+    assert costs.worth(100, 8) == pytest.approx(0.010)
+    costs.resize(RunSizes(2, 2))
+    assert costs.worth(100, 8) == pytest.approx(4 * 0.004)
 
 
 def test_a_scalar_has_a_curve_too() -> None:

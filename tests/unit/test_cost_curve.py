@@ -5,8 +5,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.engine.admission import Admission, RunningNow, ServerBudget
+from stoker.engine.admission import Admission, ServerBudget
 from stoker.engine.cost_curve import CROWDED_RUNS, CostCurve
+from stoker.engine.forecast import RunningNow, RunSizes
 from stoker.model import ModelVersion
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -68,7 +69,9 @@ def test_more_rows_never_cost_less_on_the_measured_curve() -> None:
 def predicted_wait(curve: CostCurve) -> float:
     admission = Admission(ModelVersion("m", 1), None, ServerBudget(1 << 30), max_bytes=1 << 30)
     admission.add(level=0, rows=80, nbytes=0, weight=80)
-    wait = admission.predicted_wait(level=0, curve=curve, max_rows=8, running=RunningNow(0.0, 1))
+    wait = admission.predicted_wait(
+        level=0, curve=curve, sizes=RunSizes(8, 8), running=RunningNow(0.0, 1)
+    )
     assert wait is not None
     return wait
 
@@ -87,6 +90,17 @@ def test_a_model_whose_cost_doubles_is_known_to_within_20_batches(sizes: tuple[i
     for rows in SIZES[:5]:
         assert seconds(curve, rows) == pytest.approx(2 * linear(rows), rel=0.1)
     assert predicted_wait(curve) == pytest.approx(2 * before, rel=0.1)
+
+
+def test_what_company_costs_is_the_median_of_runs_that_had_it() -> None:
+    curve = measured()
+    assert curve.slowdown() is None
+    for factor in (1.8, 2.0, 5.0):
+        curve.observe(8, factor * linear(8), alone=False)
+    assert curve.slowdown() == pytest.approx(2.0)
+    for _ in range(9):
+        curve.observe(8, 0.9 * linear(8), alone=False)
+    assert curve.slowdown() == 1.0
 
 
 def test_a_few_outliers_change_nothing() -> None:

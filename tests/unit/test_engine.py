@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -311,7 +312,7 @@ def shared_runtime(**seconds: float) -> tuple[FakeRuntime, FakeClock]:
         return FakeModel(seconds=lambda rows: cost)
 
     models = {name: costing(cost) for name, cost in seconds.items()}
-    return FakeRuntime(models=models, sleep=clock.advance), clock
+    return FakeRuntime(models=models, clock=clock, sleep=clock.advance), clock
 
 
 async def race(at: Serving, first: str, **counts: int) -> list[str]:
@@ -333,6 +334,27 @@ def add_shared(at: Serving, *names: str) -> dict[str, ServedModel]:
 
 def used(order: list[str], name: str, seconds: float) -> float:
     return order.count(name) * seconds
+
+
+def test_an_executor_that_stumbles_goes_on() -> None:
+    stumbles = threading.Event()
+
+    def clock() -> float:
+        if stumbles.is_set() and threading.current_thread() is not threading.main_thread():
+            stumbles.clear()
+            raise ValueError("no time")
+        return time.monotonic()
+
+    async def scenario() -> None:
+        async with serving(clock=clock) as at:
+            at.add()
+            await at.submit(request()).all(1)
+            stumbles.set()
+            replies = at.submit(request(value=3))
+            np.testing.assert_array_equal(answer((await replies.all(1))[0]), 2 * numbers(1, 3))
+            assert not stumbles.is_set()
+
+    play(scenario)
 
 
 def test_small_models_share_a_thread_by_the_time_they_take() -> None:

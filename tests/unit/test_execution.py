@@ -259,8 +259,9 @@ def release(result: InferResponse | ServingError) -> None:
 
 def test_large_outputs_are_written_into_slabs_that_come_back_with_the_last_answer() -> None:
     scene = wide()
+    scene.execute(*singles(1))  # shows that outputs come as declared
     outcomes = [scene.execute(*singles(number, number)) for number in range(POOL_SLABS)]
-    assert all(run.into == ("y",) for run in scene.runtime.runs)
+    assert all(run.into == ("y",) for run in scene.runtime.runs[1:])
     (fresh, _) = scene.execute(*singles(7, 7)).results
     assert not scene.runtime.runs[-1].into
     assert isinstance(fresh, InferResponse)
@@ -277,11 +278,38 @@ def test_large_outputs_are_written_into_slabs_that_come_back_with_the_last_answe
 
 def test_a_run_that_fails_gives_its_slab_back() -> None:
     scene = wide()
+    scene.execute(*singles(1))
     for _ in range(2 * POOL_SLABS):
         scene.execute(*singles(BAD))
     (result,) = scene.execute(*singles(1)).results
     assert scene.runtime.runs[-1].into == ("y",)
     release(result)
+
+
+def test_an_output_that_comes_in_another_shape_than_before_is_answered_without_a_slab() -> None:
+    scene = wide()
+    scene.execute(*singles(1))
+    usual = scene.model.compute
+    scene.model.compute = lambda feeds: {"y": usual(feeds)["y"][:, None]}
+    for _ in range(2):
+        (result,) = scene.execute(*singles(3)).results
+        assert isinstance(result, InferResponse)
+        assert result.outputs[0].shape[:2] == (1, 1)
+    assert [run.into for run in scene.runtime.runs] == [(), ("y",), (), ()]
+
+
+def test_a_batch_of_many_guilty_requests_fails_whole_when_it_has_cost_enough() -> None:
+    scene = Scene(seconds=0.02)
+    outcome = scene.execute(*singles(*[BAD] * 64))
+    assert outcome.failed_seconds <= 0.02 * 8
+    kinds = {type(result) for result in outcome.results}
+    assert kinds == {ExecutionFailed, ModelNotReady}
+
+
+def test_one_guilty_request_is_found_however_slow_the_model_is() -> None:
+    scene = Scene(seconds=0.5)
+    outcome = scene.execute(*singles(*[1.0] * 31, BAD, *[1.0] * 32))
+    assert [type(result) for result in outcome.results].count(InferResponse) == 63
 
 
 def test_time_is_told_in_nanoseconds_of_the_clock() -> None:

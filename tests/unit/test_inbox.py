@@ -6,7 +6,7 @@ shape around a bare bell) in its own; `tests/interleaving.py` switches between t
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from stoker.engine.cost_book import CostBook
 from stoker.engine.cost_curve import CostCurve
 from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
+from stoker.engine.forecast import RunSizes
 from stoker.engine.inbox import Doorbell
 from stoker.engine.plan import ModelPlan
 from stoker.engine.scheduler import BatchPolicy
@@ -31,11 +32,12 @@ from stoker.model import ModelVersion
 from stoker.request import InferRequest, InferResponse
 from stoker.runtime.session import Placement
 from stoker.telemetry.statistics import ModelStatistics
+from stoker.tensor import Array
 
-from tests.engine_parts import answer, assert_at_rest, config, numbers, request
-from tests.fake_runtime import FakeRuntime
+from tests.engine_parts import PATIENCE, answer, assert_at_rest, config, numbers, request
+from tests.fake_runtime import FakeRuntime, double
 from tests.hand_loop import HandLoop
-from tests.interleaving import SteppedBell, Stepper, Stuck, explore
+from tests.interleaving import SteppedBell, SteppedLock, Stepper, Stuck, explore
 
 # --- the bell alone -----------------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ FILES = (inbox.__file__, pending.__file__, served_model.__file__, executor.__fil
 STEPS = {
     *("ring", "collect", "sleep"),  # Doorbell
     *("answer", "settle", "note_started"),  # what becomes of an entry
-    *("_ring", "take", "<listcomp>"),  # ServedModel
+    *("_ring", "take", "_wake_another", "<listcomp>"),  # ServedModel
     *("_main",),  # Executor
 }
 
@@ -155,7 +157,7 @@ class ScriptedLoop(HandLoop):
 class Scene:
     """One model on one executor, and the replies to its requests."""
 
-    def __init__(self, stepper: Stepper, *, max_rows: int = 8) -> None:
+    def __init__(self, stepper: Stepper, *, max_rows: int = 8, executors: int = 1) -> None:
         self.loop = ScriptedLoop(stepper)
         loop = cast(Any, self.loop)
         plan = ModelPlan(ModelVersion("m", 1), config())
@@ -164,37 +166,53 @@ class Scene:
             plan,
             BatchPolicy(max_rows),
             Admission(plan.identity, plan.config.batching, self.budget, max_bytes=1 << 30),
-            CostBook(CostCurve(), elements=4, limit=max_rows),
+            CostBook(CostCurve(), RunSizes(max_rows, 8), elements=4),
             ModelStatistics("m", 1),
             loop,
             self.loop.clock,
         )
+        self.served.lock = SteppedLock(stepper)
         self.runtime = FakeRuntime()
-        session = self.runtime.open(Path("model.onnx"), plan.config, Placement("cpu", 1, 1))
-        self.executor = Executor(
-            "executor", Device("cpu"), loop, self.loop.clock, SteppedBell(stepper)
-        )
-        execution = Execution(
-            session, plan, max_rows=8, budget=self.served.failure_budget, clock=self.loop.clock
-        )
-        self.instance = Instance(self.served, execution, self.executor)
-        self.served.instances.append(self.instance)
+        device = Device("cpu")
+        for number in range(executors):
+            session = self.runtime.open(Path("model.onnx"), plan.config, Placement("cpu", 1, 1))
+            bell = SteppedBell(stepper)
+            thread = Executor(f"executor {number}", device, loop, self.loop.clock, bell)
+            execution = Execution(
+                session, plan, max_rows=8, budget=self.served.failure_budget, clock=self.loop.clock
+            )
+            self.served.instances.append(Instance(self.served, execution, thread))
         self.replies: list[list[InferResponse | ServingError]] = []
 
     def submit(self, each: InferRequest) -> Cancel:
         """Submits one request; the loop's turn ends."""
-        replies: list[InferResponse | ServingError] = []
-        self.replies.append(replies)
-        cancel = self.served.submit(each, replies.append, self.loop.now)
+        cancel = self.submit_quietly(each)
         self.loop.turn()
         return cancel
+
+    def submit_quietly(self, each: InferRequest) -> Cancel:
+        """Submits one request; the loop's turn goes on."""
+        replies: list[InferResponse | ServingError] = []
+        self.replies.append(replies)
+        return self.served.submit(each, replies.append, self.loop.now)
 
     def is_answered(self) -> bool:
         return all(self.replies)
 
     def start(self) -> None:
-        """Starts the executor's thread: it looks around for nothing."""
-        self.executor.ring(self.instance)
+        """Starts the executors' threads: they look around for nothing."""
+        for instance in self.served.instances:
+            instance.executor.ring(instance)
+
+    def close(self) -> None:
+        """Lets the executors' threads end."""
+        for instance in self.served.instances:
+            instance.executor.close()
+
+    def join(self) -> None:
+        """Returns when they have."""
+        for instance in self.served.instances:
+            instance.executor.join(PATIENCE)
 
     def check(self) -> None:
         """Each request has one answer, each row ran at most once, nothing is counted any more."""
@@ -207,15 +225,15 @@ class Scene:
 
 
 def played(
-    act: Callable[[Scene], None], stepper: Stepper, *, max_rows: int = 8
+    act: Callable[[Scene], None], stepper: Stepper, *, max_rows: int = 8, executors: int = 1
 ) -> list[InferResponse | ServingError]:
     """Plays a scene to its end under one schedule; gives the answers."""
-    scene = Scene(stepper, max_rows=max_rows)
-    with stepper.control(scene.start):
+    scene = Scene(stepper, max_rows=max_rows, executors=executors)
+    with stepper.control(scene.start, executors):
         act(scene)
         scene.loop.turn_until(scene.is_answered)
-        scene.executor.close()
-    scene.executor.join()
+        scene.close()
+    scene.join()
     scene.check()
     return [replies[0] for replies in scene.replies]
 
@@ -232,6 +250,27 @@ def test_every_request_is_taken_whenever_it_comes(requests: int, preemptions: in
             assert isinstance(result, InferResponse)
 
     assert explore(scenario, preemptions=preemptions, traced=is_step) > 50
+
+
+@pytest.mark.slow
+def test_no_executor_sleeps_while_a_request_waits_behind_the_run_of_another() -> None:
+    def scenario(stepper: Stepper) -> None:
+        def act(scene: Scene) -> None:
+            def compute(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+                stepper.wait_until(lambda: len(scene.runtime.runs) == 2)  # both run, or none ends
+                return double(feeds)
+
+            scene.runtime.model.compute = compute
+            first, _ = scene.served.instances
+            stepper.wait_until(lambda: first.executor.doorbell.is_idle)
+            for number in range(2):
+                scene.submit_quietly(request(value=number))
+            scene.loop.turn()
+
+        for result in played(act, stepper, max_rows=1, executors=2):
+            assert isinstance(result, InferResponse)
+
+    assert explore(scenario, preemptions=1, traced=is_step) > 100
 
 
 @pytest.mark.slow

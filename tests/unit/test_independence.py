@@ -70,6 +70,7 @@ def test_rows_of_every_datatype_can_be_tried(tmp_path: Path, datatype: DataType)
         models.previous_row,
         models.wrong_output_rank,
         models.wrong_output_rows,
+        models.extra_dimension,
     ],
     ids=lambda build: build.__name__,
 )

@@ -1,9 +1,11 @@
 """Slabs for outputs: bounded, and used again only after the last answer has left."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.engine.outputs import POOL_SLABS, SLAB_BYTES, BatchLease, OutputPool
+from stoker.engine.outputs import POOL_SLABS, SET_BYTES, SLAB_BYTES, BatchLease, OutputPool
 from stoker.engine.plan import PlannedOutput
 from stoker.tensor import DataType
 
@@ -13,7 +15,18 @@ SMALL = PlannedOutput("small", DataType.FP32, (1,), (1,))
 
 
 def pool(*outputs: PlannedOutput, batches: bool = True) -> OutputPool:
-    return OutputPool(outputs or (BIG, SMALL), batches=batches, max_rows=8)
+    """A pool whose model has made its outputs as it declares them."""
+    outputs = outputs or (BIG, SMALL)
+    at = OutputPool(outputs, batches=batches, max_rows=8)
+    at.observe(*made(outputs))
+    return at
+
+
+def made(outputs: Sequence[PlannedOutput]) -> tuple[list[str], list[np.ndarray]]:
+    """Names and arrays of a run with one row."""
+    return [each.name for each in outputs], [
+        np.zeros((1, *map(abs, each.model_dims)), each.datatype.numpy) for each in outputs
+    ]
 
 
 def lend(at: OutputPool, *, rows: int = 8, shares: int = 1) -> tuple[np.ndarray, BatchLease]:
@@ -31,6 +44,35 @@ def test_only_large_outputs_of_fixed_shape_have_slabs() -> None:
     assert pool(PlannedOutput("y", DataType.BF16, (2 * WIDTH,), (2 * WIDTH,))).is_empty
     assert pool(BIG, batches=False).is_empty
     assert not pool().is_empty
+
+
+def test_an_output_gets_slabs_only_after_it_was_made_as_declared() -> None:
+    at = OutputPool((BIG,), batches=True, max_rows=8)
+    assert at.lend(["big"], 8, 1) is None
+    at.observe(["big"], [np.zeros((3, WIDTH), np.float32)])
+    assert at.lend(["big"], 8, 1) is not None
+
+
+def test_an_output_of_another_shape_than_declared_gets_no_slab() -> None:
+    at = OutputPool((BIG,), batches=True, max_rows=8)
+    at.observe(["big"], [np.zeros((3, 1, WIDTH), np.float32)])
+    at.observe(["big"], [np.zeros((3, WIDTH), np.float32)])
+    assert at.lend(["big"], 8, 1) is None
+    assert at.is_empty
+
+
+def test_a_closed_pool_lends_nothing() -> None:
+    at = pool()
+    at.close()
+    assert at.lend(["big"], 8, 1) is None
+
+
+def test_a_set_of_slabs_is_bounded_in_bytes() -> None:
+    width = SET_BYTES // 4 // 4
+    huge = PlannedOutput("big", DataType.FP32, (width,), (width,))
+    at = pool(huge)
+    assert lend(at, rows=4)[0].shape == (4, width)
+    assert at.lend(["big"], 5, 1) is None
 
 
 def test_a_slab_is_exactly_as_long_as_the_batch() -> None:

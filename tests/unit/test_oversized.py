@@ -257,7 +257,24 @@ def test_large_outputs_are_joined_in_a_thread_and_their_slabs_come_back() -> Non
                 np.testing.assert_array_equal(answer(replies.only)[:, 0], numbers(12, 3)[:, 0])
                 assert isinstance(replies.only, InferResponse)
                 assert replies.only.lease is None
-            assert all(run.into == ("y",) for run in at.runtime.runs)
+            assert all(run.into == ("y",) for run in at.runtime.runs[1:])
+
+    play(scenario)
+
+
+def test_answers_keep_their_order_past_a_request_in_large_parts() -> None:
+    batching = DynamicBatching(preserve_ordering=True)
+
+    async def scenario() -> None:
+        async with serving(wide_model()) as at:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+            at.add(config(outputs=(wide_config(),), batching=batching, instances=4))
+            replies = Replies()
+            for number in range(20):
+                at.submit(request(rows=12, value=2 * number), to=replies)
+                at.submit(request(rows=1, value=2 * number + 1), to=replies)
+            results = await replies.all(40)
+            assert [answer(result)[0, 0] for result in results] == list(range(40))
 
     play(scenario)
 

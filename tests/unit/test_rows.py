@@ -92,7 +92,7 @@ def test_the_search_ends_with_its_time() -> None:
         seconds=lambda rows: 4.0,
         fail=lambda feeds: ExecutionFailed("never"),
     )
-    runtime = FakeRuntime(model, sleep=clock.advance)
+    runtime = FakeRuntime(model, clock=clock, sleep=clock.advance)
     runtime.open(Path("nowhere"), CONFIG, Placement("cpu", 1, 1))
     session = runtime.sessions[0]
     assert find(session, models.config_of(session), budget_s=10, clock=clock) is None

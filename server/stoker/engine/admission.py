@@ -8,10 +8,10 @@ Source: design, section "Batching", "Admission".
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from stoker.engine.cost_curve import CostCurve
+from stoker.engine.forecast import RunningNow, RunSizes
 from stoker.errors import Overloaded
 from stoker.model import DynamicBatching, ModelVersion, QueuePolicy
 from stoker.telemetry.statistics import RefusalReason
@@ -41,17 +41,6 @@ class ServerBudget:
         self.queued_bytes = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunningNow:
-    """What the executors of a model do at this moment."""
-
-    earliest_free: float
-    """Seconds until the first executor can take a batch; 0 when one is idle."""
-    executors: int
-    share: float = 1.0
-    """Part of the device's time that this model gets, 1 when it has the device to itself."""
-
-
 class Admission:
     """The waiting requests of one model version, counted by the event loop."""
 
@@ -73,6 +62,7 @@ class Admission:
         self._max_bytes = max_bytes
         self.requests_by_level: dict[int, int] = {}
         self.rows_by_level: dict[int, int] = {}
+        self.entries_by_level: dict[int, int] = {}
         self.rows = 0
         self.bytes = 0
 
@@ -160,54 +150,52 @@ class Admission:
         queue_timeout: float,
         time_left: float,
         curve: CostCurve,
-        max_rows: int,
+        sizes: RunSizes,
         running: RunningNow,
     ) -> None:
         """Raises Refused when the predicted wait misses the request's limit by 20 %.
 
         `queue_timeout` bounds the wait, `time_left` (to the deadline) the wait and the run; both in
-        seconds. Only with a limit, a measured cost, and work queued ahead.
+        seconds. Only with a limit that is still ahead, a measured cost, and work queued ahead.
         """
-        if queue_timeout == math.inf and time_left == math.inf:
+        limit = min(queue_timeout, time_left)
+        if limit == math.inf or limit <= 0:  # what is past its deadline has expired
             return
         if not self.rows:
             return
-        wait = self.predicted_wait(level=level, curve=curve, max_rows=max_rows, running=running)
-        own = curve.seconds(min(rows, max_rows))
+        wait = self.predicted_wait(level=level, curve=curve, sizes=sizes, running=running)
+        own = sizes.lone(curve, rows)
         if wait is None or own is None:
             return
-        if wait <= MISS * queue_timeout and wait + own <= MISS * time_left:
+        whole = wait + running.run(own, sizes.parts(rows))
+        if wait <= MISS * queue_timeout and whole <= MISS * time_left:
             return
-        limit = min(queue_timeout, time_left)
         raise Refused(
             f"{self._identity} is overloaded: predicted wait {wait * 1e3:.0f} ms, "
-            f"the request allows {max(0.0, limit) * 1e3:.0f} ms",
+            f"the request allows {limit * 1e3:.0f} ms",
             RefusalReason.PREDICTED_LATE,
-            max(0.05, wait + own - max(0.0, limit)),
+            max(0.05, whole - limit),
         )
 
     def predicted_wait(
-        self, *, level: int, curve: CostCurve, max_rows: int, running: RunningNow
+        self, *, level: int, curve: CostCurve, sizes: RunSizes, running: RunningNow
     ) -> float | None:
         """Seconds until a request of `level` that arrives now would start; None if unmeasured.
 
-        The rest of the earliest-free run, and the batches that form ahead at this priority.
+        The rest of the earliest-free run, and the runs that come ahead at this priority.
         """
-        full = curve.seconds(max_rows)
-        if full is None:
-            return None
-        ahead = self.rows
         if self._levels:
-            ahead = sum(rows for each, rows in self.rows_by_level.items() if each <= level)
-        batches, rest = divmod(ahead, max_rows)
-        work = batches * full
-        if rest:
-            work += curve.seconds(rest) or 0.0
-        return running.earliest_free + work / running.executors / running.share
+            rows = sum(count for each, count in self.rows_by_level.items() if each <= level)
+            entries = sum(count for each, count in self.entries_by_level.items() if each <= level)
+        else:
+            rows, entries = self.rows, self.entries_by_level.get(0, 0)
+        work = sizes.waiting(curve, rows=rows, entries=entries)
+        return None if work is None else running.wait(work)
 
     def add(self, *, level: int, rows: int, nbytes: int, weight: int) -> None:
         """An entry joins the queue."""
         self.requests_by_level[level] = self.requests_by_level.get(level, 0) + weight
+        self.entries_by_level[level] = self.entries_by_level.get(level, 0) + 1
         self.rows_by_level[level] = self.rows_by_level.get(level, 0) + rows
         self.rows += rows
         self.bytes += nbytes
@@ -216,6 +204,7 @@ class Admission:
     def remove(self, *, level: int, rows: int, nbytes: int, weight: int) -> None:
         """An entry left the queue: an executor took it, or it was answered in it."""
         self.requests_by_level[level] -= weight
+        self.entries_by_level[level] -= 1
         self.rows_by_level[level] -= rows
         self.rows -= rows
         self.bytes -= nbytes

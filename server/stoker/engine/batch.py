@@ -105,7 +105,7 @@ def _joined(
 
 
 def wanted_outputs(forms: Sequence[RequestForm]) -> tuple[int, ...]:
-    """The plan's output indices that at least one request of the batch asks for, in plan order."""
+    """The plan's output indices that at least one request of the batch asks for."""
     first = forms[0].outputs
     if all(form.outputs is first or form.outputs == first for form in forms):
         return first

@@ -6,18 +6,28 @@ Owned by the event loop.  Hot path.
 """
 
 from stoker.engine.cost_curve import CostCurve
+from stoker.engine.forecast import RunSizes
 
 
 class CostBook:
     """What runs of one model cost."""
 
-    def __init__(self, measured: CostCurve, *, elements: int, limit: int) -> None:
-        """`measured` is the curve of warm-up, taken with `elements` elements a row; `limit` the
-        largest batch that forms."""
+    def __init__(self, measured: CostCurve, sizes: RunSizes, *, elements: int) -> None:
+        """`measured` is the curve of warm-up, taken with `elements` elements a row."""
         self._usual_bucket = _bucket(elements)
         self._curves = {self._usual_bucket: measured}
         self._per_row: dict[int, float | None] = {}
-        self._limit = limit
+        self._sizes = sizes
+
+    @property
+    def sizes(self) -> RunSizes:
+        """How many rows the model's runs have."""
+        return self._sizes
+
+    def resize(self, sizes: RunSizes) -> None:
+        """Runs have other sizes from here on."""
+        self._sizes = sizes
+        self._per_row.clear()
 
     @property
     def usual(self) -> CostCurve:
@@ -37,15 +47,21 @@ class CostBook:
         return self.usual.seconds(rows)
 
     def usual_seconds_per_row(self) -> float | None:
-        """`seconds_per_row` of the usual item size."""
-        return self.usual.seconds_per_row(self._limit)
+        """Device seconds of a row of the usual item size at the most efficient run."""
+        return self.usual.seconds_per_row(self._sizes.largest)
 
-    def seconds_per_row(self, elements: int) -> float | None:
-        """Device seconds a row costs at the most efficient batch; None before a measurement."""
+    def worth(self, elements: int, rows: int) -> float | None:
+        """Device seconds that a request is worth; None before a measurement.
+
+        Its rows at the most efficient batch, or its own runs where requests share none.
+        """
+        if self._sizes.max_rows == 1:
+            return self._sizes.lone(self.curve(elements), rows)
         bucket = _bucket(elements)
         if bucket not in self._per_row:
-            self._per_row[bucket] = self.curve(elements).seconds_per_row(self._limit)
-        return self._per_row[bucket]
+            self._per_row[bucket] = self.curve(elements).seconds_per_row(self._sizes.largest)
+        per_row = self._per_row[bucket]
+        return None if per_row is None else per_row * rows
 
     def observe(self, elements: int, rows: int, seconds: float, *, alone: bool) -> None:
         """Takes note of a run while serving."""

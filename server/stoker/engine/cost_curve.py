@@ -11,7 +11,8 @@ While serving, each run gives a ratio: observed seconds over what the base says 
      of these, every other bucket the median over all: a model whose cost doubles is known to have
      doubled within 20 runs at every size, those that nobody asks for at the moment included.
   3. A run beside others tells too much time. Only when no run was alone among the last 200, the
-     10th percentile of their ratios stands in, looked at every 20 runs.
+     10th percentile of their ratios stands in, looked at every 20 runs. What company costs is the
+     median of the last 9 such ratios against the correction: `slowdown`.
 
 A curve without base points (a shape that warm-up did not measure) learns its base from the first
 run of each bucket. Before any point exists it predicts nothing: `seconds` is None.
@@ -44,6 +45,7 @@ class CostCurve:
         """By bucket: when a run was, counted in runs, and its ratio."""
         self._overall: deque[float] = deque(maxlen=MEDIAN_OF)
         self._crowded: deque[float] = deque(maxlen=CROWDED_RUNS)
+        self._beside: deque[float] = deque(maxlen=MEDIAN_OF)
         self._runs = 0
         self._last_alone = 0
         self._scale = 1.0
@@ -90,6 +92,12 @@ class CostCurve:
             best = doubled
         return best
 
+    def slowdown(self) -> float | None:
+        """How much longer a run takes beside others than alone, lately; None if too few ran so."""
+        if len(self._beside) < LEAST_RUNS:
+            return None
+        return max(1.0, _median(self._beside) / self._scale)
+
     def observe(self, rows: int, seconds: float, *, alone: bool) -> None:
         """Takes note of a run while serving. `alone`: nothing else ran on the device meanwhile."""
         if seconds <= 0:
@@ -116,6 +124,7 @@ class CostCurve:
             self._scales[bucket] = self._own_scale(ratios)
         else:
             self._crowded.append(ratio)
+            self._beside.append(ratio)
             is_due = self._runs % FRESH_RUNS == 0  # sorting 200 ratios takes some 10 us
             if is_due and self._runs - self._last_alone >= CROWDED_RUNS:
                 ranked = sorted(self._crowded)

@@ -5,9 +5,10 @@ no repository; sessions come from the loader.  Hot path: `submit`.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ from stoker.engine.cost_book import CostBook
 from stoker.engine.cost_curve import CostCurve
 from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
+from stoker.engine.forecast import RunSizes
 from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
 from stoker.engine.registry import ModelRegistry, version_number
@@ -38,6 +40,9 @@ from stoker.telemetry.statistics import ModelStatistics
 
 logger: Final = logging.getLogger(__name__)
 
+LAST_RUN_S: Final = 1.0
+"""What a run may still take when the engine closes; its requests have been answered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -47,8 +52,8 @@ class Profile:
     """(rows, seconds) of a run; empty if nothing was measured."""
     elements: int
     """Elements of one row over all inputs, in these runs."""
-    overlap: float = 1.0
-    """How many runs of the model its device truly does at once."""
+    overlap: float | None = None
+    """How many runs of the model its device truly does at once; None if that was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ class Engine:
                 _drop(future.result())  # the answer came in the same turn of the loop
             raise
         if isinstance(result, ServingError):
-            raise result.with_traceback(None)
+            raise result.bare()
         return result
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
@@ -174,7 +179,7 @@ class Engine:
             self._statistics.record_unrouted(
                 UnroutedReason.NOT_READY if is_known else UnroutedReason.UNKNOWN_MODEL
             )
-            reply(error)
+            reply(error.bare())
 
     def served(self, model: str, version: str = "") -> ServedModel:
         """A version that serves: its queue, costs and numbers. Raises as `metadata`."""
@@ -196,9 +201,13 @@ class Engine:
         admission = Admission(
             opened.identity, config.batching, self._budget, max_bytes=self._budget.limit_bytes
         )
-        costs = CostBook(curve, elements=opened.profile.elements, limit=policy.max_rows)
+        largest = max(policy.max_rows, plan.max_batch_size)
+        sizes = RunSizes(policy.max_rows, largest)
+        costs = CostBook(curve, sizes, elements=opened.profile.elements)
         served = ServedModel(plan, policy, admission, costs, statistics, self._loop, self._clock)
-        slab_rows = max(policy.max_rows, plan.max_batch_size)
+        if opened.profile.overlap is not None:
+            most = max(placement.instances for placement, _ in opened.sessions)
+            served.prior_slowdown = max(1.0, most / opened.profile.overlap)
         for placement, session in opened.sessions:
             if needs_own_threads(curve, policy, session.device):
                 executors = self._own_executors(opened.identity, session, placement.instances)
@@ -209,7 +218,7 @@ class Engine:
                 execution = Execution(
                     session,
                     plan,
-                    max_rows=slab_rows,
+                    max_rows=largest,
                     budget=served.failure_budget,
                     clock=self._clock,
                 )
@@ -224,8 +233,12 @@ class Engine:
             executor.close()
         self._ending = [each for each in self._ending + executors if each.is_alive]
 
-    async def close(self) -> None:
-        """Ends all executors' threads; every request has been answered."""
+    async def close(self) -> bool:
+        """Ends all executors' threads; every request has been answered.
+
+        A run that is under way cannot be stopped: it is given LAST_RUN_S. False if one goes on
+        after that; its session must not be closed then.
+        """
         executors = [
             *self._ending,
             *self._shared.values(),
@@ -233,8 +246,21 @@ class Engine:
         ]
         for executor in executors:
             executor.close()
+        end = self._clock() + LAST_RUN_S
         for executor in executors:
-            await self._loop.run_in_executor(None, executor.join)
+            left = max(0.0, end - self._clock())
+            await self._loop.run_in_executor(None, executor.join, left)
+        return not any(executor.is_alive for executor in executors)
+
+    @contextlib.contextmanager
+    def occupied(self, name: str) -> Iterator[None]:
+        """Runs beside this are not taken for alone on device `name`. For any thread."""
+        device = self._device(name)
+        ticket = device.enter()
+        try:
+            yield
+        finally:
+            device.leave(ticket)
 
     def _ready_versions(self, model: str) -> tuple[str, ...]:
         return tuple(

@@ -73,6 +73,8 @@ class Outcome:
     runs: list[Run] = field(default_factory=list)
     failed_seconds: float = 0.0
     """Device time spent in runs that failed."""
+    most_failed_seconds: float = FAILING_SHARE
+    """What this batch may spend on that before the rest of it fails whole."""
     bisections: int = 0
     out_of_memory_rows: int = 0
     """The smallest batch of several requests that did not fit; 0 when memory sufficed."""
@@ -82,12 +84,18 @@ class Outcome:
     alone: bool = True
     """Nothing else ran on the device meanwhile."""
 
+    @property
+    def has_failed_enough(self) -> bool:
+        """Whether what is left of the batch fails whole."""
+        return self.failed_seconds > self.most_failed_seconds
+
 
 class FailureBudget:
     """Device time that a model's failing batches may take: 10 % of a second.
 
     While it is spent, failing batches fail whole, so that one client's bad data cannot keep the
-    device busy with repetitions. The batch that spends it is still run to its end.
+    device busy with repetitions. One batch may spend it all, or as much as it takes to find one
+    guilty request in it where that is more; what is left of it then fails whole as well.
     """
 
     def __init__(self) -> None:
@@ -140,21 +148,27 @@ class Execution:
         try:
             return self._run(entries, outcome)
         except DeviceFailed as error:
-            outcome.device_failed = error
+            outcome.device_failed = error.bare()
             return [error] * len(entries)
         except (ExecutionFailed, OutOfMemory) as error:
-            outcome.failed_seconds += self._clock() - began
+            error.bare()
+            seconds = self._clock() - began
+            if not outcome.failed_seconds:
+                outcome.most_failed_seconds = max(
+                    FAILING_SHARE, seconds * len(entries).bit_length()
+                )
+            outcome.failed_seconds += seconds
             if len(entries) == 1:
                 return [error]
             if isinstance(error, OutOfMemory):
                 rows = sum(entry.rows for entry, _ in entries)
                 outcome.out_of_memory_rows = min(rows, outcome.out_of_memory_rows or rows)
-            if not self._budget.allows(self._clock()):
+            if outcome.has_failed_enough or not self._budget.allows(self._clock()):
                 return [_neighbours_failed(self._plan)] * len(entries)
             outcome.bisections += 1
             return self._halves(entries, outcome)
         except ServingError as error:
-            return [error] * len(entries)
+            return [error.bare()] * len(entries)
         except Exception as error:
             outcome.bug = error
             return [Internal("internal error; the server's log has the details")] * len(entries)
@@ -165,6 +179,9 @@ class Execution:
         for half in (entries[:middle], entries[middle:]):
             if outcome.device_failed is not None:
                 results += [outcome.device_failed] * len(half)
+                continue
+            if outcome.has_failed_enough:
+                results += [_neighbours_failed(self._plan)] * len(half)
                 continue
             now = self._clock()
             is_past = [entry.dead or entry.deadline <= now for entry, _ in half]
@@ -193,12 +210,22 @@ class Execution:
         assembled = clock()
         try:
             produced = self._session.run(feeds, names, into)
-            ran = clock()
+        except BaseException as error:
+            if lease is None:
+                raise
+            lease.release_all()
+            lease = None
+            if not isinstance(error, ExecutionFailed):
+                raise
+            produced = self._session.run(feeds, names)  # raises again where the data is at fault
+            self._pool.close()  # else the memory was: the model made another shape this time
+        ran = clock()
+        self._pool.observe(names, produced)
+        try:
             answers = split(dict(zip(wanted, produced, strict=True)), forms, plan)
         except BaseException:
             if lease is not None:
-                for _ in entries:
-                    lease.release()
+                lease.release_all()
             raise
         name, version = plan.identity.name, plan.version
         results: list[Result] = [

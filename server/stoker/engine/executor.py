@@ -35,6 +35,9 @@ QUANTUM: Final = 0.001
 COMPUTE_NICE: Final = 10
 """Executors yield to the loop, so that answers leave while a model computes."""
 
+STUMBLE_S: Final = 1.0
+"""Pause of a thread that fails again and again for reasons nobody foresaw: it burns no CPU."""
+
 PR_SET_TIMERSLACK: Final = 29
 TIMER_SLACK_NS: Final = 1000
 """The kernel may end a timed wait this late; its default of 50 us would blur short queue delays."""
@@ -45,15 +48,16 @@ class Device:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.running = 0
+        """Runs under way."""
         self._lock = threading.Lock()
-        self._running = 0
         self._crowdings = 0
 
     def enter(self) -> int:
         """A run begins. Returns a ticket for `leave`."""
         with self._lock:
-            self._running += 1
-            if self._running > 1:
+            self.running += 1
+            if self.running > 1:
                 self._crowdings += 1
                 return -1
             return self._crowdings
@@ -61,7 +65,7 @@ class Device:
     def leave(self, ticket: int) -> bool:
         """The run is over. True if nothing else ran meanwhile."""
         with self._lock:
-            self._running -= 1
+            self.running -= 1
             return ticket == self._crowdings
 
 
@@ -98,9 +102,12 @@ class Executor:
         self.doorbell: Doorbell[Instance | None] = Doorbell(bell)
         self.waiting: list[Instance] = []
         """Instances that may have work, in the order of their turns. The thread's own."""
+        self.is_running = False
+        """A run is under way."""
         self._loop = loop
         self._clock = clock
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def ring(self, instance: Instance) -> None:
         """There may be work for an instance. Called by the loop, and by other executors."""
@@ -117,31 +124,49 @@ class Executor:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
-    def join(self) -> None:
-        """Waits (blocking) until the thread has ended."""
+    def join(self, timeout: float) -> None:
+        """Waits (blocking) until the thread has ended, at most `timeout` seconds."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout)
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
-        self._thread.start()
+        with self._starting:  # two may ring first; held while a thread is made, never in a run
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+                self._thread.start()
 
     def _main(self) -> None:
         _lower_priority()
-        while True:
-            now = self._clock()
-            for instance in self.doorbell.collect():
-                if instance is None:
-                    return
-                instance.wait = 0.0
-                if instance not in self.waiting:
-                    self.waiting.append(instance)
-            ready = [each for each in self.waiting if each.wait <= now]
-            if not ready:
-                until = min((each.wait for each in self.waiting), default=math.inf)
-                self.doorbell.sleep(until - now)
-                continue
+        is_open, has_stumbled = True, False
+        while is_open:
+            try:
+                is_open = self._step()
+                has_stumbled = False
+            except Exception as error:  # whoever waited for this thread is told; it goes on
+                logger.exception("executor %s failed", self.name)
+                failed, self.waiting = self.waiting, []
+                for instance in failed:
+                    self._post(instance.model.fail, error)
+                if has_stumbled:
+                    time.sleep(STUMBLE_S)
+                has_stumbled = True
+
+    def _step(self) -> bool:
+        """Collects signals, then takes one turn or sleeps. False: the executor is closed."""
+        now = self._clock()
+        for instance in self.doorbell.collect():
+            if instance is None:
+                return False
+            instance.wait = 0.0
+            if instance not in self.waiting:
+                self.waiting.append(instance)
+        ready = [each for each in self.waiting if each.wait <= now]
+        if ready:
             self._turn(_next_turn(ready), now)
+        else:
+            until = min((each.wait for each in self.waiting), default=math.inf)
+            self.doorbell.sleep(until - now)
+        return True
 
     def _turn(self, instance: Instance, now: float) -> None:
         """Runs one batch of the instance, or learns how long it has nothing to run."""
@@ -152,7 +177,7 @@ class Executor:
                 return
         except Exception as error:  # this model's queue cannot be trusted any more
             logger.exception("serving %s failed", instance.model.plan.identity)
-            self.waiting.remove(instance)
+            self.waiting = [each for each in self.waiting if each is not instance]
             self._post(instance.model.fail, error)
             return
         if step == math.inf:
@@ -168,10 +193,12 @@ class Executor:
         instance.busy_rows = batch.rows
         instance.busy_since = began
         ticket = self.device.enter()
+        self.is_running = True
         try:
             outcome: Outcome = instance.execution.execute(batch)
         finally:
             alone = self.device.leave(ticket)
+            self.is_running = False
             instance.busy_since = None
         outcome.alone = alone
         instance.deficit -= self._clock() - began
@@ -195,7 +222,10 @@ def _next_turn(ready: list[Instance]) -> Instance:
         rounds = math.floor(-best / QUANTUM) + 1
         for instance in ready:
             instance.deficit += rounds * QUANTUM
-    return next(instance for instance in ready if instance.deficit > 0)
+    for instance in ready:
+        if instance.deficit > 0:
+            return instance
+    return max(ready, key=lambda each: each.deficit)  # the sum was rounded to 0
 
 
 def _lower_priority() -> None:

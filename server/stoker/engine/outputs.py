@@ -1,10 +1,11 @@
 """Buffers that a run writes its outputs into, and the leases that say when they may be reused.
 
 Large outputs of fixed shape go into pooled slabs: nothing is allocated per batch, and ONNX Runtime
-writes into them directly. A slab is lent for one batch; every answer of that batch holds a share in
-the lease, and the transport gives the share back when the answer's bytes have left the process.
-When all slabs of the pool are lent, a batch gets fresh arrays instead: a reader that stalls costs
-memory up to the pool's bound and never anybody's answer.
+writes into them directly. A model may make another shape than it declares, so an output gets slabs
+only after a run made it as declared. A slab is lent for one batch; every answer of that batch holds
+a share in the lease, and the transport gives the share back when the answer's bytes have left the
+process. When all slabs of the pool are lent, a batch gets fresh arrays instead: a reader that
+stalls costs memory up to the pool's bound and never anybody's answer.
 """
 
 from collections import deque
@@ -19,6 +20,10 @@ from stoker.tensor import Array, DataType
 
 SLAB_BYTES: Final = 1 << 16
 """Outputs below 64 KiB a batch are fresh arrays: binding them costs more than it saves."""
+
+SET_BYTES: Final = 32 << 20
+"""Slabs of one batch have room for so much at most: fewer rows than the largest batch, if need be.
+Larger batches get fresh arrays, which cost little beside the run that fills them."""
 
 POOL_SLABS: Final = 4
 """Slabs an instance may have lent at once: one being written, one being encoded, two unsent."""
@@ -35,17 +40,22 @@ class BatchLease:
         self._shares = shares
 
     def release(self) -> None:
-        """Gives one share back; the last one frees the slabs. Called on the event loop."""
+        """Gives one share back; the last one frees the slabs."""
         self._shares -= 1
         if self._shares == 0:
             self._pool.take_back(self._slabs)
+
+    def release_all(self) -> None:
+        """Gives all shares back: the batch has no answers."""
+        self._shares = 0
+        self._pool.take_back(self._slabs)
 
 
 class OutputPool:
     """The slabs of one instance, made when first needed, at most `POOL_SLABS` sets."""
 
     def __init__(self, outputs: Sequence[PlannedOutput], *, batches: bool, max_rows: int) -> None:
-        self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]] = {}
+        self._items: dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]] = {}
         for output in outputs:
             if not batches or -1 in output.model_dims or output.datatype is DataType.BYTES:
                 continue
@@ -53,16 +63,33 @@ class OutputPool:
                 continue  # comes by a typed OrtValue of its own
             row_bytes = prod(output.model_dims) * output.datatype.size
             if row_bytes * max_rows >= SLAB_BYTES:
-                shape = (max_rows, *output.model_dims)
-                self._shapes[output.name] = (shape, output.datatype.numpy)
-        self._max_rows = max_rows
+                self._items[output.name] = (output.model_dims, output.datatype.numpy)
+        row_bytes = sum([prod(item) * dtype.itemsize for item, dtype in self._items.values()])
+        self._max_rows = min(max_rows, SET_BYTES // row_bytes) if row_bytes else 0
+        self._unseen = set(self._items)
+        """Outputs that no run has made yet."""
         self._free: deque[dict[str, Array]] = deque()
         self._made = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether no output of this model is worth a slab."""
-        return not self._shapes
+        return not self._items
+
+    def observe(self, names: Sequence[str], made: Sequence[Array]) -> None:
+        """Looks at outputs that a run made: one that is not as declared gets no slab, ever."""
+        if self._unseen:
+            for name, array in zip(names, made, strict=True):
+                if name in self._unseen:
+                    self._unseen.discard(name)
+                    item, dtype = self._items[name]
+                    if array.shape[1:] != item or array.dtype != dtype:
+                        del self._items[name]
+
+    def close(self) -> None:
+        """Lends nothing any more: the model does not always make what it declares."""
+        self._items.clear()
+        self._unseen.clear()
 
     def lend(
         self, names: Sequence[str], rows: int, shares: int
@@ -75,7 +102,11 @@ class OutputPool:
         if rows > self._max_rows:
             return None
         wanted = [
-            name for name in names if name in self._shapes and self._bytes(name, rows) >= SLAB_BYTES
+            name
+            for name in names
+            if name in self._items
+            and name not in self._unseen
+            and self._bytes(name, rows) >= SLAB_BYTES
         ]
         if not wanted:
             return None
@@ -85,7 +116,10 @@ class OutputPool:
             if self._made >= POOL_SLABS:
                 return None
             self._made += 1
-            slabs = {name: np.empty(shape, dtype) for name, (shape, dtype) in self._shapes.items()}
+            slabs = {
+                name: np.empty((self._max_rows, *item), dtype)
+                for name, (item, dtype) in self._items.items()
+            }
         return {name: slabs[name][:rows] for name in wanted}, BatchLease(self, slabs, shares)
 
     def take_back(self, slabs: dict[str, Array]) -> None:
@@ -93,5 +127,5 @@ class OutputPool:
         self._free.append(slabs)
 
     def _bytes(self, name: str, rows: int) -> int:
-        shape, dtype = self._shapes[name]
-        return prod(shape[1:]) * dtype.itemsize * rows
+        item, dtype = self._items[name]
+        return prod(item) * dtype.itemsize * rows

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger(__name__)
 
 JOIN_ON_LOOP_BYTES: Final = 1 << 18
-"""Outputs up to 256 KiB are joined on the loop (some 50 us); larger ones would delay others."""
+"""Outputs up to 256 KiB are joined on the loop (some 50 us); larger ones would delay others. A
+model that keeps the order of its answers waits for no thread: later answers would overtake."""
 
 MOST_PARTS: Final = 512
 """Making and answering a part takes the loop some 5 us: 512 hold it for 2.5 ms."""
@@ -58,7 +59,7 @@ class OversizedRequest:
         """Admits the whole and queues its parts. Raises ServingError when it is refused."""
         whole, model = self._whole, self._model
         rows = whole.rows
-        size = max(model.plan.max_batch_size, model.policy.max_rows)
+        size = model.costs.sizes.largest
         if rows > size * MOST_PARTS:
             raise InvalidRequest(
                 f"request to {model.plan.identity}: expected at most {size * MOST_PARTS} rows, "
@@ -131,7 +132,7 @@ class OversizedRequest:
             )
             return
         nbytes = sum(tensor.nbytes for answer in answers for tensor in answer.outputs)
-        if nbytes <= JOIN_ON_LOOP_BYTES:
+        if nbytes <= JOIN_ON_LOOP_BYTES or self._model.keeps_order:
             self._joined(answers, self._response(answers, _joined_outputs(answers)))
             return
         future = asyncio.get_running_loop().run_in_executor(None, _joined_outputs, answers)

@@ -20,14 +20,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final
 
-from stoker.engine.admission import Admission, Refused, RunningNow
+from stoker.engine.admission import Admission, Refused
 from stoker.engine.cost_book import CostBook
 from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
+from stoker.engine.forecast import RunningNow, RunSizes, running_now
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending
 from stoker.engine.plan import ModelPlan, RequestForm
@@ -90,17 +92,20 @@ class ServedModel:
         self.costs = costs
         self.statistics = statistics
         self.failure_budget = FailureBudget()
+        self.lock: AbstractContextManager[object] = threading.Lock()
+        """Held by executors while they take a batch; the loop never takes it."""
         self.instances: list[Instance] = []
+        self.prior_slowdown = 1.0
+        """How much longer a run took in warm-up when all instances ran at the same time."""
         self.add_demand: Callable[[float, float], None] | None = None
         """Told of every valid request: its worth in seconds of device time, and when it came."""
         self.on_device_failed: Callable[[DeviceFailed], None] | None = None
         self.refusal: ServingError | None = None
         """Set: new requests get this answer."""
         batching = plan.config.batching
-        self._keeps_order = batching is not None and batching.preserve_ordering
+        self.keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop
         self._clock = clock
-        self._lock = threading.Lock()
         self._inbox: deque[Pending] = deque()
         self._queue = RequestQueue()
         self._queued = 0
@@ -127,16 +132,16 @@ class ServedModel:
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
             self._count_demand(request, form, now)
-            if form.rows > self.plan.max_batch_size:
+            if form.rows > self.costs.sizes.largest and self.plan.splits_oversized:
                 return OversizedRequest(self, request, form, reply, now).submit(request)
             entry = Pending(self, request, form, reply, now)
             self.admit(entry, request)
         except InvalidRequest as error:
             self.statistics.record_refusal(RefusalReason.INVALID)
-            reply(error)
+            reply(error.bare())
             return nothing_to_cancel
         except ServingError as error:
-            reply(error)
+            reply(error.bare())
             return nothing_to_cancel
         self.enqueue(entry)
         return entry.cancel
@@ -162,8 +167,8 @@ class ServedModel:
                     queue_timeout=math.inf if entry.delays else timeout,
                     time_left=entry.deadline - now,
                     curve=self.costs.curve(entry.form.elements),
-                    max_rows=self.policy.max_rows,
-                    running=self.running(now),
+                    sizes=self.costs.sizes,
+                    running=self._running(now),
                 )
         except Refused as error:
             self.statistics.record_refusal(error.reason)
@@ -194,44 +199,30 @@ class ServedModel:
         self.statistics.in_flight += entry.counts
         self._live.add(entry)
 
-    def running(self, now: float) -> RunningNow:
-        """What this model's executors do, for the predicted wait."""
-        earliest = math.inf
-        contenders = 1
-        for instance in self.instances:
-            executor = instance.executor
-            contenders = max(contenders, len(executor.waiting))
-            rest = 0.0
-            for other in executor.waiting or [instance]:
-                since = other.busy_since
-                if since is not None:
-                    cost = other.model.costs.seconds(other.busy_rows) or 0.0
-                    rest = max(rest, since + cost - now)
-            earliest = min(earliest, rest)
-        executors = max(1, len({instance.executor for instance in self.instances}))
-        return RunningNow(0.0 if earliest == math.inf else earliest, executors, 1 / contenders)
-
     def predicted_wait(self, now: float) -> float | None:
         """Seconds that a request of the default level would wait; None before a measurement."""
         self.note_started()
         return self.admission.predicted_wait(
             level=self.admission.level(0),
             curve=self.costs.usual,
-            max_rows=self.policy.max_rows,
-            running=self.running(now),
+            sizes=self.costs.sizes,
+            running=self._running(now),
         )
+
+    def _running(self, now: float) -> RunningNow:
+        return running_now(self.instances, self.costs.usual, self.prior_slowdown, now)
 
     def _count_demand(self, request: InferRequest, form: RequestForm, now: float) -> None:
         if self.add_demand is None or request.is_retry:
             return
-        seconds = self.costs.seconds_per_row(form.elements)
+        seconds = self.costs.worth(form.elements, form.rows)
         if seconds is not None:
-            self.add_demand(seconds * form.rows, now)
+            self.add_demand(seconds, now)
 
     def _watch_refusal(self, refused: Pending) -> None:
         """Remembers a refused request at the one that it would have followed, to judge later."""
         last = self._last
-        own = self.costs.curve(refused.form.elements).seconds(refused.rows) or 0.0
+        own = self.costs.sizes.lone(self.costs.curve(refused.form.elements), refused.rows) or 0.0
         latest_start = min(refused.deadline - own, refused.expires)
         if last is None or last.dead:
             return
@@ -266,7 +257,7 @@ class ServedModel:
 
         Called by executors' threads. Infinity means that the queue is empty: a signal will come.
         """
-        with self._lock:
+        with self.lock:
             inbox, queue = self._inbox, self._queue
             while inbox:
                 queue.push(inbox.popleft())
@@ -298,16 +289,21 @@ class ServedModel:
             return wait
 
     def _wake_another(self, taker: Instance) -> None:
-        for instance in self.instances:
-            if instance is not taker and instance.executor.doorbell.is_idle:
+        """There is more to take: an executor that sleeps takes it; if none does, all others look
+        again before they do, since one may be on its way to sleep."""
+        others = [instance for instance in self.instances if instance is not taker]
+        for instance in others:
+            if instance.executor.doorbell.is_idle:
                 instance.executor.ring(instance)
                 return
+        for instance in others:
+            instance.executor.ring(instance)
 
     # --- the event loop: out --------------------------------------------------------------------
 
     def finish(self, outcome: Outcome) -> None:
         """Takes a batch's outcome: counts it and answers its requests."""
-        if self._keeps_order:
+        if self.keeps_order:
             heapq.heappush(self._early, (outcome.batch.number, outcome))
             while self._early and self._early[0][0] == self._next_outcome:
                 self._next_outcome += 1
@@ -355,6 +351,7 @@ class ServedModel:
                 self.plan.identity,
                 exc_info=outcome.bug,
             )
+            outcome.bug = None  # its traceback holds the outcome
 
     def settle(self, entry: Pending, result: InferResponse | ServingError) -> None:
         """An entry gets its answer: it waits no more. Called by `Pending.answer` only."""
@@ -446,6 +443,7 @@ class ServedModel:
                 max_rows=limit,
                 preferred_rows=tuple(n for n in self.policy.preferred_rows if n <= limit),
             )
+            self.costs.resize(RunSizes(limit, limit))
 
     def _stop(self, refusal: ServingError, cause: DeviceFailed) -> None:
         if self._is_stopped:

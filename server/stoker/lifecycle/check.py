@@ -6,8 +6,7 @@ Uses the same opening as the server, so that a clean report means a server that 
 from collections.abc import Callable, Iterable, Sequence
 
 from stoker.checking import CheckedModel
-from stoker.errors import ServingError
-from stoker.lifecycle.opening import Inspection, ModelDefinition, Opener
+from stoker.lifecycle.opening import ModelDefinition, Opener
 from stoker.model import ModelConfig
 from stoker.runtime.session import Placement
 
@@ -44,16 +43,15 @@ def _check_version(
     opener: Opener,
     to_text: Callable[[ModelConfig], str],
 ) -> CheckedModel:
-    try:
-        found = opener.inspect(definition, version)
-    except ServingError as error:
+    found = opener.inspect(definition, version)
+    config = found.config
+    if config is None:
         return CheckedModel(
             definition.name,
             str(version),
-            problems=(error.message,),
-            warnings=definition.warnings,
+            problems=found.problems,
+            warnings=(*definition.warnings, *found.warnings),
         )
-    config = found.config
     return CheckedModel(
         name=definition.name,
         version=str(version),
@@ -61,15 +59,14 @@ def _check_version(
         inputs=tuple(config.client_spec(each) for each in config.inputs),
         outputs=tuple(config.client_spec(each) for each in config.outputs),
         max_batch_size=config.max_batch_size,
-        batching=_batching(found),
+        batching=_batching(config),
         instances=_instances(found.placements),
         device=", ".join(placement.device for placement in found.placements),
         config=to_text(config),
     )
 
 
-def _batching(found: Inspection) -> str:
-    config = found.config
+def _batching(config: ModelConfig) -> str:
     batching = config.batching
     if not config.batches or batching is None:
         return "one request at a time"

@@ -119,8 +119,8 @@ class Loader:
             devices=tuple(session.device for _, session in opened.sessions),
         )
 
-    async def unload_all(self) -> None:
-        """Frees every version. All requests have been answered."""
+    async def unload_all(self) -> bool:
+        """Frees every version. All requests have been answered. False if a run goes on."""
         for served in list(self._registry.served()):
             identity = served.plan.identity
             self._registry.set_state(identity, VersionState.UNLOADING)
@@ -128,12 +128,14 @@ class Loader:
             self._engine.retire(served)
             self._on_gone(served)
             self._registry.set_state(identity, VersionState.UNAVAILABLE, reason="unloaded")
-        await self._engine.close()
-        for opened in self._sessions.values():
-            for _, session in opened.sessions:
-                session.close()
+        has_ended = await self._engine.close()
+        if has_ended:
+            for opened in self._sessions.values():
+                for _, session in opened.sessions:
+                    session.close()
         self._sessions.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        return has_ended
 
     def _failed(self, identity: ModelVersion, reason: str) -> None:
         text = (

@@ -9,14 +9,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Final, Protocol
 
 from stoker.engine.engine import OpenedVersion, Profile
 from stoker.engine.policy import KNEE_LIMIT
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidRequest, ServingError
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.independence import Independence, prove
 from stoker.runtime.overlap import measure_overlap
@@ -78,17 +80,30 @@ class ModelDefinition(Protocol):
 class Inspection:
     """A version as it would be served."""
 
-    config: ModelConfig
+    config: ModelConfig | None
+    """None where a problem keeps it from being served."""
     placements: Sequence[Placement]
     warnings: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+_ANYWHERE: Final = Placement("cpu", 1, 1)
 
 
 class Opener:
     """Opens versions with one runtime. Its methods block; threads may share it."""
 
-    def __init__(self, runtime: Runtime, *, profile_seconds: float = PROFILE_SECONDS) -> None:
-        """`profile_seconds` 0 leaves the cost curve unmeasured."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        profile_seconds: float = PROFILE_SECONDS,
+        occupied: Callable[[str], AbstractContextManager[None]] = lambda device: nullcontext(),
+    ) -> None:
+        """`profile_seconds` 0 leaves the cost curve unmeasured. `occupied(device)` tells who runs
+        models there that it is not alone."""
         self._runtime = runtime
+        self._occupied = occupied
         self._profile_seconds = profile_seconds
         self._measuring = threading.Lock()
 
@@ -98,11 +113,17 @@ class Opener:
         identity = ModelVersion(definition.name, version)
         sessions: list[tuple[Placement, Session]] = []
         try:
-            config = self._open_sessions(definition, version, sessions)
+            draft = _draft(definition)
+            placements = self._runtime.place(draft)
+            self._open_sessions(definition.versions[version], draft, placements, sessions)
+            config = definition.complete(
+                sessions[0][1], placements=placements, warn=partial(_log_doubt, identity)
+            )
             for _, each in sessions:
-                warm_up(config, each, definition.folder)
+                with self._occupied(each.device):
+                    warm_up(config, each, definition.folder)
             _, session = sessions[0]
-            with self._measuring:
+            with self._measuring, self._occupied(session.device):
                 independence = self._prove(identity, session, config, definition.folder)
                 profile = self._measure(sessions, config, independence, definition.folder)
         except BaseException:
@@ -114,43 +135,44 @@ class Opener:
         )
 
     def inspect(self, definition: ModelDefinition, version: int) -> Inspection:
-        """What would be served, without warming it. Raises ServingError with the reason."""
-        sessions: list[tuple[Placement, Session]] = []
+        """What would be served, warmed and not measured, or every problem of it."""
+        draft = _draft(definition)
+        problems: list[str] = []
         warnings: list[str] = []
         try:
-            config = self._open_sessions(definition, version, sessions, warnings.append)
-            return Inspection(config, [placement for placement, _ in sessions], tuple(warnings))
+            placements = self._runtime.place(draft)
+        except ServingError as error:
+            problems.append(error.message)
+            placements = (_ANYWHERE,)  # the file's other problems can be told there
+        sessions: list[tuple[Placement, Session]] = []
+        config: ModelConfig | None = None
+        try:
+            self._open_sessions(definition.versions[version], draft, placements, sessions)
+            config = definition.complete(
+                sessions[0][1], placements=placements, warn=warnings.append
+            )
+            for _, each in sessions:
+                warm_up(config, each, definition.folder)
+        except ServingError as error:
+            problems.append(error.message)
         finally:
             for _, each in sessions:
                 each.close()
+        return Inspection(
+            None if problems else config, placements, tuple(warnings), tuple(problems)
+        )
 
     def _open_sessions(
         self,
-        definition: ModelDefinition,
-        version: int,
+        path: Path,
+        draft: ModelConfig,
+        placements: Sequence[Placement],
         sessions: list[tuple[Placement, Session]],
-        warn: Callable[[str], None] | None = None,
-    ) -> ModelConfig:
-        draft = definition.draft
-        if draft is None:
-            raise InvalidRequest("; ".join(definition.problems))
-        path = definition.versions[version]
-        placements = self._runtime.place(draft)
+    ) -> None:
         for placement in placements:
-            session = self._runtime.open(path, draft, placement)
+            # Absolute: what ONNX Runtime says of absolute paths is taken out of its texts.
+            session = self._runtime.open(path.absolute(), draft, placement)
             sessions.append((placement, session))
-
-        def log(sentence: str) -> None:
-            event(
-                logger,
-                "model_config",
-                sentence,
-                level=logging.WARNING,
-                model=definition.name,
-                version=version,
-            )
-
-        return definition.complete(sessions[0][1], placements=placements, warn=warn or log)
 
     def _prove(
         self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path
@@ -200,3 +222,20 @@ class Opener:
             alone_s=seconds,
         )
         return Profile(costs, elements, overlap)
+
+
+def _draft(definition: ModelDefinition) -> ModelConfig:
+    if definition.draft is None:
+        raise InvalidRequest("; ".join(definition.problems))
+    return definition.draft
+
+
+def _log_doubt(identity: ModelVersion, sentence: str) -> None:
+    event(
+        logger,
+        "model_config",
+        sentence,
+        level=logging.WARNING,
+        model=identity.name,
+        version=identity.version,
+    )

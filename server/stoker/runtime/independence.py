@@ -113,7 +113,7 @@ def _prove(session: Session, feeds: Feeds) -> Verdict:
     singles = [_take(feeds, [row]) for row in range(ROWS)]
     alone = [_run(session, single) for single in singles]
     first = _run(session, feeds)
-    wrong = _wrong_rows(alone[0], 1) or _wrong_rows(first, ROWS)
+    wrong = _wrong_shape(session, alone[0], 1) or _wrong_shape(session, first, ROWS)
     if wrong is not None:
         return Verdict(Independence.DEPENDENT, wrong)
     yardstick = _Yardstick(session, [*alone, first])
@@ -214,8 +214,16 @@ def _take(feeds: Mapping[str, Array], order: Sequence[int]) -> Outputs:
     return {name: np.ascontiguousarray(array[list(order)]) for name, array in feeds.items()}
 
 
-def _wrong_rows(made: Outputs, rows: int) -> str | None:
+def _wrong_shape(session: Session, made: Outputs, rows: int) -> str | None:
+    """A sentence for an output that has not one row for each, or another rank than it declares:
+    then nobody knows what its first dimension means, and it is passed on as it is, unbatched."""
+    ranks = {each.name: len(each.shape) for each in session.outputs}
     for name, array in made.items():
+        if name not in session.unranked and array.ndim != ranks[name]:
+            return (
+                f"output '{name}' has the shape {shape_text(array.shape)}, the model declares "
+                f"{ranks[name]} dimensions"
+            )
         if array.ndim == 0 or len(array) != rows:
             return (
                 f"output '{name}' has the shape {shape_text(array.shape)} for {rows} row(s), "

@@ -228,6 +228,11 @@ class OnnxSession:
                 f"model '{model}' has both BYTES and BF16 tensors; ONNX Runtime's Python interface "
                 "can pass only one of the two"
             )
+        # ONNX Runtime gives such an output as the input itself: a bound one would not be written,
+        # and the value that comes back is a view of the feed, whose memory is used again.
+        self._passed_on = {spec.name for spec in self._inputs} & {
+            spec.name for spec in self._outputs
+        }
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = _LOG_FATAL  # a failed run raises; no log flood
         for key, value in options.run_config_entries.items():
@@ -269,7 +274,8 @@ class OnnxSession:
     ) -> list[Array]:
         """Implements `Session`.  Hot path."""
         with self._translation:
-            if self._has_bfloat or ((into or self._makes_much) and not self._has_text):
+            is_bindable = not self._has_text and not self._passed_on
+            if self._has_bfloat or ((into or self._makes_much) and is_bindable):
                 made = self._run_bound(feeds, outputs, into or {})
                 self._makes_much = _nbytes(made) >= COPIED_BYTES
                 return made
@@ -295,7 +301,7 @@ class OnnxSession:
             else:
                 binding.bind_cpu_input(name, array)
         for name in outputs:
-            target = into.get(name)
+            target = None if name in self._passed_on else into.get(name)
             if target is None:
                 binding.bind_output(name, "cpu")
                 continue
@@ -303,12 +309,17 @@ class OnnxSession:
             number = self._datatypes[name].onnx_number
             binding.bind_output(name, "cpu", 0, number, target.shape, address(target))
         self._session.run_with_iobinding(binding, self._run_options)
-        values = binding.get_outputs()
+        made = []
+        for name, value in zip(outputs, binding.get_outputs(), strict=True):
+            if name in self._passed_on:
+                array = np.array(_array_of(value, self._datatypes[name]))
+                made.append(self._copied(name, array, into))
+            elif name in into:
+                made.append(into[name])
+            else:
+                made.append(_array_of(value, self._datatypes[name]))
         del kept
-        return [
-            into[name] if name in into else _array_of(value, self._datatypes[name])
-            for name, value in zip(outputs, values, strict=True)
-        ]
+        return made
 
     def _check_target(self, name: str, target: Array) -> None:
         datatype = self._datatypes.get(name)

@@ -22,9 +22,6 @@ SHORT_S: Final = 0.02
 MOST_RUNS: Final = 20
 MEMORY_SHARE: Final = 0.25
 
-_GROUP: Final = "/sys/fs/cgroup"
-_GROUP_V1: Final = "/sys/fs/cgroup/memory/memory"
-
 Points: TypeAlias = tuple[tuple[int, float], ...]
 
 

@@ -96,7 +96,7 @@ def answering(
             response = answer(parse(request_type, message))
             outcome = response if isinstance(response, bytes) else response.SerializeToString()
         except ServingError as error:
-            outcome = error
+            outcome = error.bare()
         except Exception as error:
             outcome = unforeseen(name, error)
         reply(outcome)

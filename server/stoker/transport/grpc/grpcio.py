@@ -22,6 +22,7 @@ import asyncio
 import errno
 import math
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ import grpc.aio
 
 from stoker.errors import Draining, ServingError
 from stoker.inference import Cancel
+from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.grpc.call import (
     CallContext,
     Method,
@@ -42,6 +44,7 @@ from stoker.transport.grpc.call import (
     unforeseen,
 )
 from stoker.transport.status import STATUS
+from stoker.transport.wire.limits import BufferBudget
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -92,9 +95,20 @@ class GrpcioOptions:
 class GrpcioServer:
     """One listening gRPC server. Started once, stopped once, on one event loop."""
 
-    def __init__(self, methods: Mapping[str, Method], options: GrpcioOptions | None = None) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        options: GrpcioOptions | None = None,
+        *,
+        budget: BufferBudget | None = None,
+        statistics: ServerStatistics | None = None,
+    ) -> None:
+        """`budget` holds what every open call's message takes; `statistics` counts the calls that
+        it has no room for."""
         self._methods = methods
         self._options = options or GrpcioOptions()
+        self._budget = budget or BufferBudget(sys.maxsize)
+        self._statistics = statistics or ServerStatistics()
         self._server: grpc.aio.Server | None = None
         self._open: set[_UnaryCall | _StreamCall] = set()
         self._is_stopping = False
@@ -143,9 +157,17 @@ class GrpcioServer:
     async def answer_unary(self, handle: UnaryHandler, message: bytes, context: _Context) -> bytes:
         """One unary call of grpc.aio, from its message to its answer or status."""
         call = _UnaryCall(asyncio.get_running_loop().create_future())
+        size = len(message)
+        try:
+            # gRPC core has received it already: what is bounded is what is kept.
+            self._budget.reserve(size)
+        except ServingError as error:
+            self._statistics.record_unrouted(UnroutedReason.TOO_LARGE)
+            await _abort(context, error.bare())
         self._open.add(call)
         try:
             call.cancel = handle(message, _call_context(context), call.reply)
+            del message  # grpcio keeps the frames of an aborted call until a collection
             answer = await call.answer
         except asyncio.CancelledError:  # the client went away, or its deadline passed
             if call.cancel is not None:
@@ -153,6 +175,7 @@ class GrpcioServer:
             raise
         finally:
             self._open.discard(call)
+            self._budget.release(size)
         if isinstance(answer, ServingError):
             await _abort(context, answer)
         return answer
@@ -281,7 +304,7 @@ async def _write_answers(
             if call.error is not None:
                 return call.error
     except ServingError as error:
-        return error
+        return error.bare()
     except grpc.aio.BaseError:  # grpcio's own, as of a client that is gone: it knows what to do
         raise
     except Exception as error:
@@ -310,4 +333,6 @@ def _details(message: str) -> str:
 
 
 def _draining() -> Draining:
-    return Draining("the server is shutting down; another replica can take the call")
+    return Draining(
+        "the server is shutting down; another replica can take the call", retry_after=1.0
+    )

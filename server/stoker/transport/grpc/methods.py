@@ -20,6 +20,7 @@ from stoker.errors import ServingError, Unsupported
 from stoker.inference import Cancel, InferenceEngine
 from stoker.protocol import inference_pb2 as pb
 from stoker.request import InferResponse
+from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.telemetry.statistics import ModelStatistics
 from stoker.tensor import TensorSpec
 from stoker.transport.grpc.call import (
@@ -49,11 +50,17 @@ _PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 
 
 def method_table(
-    engine: InferenceEngine, control: ModelControl, health: HealthBoard
+    engine: InferenceEngine,
+    control: ModelControl,
+    health: HealthBoard,
+    statistics: ServerStatistics | None = None,
 ) -> dict[str, Method]:
-    """Every method that a gRPC transport serves, by its full name (`/package.Service/Method`)."""
+    """Every method that a gRPC transport serves, by its full name (`/package.Service/Method`).
+
+    `statistics` counts the calls that never reach the engine.
+    """
     return {
-        **InferenceMethods(engine, control).table(),
+        **InferenceMethods(engine, control, statistics or ServerStatistics()).table(),
         **health_methods(health),
         **reflection_methods(),
     }
@@ -62,9 +69,12 @@ def method_table(
 class InferenceMethods:
     """`inference.GRPCInferenceService` over the two interfaces."""
 
-    def __init__(self, engine: InferenceEngine, control: ModelControl) -> None:
+    def __init__(
+        self, engine: InferenceEngine, control: ModelControl, statistics: ServerStatistics
+    ) -> None:
         self._engine = engine
         self._control = control
+        self._statistics = statistics
 
     def table(self) -> dict[str, Method]:
         """The service's methods by full name."""
@@ -97,7 +107,8 @@ class InferenceMethods:
             )
             return self._engine.submit(request, partial(_answer_inference, reply))
         except ServingError as error:
-            reply(error)
+            self._statistics.record_unrouted(UnroutedReason.MALFORMED)
+            reply(error.bare())
         except Exception as error:
             reply(unforeseen("ModelInfer", error))
         return None
@@ -163,7 +174,7 @@ def _answer_inference(reply: ReplyBytes, outcome: InferResponse | ServingError) 
     try:
         answer = encode_response(outcome)
     except ServingError as error:
-        answer = error
+        answer = error.bare()
     except Exception as error:
         answer = unforeseen("ModelInfer", error)
     if outcome.lease is not None:  # every byte was copied
