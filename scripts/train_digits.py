@@ -2,8 +2,8 @@
 
 Data: the UCI set "Optical Recognition of Handwritten Digits" as scikit-learn ships it, 1,797 grey
 images of 8x8 pixels with values 0 to 16. A quarter is held back for testing. Everything is seeded;
-the files it makes are checked in under server/stoker/demo. Needs scikit-learn 1.7 or newer,
-onnx and pillow in an environment of its own; none of them is needed to serve the model.
+the files it makes are checked in under server/stoker/demo. Needs scikit-learn, onnx and pillow,
+which the extra `dev` brings; none of them is needed to serve the model.
 
 The graph divides each image by its own brightest pixel, so raw values 0 to 16 and the 0 to 255 of a
 PNG are equally valid inputs; an image row never touches another.
@@ -75,12 +75,18 @@ def export(network: MLPClassifier) -> onnx.ModelProto:
     return model
 
 
-def main() -> None:
+def split() -> tuple[Array, Array, Array, Array]:
+    """FP32 images [n,64] to train with and held back, then the labels [n] of both."""
     digits = load_digits()
     images = digits.data.astype(np.float32)
     train_x, test_x, train_y, test_y = train_test_split(
         images, digits.target, test_size=0.25, random_state=SEED, stratify=digits.target
     )
+    return train_x, test_x, train_y, test_y
+
+
+def main() -> None:
+    train_x, test_x, train_y, test_y = split()
     network = MLPClassifier((64, 32), alpha=1e-3, max_iter=400, random_state=SEED)
     network.fit(train_x / train_x.max(axis=1, keepdims=True), train_y)
     accuracy = network.score(test_x / test_x.max(axis=1, keepdims=True), test_y)

@@ -13,6 +13,7 @@ from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Placement, Session
 from stoker.tensor import DataType, TensorSpec
 
+from scripts.train_digits import WANTED_ACCURACY, split
 from tests import models
 
 DEMO = Path(stoker.__file__).parent / "demo"
@@ -38,6 +39,13 @@ def test_the_shipped_images_are_classified_right_in_one_batch() -> None:
     assert digit.ravel().tolist() == list(range(10))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert probabilities.argmax(axis=1).tolist() == list(range(10))
+
+
+def test_the_shipped_network_knows_at_least_95_percent_of_the_digits_held_back() -> None:
+    _, images, _, labels = split()
+    assert len(labels) == 450
+    (digits,) = opened("digits").run({"image": images}, ["digit"])
+    assert (digits.ravel() == labels).mean() >= WANTED_ACCURACY >= 0.95
 
 
 def test_raw_pixels_of_the_data_set_are_valid_as_they_are() -> None:
