@@ -5,23 +5,26 @@ Start: log, health, engine, transports (ports open at once), then models. Stop: 
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
 import uvloop
 
 import stoker
+from stoker import descriptors
 from stoker.checking import CheckReport
 from stoker.engine.engine import Engine, OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
+from stoker.errors import Internal
 from stoker.lifecycle.check import check_models
 from stoker.lifecycle.drain import drain
 from stoker.lifecycle.health import ServerHealth, ServerState
@@ -47,7 +50,8 @@ from stoker.transport.grpc.methods import EXTENSIONS, SERVER_NAME, method_table
 from stoker.transport.management.endpoints import GiveMetrics, management_handler
 from stoker.transport.rest.descriptions import ServerInfo
 from stoker.transport.rest.service import RestService
-from stoker.transport.wire.limits import BufferBudget, HttpLimits
+from stoker.transport.wire.limits import MANAGEMENT_CONNECTIONS, BufferBudget, HttpLimits
+from stoker.transport.wire.refusals import RefusalCounter
 from stoker.transport.wire.server import HttpServer
 
 logger: Final = logging.getLogger(__name__)
@@ -129,14 +133,16 @@ class Server:
         )
         info = ServerInfo(SERVER_NAME, stoker.__version__, EXTENSIONS)
         self._rest = RestService(self.engine, self._loader, info, limits, budget)
-        self._http = HttpServer(self._rest, limits, budget)
+        self._http = HttpServer(self._rest, limits, budget, on_refused=RefusalCounter(statistics))
         management = management_handler(
             live=lambda: Readiness(True),
             ready=self.health.readiness,
             started=self.health.startup,
             metrics=self._scrape,
         )
-        self._management = HttpServer(management, limits, budget)
+        self._management = HttpServer(
+            management, replace(limits, max_connections=MANAGEMENT_CONNECTIONS), budget
+        )
         self._show_server(runtime)
 
     async def start(self) -> Addresses:
@@ -245,7 +251,11 @@ class Server:
 
     def _scrape(self, accept: str, give: GiveMetrics) -> None:
         async def render() -> None:
-            give(*await self._metrics.render(accept))
+            try:
+                give(await self._metrics.render(accept))
+            except Exception:
+                logger.exception("rendering the metrics failed")
+                give(Internal("the metrics cannot be rendered; the server's log has the reason"))
 
         task = asyncio.create_task(render(), name="render metrics")
         self._scrapes.add(task)
@@ -262,9 +272,9 @@ class _DrainingHttp:
         self.server.announce_drain()
 
     async def finish(self, grace: float) -> None:
-        self.server.stop_accepting()
         try:
             async with asyncio.timeout(grace):
+                await self.server.stop_accepting()
                 await self.server.drained()
         except TimeoutError:
             pass
@@ -308,6 +318,7 @@ def check(settings: Settings) -> CheckReport:
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; gives the exit code."""
     form = log.set_up(settings.log_format, settings.log_level)
+    settings = _within_descriptors(settings)
     try:
         runtime = OnnxRuntime(settings.device)
     except BrokenInstallation as error:
@@ -317,6 +328,24 @@ def serve(settings: Settings) -> int:
     if code != EXIT_DRAINED:
         _leave(code)  # a load may be under way in a thread, and the interpreter would wait for it
     return code
+
+
+def _within_descriptors(settings: Settings) -> Settings:
+    """The settings with as many connections as the process can have; says so if they are fewer."""
+    limit = descriptors.raise_limit()
+    log.event(logger, "descriptors", "descriptors allowed", level=logging.DEBUG, limit=limit)
+    most = descriptors.connections_within(settings.max_connections, limit)
+    if most < settings.max_connections:
+        log.event(
+            logger,
+            "few_descriptors",
+            f"expected descriptors for {settings.max_connections} REST connections, got a limit of "
+            f"{limit}: at most {most} are served at once",
+            level=logging.WARNING,
+            limit=limit,
+            max_connections=most,
+        )
+    return replace(settings, max_connections=most)
 
 
 def _leave(code: int) -> NoReturn:
@@ -352,6 +381,10 @@ async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         await loading
+        # A full collection looks at all that start-up made, 35 ms for 51,000 objects, and the loop
+        # stands still (benchmarks/results/0003-loop-lag.md). That lives as long as the process.
+        gc.collect()
+        gc.freeze()
         state = server.health.readiness()
         if settings.exit_on_error and not state.ready and not stop.is_set():
             for reason in state.reasons:

@@ -1,27 +1,23 @@
 """`stoker serve | check | infer`: from arguments to an action and an exit code.
 
-The flags of `serve` and `check` are generated from `settings.definitions()`, so that help, names
-and meanings agree with the table of docs/configuration.md by construction. Each command imports
-what it runs only when it runs, so that `--help` needs no ONNX Runtime and no gRPC.
+Each command imports what it runs only when it runs, so that `--help` needs no ONNX Runtime and no
+gRPC. This module itself imports nothing that takes time: the imports of `serve` take a second, and
+the first process of a container must be able to end in it (the kernel drops signals for which such
+a process has no handler).
 
-Exit codes: 0 done or drained; 1 `check` found a problem, or `infer` failed; 2 bad usage or
-configuration; from `serve` also 3 (a required model or device is not there, `--exit-on-error`),
-70 (the device broke) and 130 (interrupted twice).
+Exit codes: 0 done, drained, or told to stop before there was anything to drain; 1 `check` found a
+problem, or `infer` failed; 2 bad usage or configuration; from `serve` also 3 (a required model or
+device is not there, `--exit-on-error`) and 130 (interrupted twice).
 """
 
-import argparse
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Final, Never
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Final
 
 from stoker import __version__
-from stoker.config import load
-from stoker.config_kinds import is_switch_word
-from stoker.config_sources import ConfigurationError, Problem, Written, flag_of, suggestion
-from stoker.memory_limit import memory_limit_bytes
-from stoker.settings import Definition, Settings, definitions
-from stoker.units import parse_duration
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -41,22 +37,6 @@ commands:
 `stoker COMMAND --help` explains a command; `stoker --version` prints the version.
 """
 
-_SOURCES_OF_SETTINGS: Final = """\
-Every option is also an environment variable (in brackets) and a key of the YAML file of --config:
-http_port for --http-port. Options win over variables, variables over the file. Times are written
-as 5s, 250ms or 5m, sizes as 64MiB, 1GiB or a number of bytes."""
-
-
-class _UsageError(Exception):
-    """Arguments that cannot be understood."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print and exit, so that all problems are told together."""
-
-    def error(self, message: str) -> Never:
-        raise _UsageError(message)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; gives the process's exit code."""
@@ -67,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "serve":
                 return _serve(words[1:])
             case "check":
-                return _check(words[1:])
+                return _told(_check, words[1:])
             case "infer":
-                return _infer(words[1:])
+                return _told(_infer, words[1:])
             case "--version":
                 print(f"stoker {__version__}")
                 return DONE
@@ -80,16 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(_COMMANDS, end="", file=sys.stderr)
                 return BAD_USAGE
             case _:
+                from stoker.config_sources import suggestion
+
                 close = suggestion(command, ("serve", "check", "infer"))
-                raise _UsageError(f"unknown command {command}{close}")
-    except _UsageError as error:
-        print(f"stoker: {error}\nTry: stoker --help", file=sys.stderr)
-        return BAD_USAGE
-    except ConfigurationError as error:
-        count = len(error.problems)
-        heading = f"{count} problem{'s' if count > 1 else ''} in the configuration"
-        print(f"stoker: {heading}\n{error}", file=sys.stderr)
-        return BAD_USAGE
+                return _misused(f"unknown command {command}{close}")
     except BrokenPipeError:
         # Whoever read our output has gone. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,77 +72,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def settings_parser(command: str, known: Sequence[Definition]) -> argparse.ArgumentParser:
-    """The parser of a command that is driven by settings; every value stays text."""
-    parser = _Parser(
-        prog=f"stoker {command}",
-        usage=f"stoker {command} [SOURCE ...] [OPTION ...]",
-        epilog=_SOURCES_OF_SETTINGS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for each in known:
-        default = f"; default: {each.default}" if each.default else ""
-        text = f"{each.meaning} [{each.variable}{default}]".replace("%", "%%")
-        if each.field == "sources":
-            parser.add_argument(each.key, metavar="SOURCE", nargs="*", help=text)
-        elif each.kind.several:
-            parser.add_argument(each.flag, metavar=each.kind.metavar, action="append", help=text)
-        else:
-            parser.add_argument(each.flag, metavar=each.kind.metavar, help=text)
-    return parser
+def _told(action: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    """The outcome of an action; what is wrong with its words is told, all of it together."""
+    from stoker.arguments import UsageError
+    from stoker.config_sources import ConfigurationError
 
-
-def parse_settings(command: str, words: Sequence[str]) -> Settings:
-    """Settings of `stoker serve` and `stoker check`. Raises ConfigurationError; prints help."""
-    known = [each for each in definitions() if command == "serve" or each.for_check]
-    flags = [flag_of(each.key) for each in known if each.field != "sources"]
-    problems: list[Problem] = []
-    values: dict[str, Written] = {}
-    end = words.index("--") if "--" in words else len(words)
     try:
-        parsed, rest = settings_parser(command, known).parse_known_args(
-            _with_switch_values(words[:end], known)
-        )
-    except _UsageError as error:
-        problems.append(Problem("arguments", str(error)))
-    else:
-        values = _written(vars(parsed))
-        for word in rest:
-            if word.startswith("-"):
-                name = word.partition("=")[0]
-                problems.append(Problem(name, f"unknown flag{suggestion(name, flags)}"))
-        # argparse takes one run of positional arguments; those behind a flag are in `rest`, and
-        # all behind `--` are sources. Behind an unknown flag may stand its value: no source.
-        behind = [*(() if problems else rest), *words[end + 1 :]]
-        if behind:
-            values["sources"] = (*values.get("sources", ()), *behind)
-    return load(values, memory_limit_bytes=memory_limit_bytes(), problems=problems)
+        return action(words)
+    except UsageError as error:
+        return _misused(str(error))
+    except ConfigurationError as error:
+        count = len(error.problems)
+        heading = f"{count} problem{'s' if count > 1 else ''} in the configuration"
+        print(f"stoker: {heading}\n{error}", file=sys.stderr)
+        return BAD_USAGE
 
 
-def _written(parsed: Mapping[str, str | list[str] | None]) -> dict[str, Written]:
-    return {
-        key: value if isinstance(value, str) else tuple(value)
-        for key, value in parsed.items()
-        if value is not None and value != []
-    }
-
-
-def _with_switch_values(words: Sequence[str], known: Sequence[Definition]) -> list[str]:
-    """`--exit-on-error` alone means true, and must not swallow the source behind it."""
-    switches = {each.flag for each in known if each.kind.switch}
-    result: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if word in switches:
-            follows = bool(rest) and is_switch_word(rest[0])
-            word = f"{word}={rest.pop(0) if follows else 'true'}"
-        result.append(word)
-    return result
+def _misused(problem: str) -> int:
+    print(f"stoker: {problem}\nTry: stoker --help", file=sys.stderr)
+    return BAD_USAGE
 
 
 def _serve(words: Sequence[str]) -> int:
+    # The handlers of the event loop replace these. A signal that comes meanwhile is not lost: it is
+    # handled by these or, because the loop's wake-up descriptor has it too, by those.
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _told(_start, words)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """A signal before the event loop runs: there is nothing to drain and nobody to tell."""
+    os._exit(DONE)
+
+
+def _start(words: Sequence[str]) -> int:
+    from stoker.arguments import parse_settings
+
     settings = parse_settings("serve", words)
     from stoker.app import serve
 
@@ -176,6 +119,8 @@ def _serve(words: Sequence[str]) -> int:
 
 
 def _check(words: Sequence[str]) -> int:
+    from stoker.arguments import parse_settings
+
     settings = parse_settings("check", words)
     from stoker.app import check
     from stoker.check_output import print_report
@@ -186,7 +131,9 @@ def _check(words: Sequence[str]) -> int:
 
 
 def _infer(words: Sequence[str]) -> int:
-    parsed = _infer_parser().parse_args(words)
+    from stoker.arguments import infer_parser
+
+    parsed = infer_parser().parse_args(words)
     from stoker.client.connection import ClientError
     from stoker.client.infer import InferOptions, infer
 
@@ -206,81 +153,3 @@ def _infer(words: Sequence[str]) -> int:
         print(f"stoker infer: {error}", file=sys.stderr)
         return FAILED
     return DONE
-
-
-def _infer_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="stoker infer",
-        usage="stoker infer MODEL [OPTION ...]",
-        description="Reads the model's metadata from the server, builds fitting tensors, calls "
-        "the model and prints its outputs.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("model", metavar="MODEL", help="name of the model")
-    parser.add_argument(
-        "--url",
-        default="http://localhost:8000",
-        help="http://HOST:PORT for REST, grpc://HOST:PORT for gRPC; https and grpcs with TLS "
-        "(default: http://localhost:8000)",
-    )
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="[NAME=]VALUE|@FILE",
-        help="value of an input; may be given several times. VALUE is JSON, numbers separated by "
-        "commas, or text; FILE a .npy or .json file, an image, or - for JSON from standard input. "
-        "NAME may be left out where the model has one input, or the JSON is an object of inputs",
-    )
-    parser.add_argument(
-        "--output",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="output to ask for; may be given several times (default: every output)",
-    )
-    parser.add_argument(
-        "--model-version", default="", metavar="N", help="version (default: the server's choice)"
-    )
-    parser.add_argument(
-        "--format",
-        choices=("text", "json", "npy"),
-        default="text",
-        help="how outputs are printed; npy writes one output as a NumPy file (default: text)",
-    )
-    parser.add_argument(
-        "--scale",
-        type=_scale,
-        default=1.0,
-        metavar="FACTOR",
-        help="what the pixels of images, 0 to 255, are multiplied by, for example 1/255 "
-        "(default: 1)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=_timeout,
-        default=60.0,
-        metavar="TIME",
-        help="how long to wait for an answer (default: 60s)",
-    )
-    return parser
-
-
-def _timeout(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if seconds == 0:
-        raise argparse.ArgumentTypeError("expected a time above 0")
-    return seconds
-
-
-def _scale(text: str) -> float:
-    numerator, _, denominator = text.partition("/")
-    try:
-        return float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError) as error:
-        raise argparse.ArgumentTypeError(
-            f"expected a number or a fraction such as 1/255, got {text!r}"
-        ) from error

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from stoker.cli import settings_parser
+from stoker.arguments import settings_parser
 from stoker.settings import Definition, definitions
 from stoker.telemetry.log import RESERVED_FIELDS
 

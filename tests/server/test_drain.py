@@ -275,6 +275,28 @@ def test_idle_connections_are_closed_and_new_ones_refused_once_the_delay_is_over
             assert outcome.result(30) == 0
 
 
+def test_an_upload_under_way_when_the_delay_is_over_is_answered(
+    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    path, headers, body = rest_request("m", {"x": rows(1)})
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
+    with connect_to(server) as upload, connect_to(server) as idle:
+        upload.sendall(head.encode() + body[:10])
+        idle.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: stoker\r\n\r\n")
+        assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        with draining(server) as outcome:
+            assert idle.recv(1) == b""
+            upload.sendall(body[10:])
+            response = http.client.HTTPResponse(upload, method="POST")
+            response.begin()
+            answer = rest_answer(response, response.read())
+            np.testing.assert_array_equal(answer.output(), rows(2))
+            assert answer.closes
+            assert outcome.result(30) == 0
+
+
 def test_every_answer_of_the_drain_delay_tells_its_connection_to_close(
     serve: Serving, runtime: FakeRuntime, tmp_path: Path
 ) -> None:

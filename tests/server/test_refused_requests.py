@@ -17,7 +17,6 @@ from tests import models
 from tests.calls import Connect, GrpcClient, on_both_protocols
 from tests.conftest import FREE_PORTS, RunningServer, Serving
 
-
 LEAST_BYTES: Final = 128
 
 

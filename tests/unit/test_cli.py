@@ -2,7 +2,8 @@
 
 import pytest
 from stoker import __version__
-from stoker.cli import BAD_USAGE, DONE, FAILED, main, parse_settings
+from stoker.arguments import parse_settings
+from stoker.cli import BAD_USAGE, DONE, FAILED, main
 from stoker.config_sources import ConfigurationError
 
 

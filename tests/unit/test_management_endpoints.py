@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from stoker.errors import Internal, ServingError
 from stoker.model import Readiness
 from stoker.transport.management.endpoints import GiveMetrics, management_handler
 from stoker.transport.wire.message import HttpRequest, HttpResponse, RequestHead
@@ -10,9 +11,15 @@ from stoker.transport.wire.message import HttpRequest, HttpResponse, RequestHead
 NOT_YET = Readiness(False, ("model 'm' is loading", "model 'n' failed"))
 
 
-def ask(path: str, method: str = "GET", *, ready: Readiness = NOT_YET) -> HttpResponse:
+def ask(
+    path: str,
+    method: str = "GET",
+    *,
+    ready: Readiness = NOT_YET,
+    failure: ServingError | None = None,
+) -> HttpResponse:
     def metrics(accept: str, give: GiveMetrics) -> None:
-        give("text/x", f"accept={accept}".encode())
+        give(failure or ("text/x", f"accept={accept}".encode()))
 
     handler = management_handler(
         live=lambda: Readiness(True), ready=lambda: ready, started=lambda: ready, metrics=metrics
@@ -45,6 +52,10 @@ def test_metrics_are_given_as_the_scraper_accepts_them(path: str) -> None:
     answer = ask(path)
     assert answer.headers == (("Content-Type", "text/x"),)
     assert answer.pieces == (b"accept=text/plain",)
+
+
+def test_metrics_that_cannot_be_rendered_are_an_error_and_not_a_silence() -> None:
+    assert ask("/metrics", failure=Internal("no")).status == 500
 
 
 def test_only_reading_is_allowed() -> None:

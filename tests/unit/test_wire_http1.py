@@ -312,3 +312,11 @@ def test_a_connection_stays_unless_version_or_option_ends_it(
     received = reader.take()
     assert received is not None
     assert received.head.keeps_alive is keeps
+
+
+def test_a_missing_host_is_told_without_words_of_python() -> None:
+    reader = a_reader()
+    reader.receive(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(HttpError) as caught:
+        reader.take()
+    assert caught.value.message == "expected one valid host field, got none"

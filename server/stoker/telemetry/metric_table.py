@@ -248,7 +248,8 @@ CONNECTIONS: Final = Metric(
     "stoker_connections",
     _GAUGE,
     "connections",
-    "Open connections: grpc, rest, management.",
+    "Open connections by port: rest, management. "
+    "Those that have their last answer are not counted.",
     ("transport",),
 )
 LOOP_LAG: Final = Metric(

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 import orjson
 
+from stoker.errors import ServingError
 from stoker.inference import Cancel
 from stoker.model import Readiness
 from stoker.transport.wire.message import (
@@ -26,8 +27,8 @@ from stoker.transport.wire.problems import NOT_READY, OK, HttpError, Problem
 Probe: TypeAlias = Callable[[], Readiness]
 """Answers at once; the reasons of a "no" are told in the body."""
 
-GiveMetrics: TypeAlias = Callable[[str, bytes], None]
-"""Takes the content type and the text. Called on the loop, once."""
+GiveMetrics: TypeAlias = Callable[[tuple[str, bytes] | ServingError], None]
+"""Takes the content type and the text, or why there is none. Called on the loop, once."""
 
 Metrics: TypeAlias = Callable[[str, GiveMetrics], None]
 """Takes the request's Accept header and gives the text, now or in a later loop turn."""
@@ -64,15 +65,17 @@ class ManagementEndpoints:
                 )
             )
         elif probe is None:
-            self.metrics(
-                head.headers.get("accept", ""),
-                lambda content_type, text: answer(
-                    HttpResponse(OK, (("Content-Type", content_type),), (text,))
-                ),
-            )
+            self.metrics(head.headers.get("accept", ""), lambda given: answer(_scraped(given)))
         else:
             answer(_probed(probe()))
         return None
+
+
+def _scraped(given: tuple[str, bytes] | ServingError) -> HttpResponse:
+    if isinstance(given, ServingError):
+        return error_response(given)
+    content_type, text = given
+    return HttpResponse(OK, (("Content-Type", content_type),), (text,))
 
 
 def _probed(state: Readiness) -> HttpResponse:

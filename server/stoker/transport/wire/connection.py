@@ -7,7 +7,10 @@ a large body's own memory. Its parts without I/O are `http1.RequestReader` and `
 Phases:  OPEN -> ENDING -> LINGERING -> CLOSED
   OPEN       requests are read and answered.
   ENDING     nothing more is read: an answer with `Connection: close` is under way, or an error.
-  LINGERING  our side is shut; what comes is dropped until the peer closes, or LINGER_S.
+  LINGERING  our side is shut; what comes is dropped until the peer closes, or LINGER_S. A request
+             among it is not read and gets no answer: its client sees the stream end, not reset,
+             and may send it again if that is safe (RFC 9112, 9.3.1 and 9.6). HTTP/1.1 has no
+             better word than that for a connection that ends between two answers.
   CLOSED     the socket is gone; answers that still come are dropped and their leases released.
 
   1. Requests under way stand in `_exchanges` in the order they came. Only the first ones that have
@@ -21,28 +24,20 @@ Hot path.
 """
 
 import asyncio
-import math
 from collections import deque
-from collections.abc import Callable
 from enum import Enum, auto
-from typing import Protocol, cast
+from typing import Final, cast
 
 from stoker.errors import Draining, ServingError
-from stoker.transport.wire.answer import CONTINUE, Clock, encode
-from stoker.transport.wire.exchange import GONE, Exchange
+from stoker.transport.wire.answer import CONTINUE, encode
+from stoker.transport.wire.exchange import Exchange, cancel_all, refuse_unanswered
+from stoker.transport.wire.host import Host
 from stoker.transport.wire.http1 import Received, RequestReader
-from stoker.transport.wire.limits import (
-    BODY_GRACE_S,
-    MAX_PIPELINED,
-    MIN_BODY_RATE,
-    SWEEP_INTERVAL_S,
-    TURN_BYTES,
-    BufferBudget,
-    HttpLimits,
-)
-from stoker.transport.wire.message import Handler, HttpResponse, Piece, error_response
+from stoker.transport.wire.limits import MAX_PIPELINED, SHORT_LINGER_S, TURN_BYTES
+from stoker.transport.wire.message import HttpResponse, Piece, error_response
 from stoker.transport.wire.outgoing import AnswerWriter
-from stoker.transport.wire.problems import HttpError, Problem
+from stoker.transport.wire.patience import Awaited, Patience
+from stoker.transport.wire.problems import HttpError
 
 
 class Phase(Enum):
@@ -54,31 +49,9 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class Host(Protocol):
-    """What a connection needs of its server. All of it is used on the loop only."""
-
-    handler: Handler
-    limits: HttpLimits
-    budget: BufferBudget
-    clock: Clock
-    receive_buffer: memoryview
-    in_flight: int
-    """Requests read and not yet answered, on all connections. Connections count it."""
-    is_draining: bool
-    """Every answer says `Connection: close`."""
-    time: Callable[[], float]
-
-    def opened(self, connection: "Connection") -> None:
-        """Counts it; may refuse it."""
-
-    def lost(self, connection: "Connection") -> None:
-        """Forgets it."""
-
-    def flush_soon(self, connection: "Connection") -> None:
-        """Calls its `flush` at the end of this loop turn."""
-
-    def next_turn(self, callback: Callable[[], None]) -> None:
-        """Calls back in the next turn of the loop, after other connections had theirs."""
+_DRAINING: Final = Draining(
+    "the server is shutting down: another replica can take the request", retry_after=1.0
+)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -86,24 +59,23 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_age_limit",
-        "_body_began",
         "_exchanges",
         "_host",
         "_is_read_paused",
+        "_linger_s",
         "_reader",
-        "_stalled_bytes",
         "_transport",
         "_turn_bytes",
         "_writer",
-        "deadline",
         "flushes",
+        "patience",
         "phase",
     )
 
     def __init__(self, host: Host, age_s: float) -> None:
         self.phase = Phase.OPEN
-        self.deadline = math.inf
-        """When the server must look at this connection; seconds of `host.time()`."""
+        self.patience = Patience(host.limits, host.time)
+        """Says when the server must look at this connection."""
         self.flushes = False
         """It stands in the server's list of connections to flush."""
         self._host = host
@@ -112,16 +84,10 @@ class Connection(asyncio.BufferedProtocol):
         self._exchanges: deque[Exchange] = deque()
         self._turn_bytes = 0
         """Bytes of a large body since reading was last given up for a turn."""
-        self._stalled_bytes = 0
-        self._body_began = 0.0
         self._is_read_paused = False
+        self._linger_s = host.limits.linger_s
         self._transport: asyncio.Transport
         self._writer: AnswerWriter
-
-    @property
-    def is_sending(self) -> bool:
-        """The peer has not taken all of its answers."""
-        return self._writer.is_paused
 
     @property
     def is_idle(self) -> bool:
@@ -139,7 +105,6 @@ class Connection(asyncio.BufferedProtocol):
         """Opens."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self._writer = AnswerWriter(self._transport, self._host, self._all_sent)
-        self.deadline = self._host.time() + self._host.limits.first_byte_timeout_s
         self._host.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -176,7 +141,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self.phase = Phase.CLOSED
-        self.deadline = math.inf
+        self.patience.end()
         self._reader.close()
         self._writer.drop()
         self._cancel_all()
@@ -193,6 +158,11 @@ class Connection(asyncio.BufferedProtocol):
 
     # What the server calls.
 
+    def turn_away(self, error: HttpError) -> None:
+        """Refuses a connection that has just been made, and does not wait long for it to go."""
+        self._linger_s = SHORT_LINGER_S
+        self.refuse(error)
+
     def refuse(self, error: ServingError | HttpError) -> None:
         """Answers `error` after the answers that are under way, and ends."""
         if self.phase is not Phase.OPEN:
@@ -205,32 +175,40 @@ class Connection(asyncio.BufferedProtocol):
         exchange.answer(error_response(error))
 
     def end_if_idle(self) -> None:
-        """Drain: shuts our side if no request is here. What still comes is read and dropped."""
-        if self.is_idle:
+        """The port is closed: shuts our side if no request is here and none is on its way. What
+        comes later is read and dropped."""
+        if self.phase is Phase.LINGERING:
+            self.patience.await_close(SHORT_LINGER_S)
+        elif self.is_idle and not self.patience.hurry():
             self._linger()
 
+    def abort(self) -> None:
+        """Ends it at once, answered or not."""
+        self._transport.abort()
+
     def expire(self, now: float) -> None:
-        """`deadline` has passed: ends what is too slow, or sets the next one."""
+        """The deadline has passed: ends what is too slow, or sets the next one."""
+        patience = self.patience
         if self.phase is Phase.LINGERING or self.phase is Phase.CLOSED:
             self._transport.abort()
         elif self._writer.is_paused:
-            if self._writer.waiting_bytes == self._stalled_bytes:
+            if patience.has_stalled(self._writer.waiting_bytes):
                 self._transport.abort()
             else:
                 self._watch_stall()
         elif self._exchanges:
-            self.deadline = math.inf
+            patience.end()
         elif self.phase is Phase.ENDING:
             self._transport.abort()
         elif self._reader.is_between_requests:
             self._linger()
-        elif self._body_began:
-            self._check_body_rate(now)
+        elif patience.awaited is not Awaited.BODY:
+            self.refuse(patience.head_too_slow())
         else:
-            wait_s = self._host.limits.header_timeout_s
-            self.refuse(
-                HttpError(Problem.TOO_SLOW, f"expected a request's head within {wait_s:g} s")
-            )
+            reader = self._reader
+            error = patience.body_too_slow(now, reader.body_bytes, reader.reserved_bytes)
+            if error is not None:
+                self.refuse(error)
 
     def flush(self) -> None:
         """Writes the answers that are ready and first in line."""
@@ -287,17 +265,17 @@ class Connection(asyncio.BufferedProtocol):
             self._host.flush_soon(self)
 
     def close(self) -> None:
-        """The server is closing: what is unanswered is refused as Draining, and all answers are
-        sent if the kernel takes them at once."""
+        """The server is closing: what is unanswered or half read is refused as Draining, and stays
+        for a moment to read it. All else ends, its answers sent if the kernel takes them."""
         if self.phase is Phase.CLOSED:
             return
-        for exchange in self._exchanges:
-            if exchange.response is None:
-                cancel = exchange.cancel
-                exchange.answer(error_response(_DRAINING))
-                if cancel is not None:
-                    cancel()
+        is_refused = refuse_unanswered(self._exchanges, error_response(_DRAINING))
+        if not self._exchanges and not self._reader.is_between_requests:
+            is_refused = self.phase is Phase.OPEN
+            self.refuse(_DRAINING)
         self.flush()
+        if is_refused and self.phase is Phase.LINGERING:
+            return
         if self.phase is not Phase.LINGERING:
             self.phase = Phase.ENDING
         self._reader.close()
@@ -318,6 +296,7 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 received = self._reader.take()
             except (HttpError, ServingError) as error:
+                self._host.refused(error)
                 self._reader.close()
                 self.refuse(error)
                 return
@@ -329,8 +308,7 @@ class Connection(asyncio.BufferedProtocol):
                 return
             self._dispatch(received)
             if self._reader.is_between_requests and not self._is_read_paused:
-                self.deadline = math.inf  # until `flush` has written the answer
-                self._body_began = 0.0
+                self.patience.end()  # until `flush` has written the answer
                 return
 
     def _dispatch(self, received: Received) -> None:
@@ -352,7 +330,7 @@ class Connection(asyncio.BufferedProtocol):
     def _continue(self) -> None:
         """Tells the client to send its body; the body's clock starts here."""
         self._reader.wants_continue = False
-        self._body_began = 0.0
+        self.patience.end()
         self._write([CONTINUE], 0)
 
     def _write(self, pieces: list[Piece], size: int) -> None:
@@ -379,36 +357,19 @@ class Connection(asyncio.BufferedProtocol):
         if self.phase is not Phase.OPEN or self._writer.is_paused:
             return
         reader = self._reader
-        limits = self._host.limits
         if self._exchanges:
-            self.deadline = math.inf
-            self._body_began = 0.0
+            self.patience.end()
         elif reader.is_between_requests:
-            self.deadline = self._host.time() + limits.idle_timeout_s
-            self._body_began = 0.0
+            self.patience.rest()
+            if self._host.is_closing:
+                self.end_if_idle()
         elif reader.is_in_body:
-            if not self._body_began:
-                self._body_began = self._host.time()
-                self.deadline = self._body_began + BODY_GRACE_S
-        elif self.deadline > (until := self._host.time() + limits.header_timeout_s):
-            self.deadline = until
-
-    def _check_body_rate(self, now: float) -> None:
-        slow_s = now - self._body_began - BODY_GRACE_S
-        if self._reader.body_bytes >= slow_s * MIN_BODY_RATE:
-            self.deadline = now + SWEEP_INTERVAL_S
-            return
-        self.refuse(
-            HttpError(
-                Problem.TOO_SLOW,
-                f"expected a body at {MIN_BODY_RATE} bytes a second after {BODY_GRACE_S:g} s, "
-                f"got {self._reader.body_bytes} bytes in {now - self._body_began:.1f} s",
-            )
-        )
+            self.patience.await_body()
+        else:
+            self.patience.await_head()
 
     def _watch_stall(self) -> None:
-        self._stalled_bytes = self._writer.waiting_bytes
-        self.deadline = self._host.time() + self._host.limits.write_stall_s
+        self.patience.await_reader(self._writer.waiting_bytes)
 
     def _end(self) -> None:
         """The last answer is written: what else came is not answered."""
@@ -422,8 +383,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport.is_closing():
             return
         self.phase = Phase.LINGERING
-        self.deadline = self._host.time() + self._host.limits.linger_s
-        if self._transport.can_write_eof():
+        host = self._host
+        self.patience.await_close(SHORT_LINGER_S if host.is_closing else self._linger_s)
+        if host.lingers(self) and self._transport.can_write_eof():
             self._transport.write_eof()
             self._resume_reading()
         else:
@@ -433,16 +395,7 @@ class Connection(asyncio.BufferedProtocol):
         """Nobody waits for these answers. Reservations end when the handler has answered."""
         exchanges, self._exchanges = self._exchanges, deque()
         self._host.in_flight -= len(exchanges)
-        for exchange in exchanges:
-            response = exchange.response
-            if response is not None:
-                self._host.budget.release(exchange.size)
-                if response.lease is not None:
-                    response.lease.release()
-                continue
-            exchange.response = GONE
-            if exchange.cancel is not None:
-                exchange.cancel()
+        cancel_all(exchanges, self._host.budget)
 
     def _pause_reading(self) -> None:
         if not self._is_read_paused:
@@ -453,6 +406,3 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_read_paused:
             self._is_read_paused = False
             self._transport.resume_reading()
-
-
-_DRAINING = Draining("the server is shutting down: another replica can take the request")

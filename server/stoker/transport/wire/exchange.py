@@ -4,10 +4,11 @@ A connection keeps its exchanges in the order of their requests; a handler gets 
 them and calls it, perhaps much later. Hot path.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from stoker.inference import Cancel
+from stoker.transport.wire.limits import BufferBudget
 from stoker.transport.wire.message import HttpResponse
 
 
@@ -43,3 +44,28 @@ class Exchange:
 
 GONE: Final = HttpResponse(0, (), ())
 """Marks an exchange whose client left: the handler's answer comes and is dropped."""
+
+
+def refuse_unanswered(exchanges: Iterable[Exchange], refusal: HttpResponse) -> bool:
+    """Answers and cancels what is still being worked on. False if there was nothing."""
+    unanswered = [each for each in exchanges if each.response is None]
+    for exchange in unanswered:
+        stop = exchange.cancel
+        exchange.answer(refusal)
+        if stop is not None:
+            stop()
+    return bool(unanswered)
+
+
+def cancel_all(exchanges: Iterable[Exchange], budget: BufferBudget) -> None:
+    """Nobody waits for these any more. Reservations end when the handler has answered."""
+    for exchange in exchanges:
+        response = exchange.response
+        if response is not None:
+            budget.release(exchange.size)
+            if response.lease is not None:
+                response.lease.release()
+            continue
+        exchange.response = GONE
+        if exchange.cancel is not None:
+            exchange.cancel()

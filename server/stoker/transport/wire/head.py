@@ -143,7 +143,8 @@ def _collect(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
 def _head(method: str, target: str, is_1_1: bool, headers: dict[str, str]) -> Head:
     host = headers.get("host")
     if (host is None and is_1_1) or not _HOST.fullmatch(host or ""):
-        raise HttpError(Problem.MALFORMED, f"expected one valid host field, got {host!r}")
+        got = "none" if host is None else repr(host)
+        raise HttpError(Problem.MALFORMED, f"expected one valid host field, got {got}")
     length_text, coding = headers.get("content-length"), headers.get("transfer-encoding")
     if coding is not None:
         if length_text is not None:

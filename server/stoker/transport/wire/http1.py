@@ -128,6 +128,11 @@ class RequestReader:
             return len(self._rest) if self._view is None else self._filled
         return len(self._body)
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that the unfinished body holds of the budget."""
+        return self._reserved
+
     def space(self) -> memoryview:
         """Where the next bytes belong while `fills_body`.
 

@@ -65,12 +65,33 @@ BODY_GRACE_S: Final = 5.0
 MIN_BODY_RATE: Final = 16 << 10
 """Bytes a second that a body must keep on average after the grace: a slow phone line, not less."""
 
+BODY_TIME_S: Final = 120.0
+"""A large body's pace is its size in that time, where this is more: it holds its whole size of the
+budget, and two bodies of 1 GiB at the least rate would hold all of it for 18 hours. 1 GiB then
+needs 72 Mbit/s, which a line of 100 Mbit/s gives."""
+
 WRITE_STALL_S: Final = 60.0
 """A peer that takes not one byte of its answer for so long is gone; its memory is wanted back."""
 
 LINGER_S: Final = 10.0
 """After the last answer our side is shut and what still comes is dropped, so that the peer can read
 that answer before a reset destroys it. It gets that long to close."""
+
+SHORT_LINGER_S: Final = 1.0
+"""The same for a connection that was refused, and for every one once the port is closed: some round
+trips and a lost packet. A drain waits for it, and a crowd that is refused must not stay."""
+
+MAX_LINGERING: Final = 256
+"""Lingering connections, which do not count as open ones. At most this many and at most 16 more
+than a quarter of the open ones, because each has a descriptor; beyond it they end at once."""
+
+FIRST_REQUEST_S: Final = 0.5
+"""Once the port is closed, how old a connection without a request must be to count as idle: its
+first request is on its way, and one lost packet comes again within 0.2 s."""
+
+HANDSHAKE_S: Final = 0.1
+"""From the last handshake that may begin to the closing of the port. What is on its way ends within
+a round trip; 0.1 s is one around half the world."""
 
 MAX_CONNECTION_AGE_S: Final = 300.0
 """Then `Connection: close`: Services balance connections, and new pods must get some."""
@@ -81,12 +102,18 @@ AGE_JITTER: Final = 0.1
 MAX_CONNECTIONS: Final = 16_384
 """Open at once. Above 10,000 idle clients; each costs a few KiB here and a descriptor."""
 
+MANAGEMENT_CONNECTIONS: Final = 64
+"""Open at once on the management port: a kubelet, some scrapers, some people."""
+
 BACKLOG: Final = 4_096
 """Connections that the kernel may hold for us: the default of `net.core.somaxconn`."""
 
 SWEEP_INTERVAL_S: Final = 1.0
 """How often all deadlines are looked at: 16,384 connections take under 1 ms, and one timer each
 would cost every request two timer operations."""
+
+LAST_SWEEP_INTERVAL_S: Final = 0.1
+"""The same once the port is closed: the process waits for the last deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +131,16 @@ class HttpLimits:
     idle_timeout_s: float = IDLE_TIMEOUT_S
     write_stall_s: float = WRITE_STALL_S
     linger_s: float = LINGER_S
+
+    @property
+    def max_lingering(self) -> int:
+        """See MAX_LINGERING."""
+        return min(MAX_LINGERING, 16 + self.max_connections // 4)
+
+
+def body_rate(size: int) -> float:
+    """Bytes a second that a body which holds `size` bytes of the budget must keep."""
+    return max(MIN_BODY_RATE, size / BODY_TIME_S)
 
 
 class BufferBudget:

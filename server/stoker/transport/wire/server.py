@@ -7,114 +7,177 @@ Source of the drain's steps: design, section "Operating it".
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable
+from typing import Final
 
+from stoker.errors import ServingError
 from stoker.transport.wire.answer import Clock
 from stoker.transport.wire.connection import Connection
 from stoker.transport.wire.limits import (
     AGE_JITTER,
     BACKLOG,
+    HANDSHAKE_S,
+    LAST_SWEEP_INTERVAL_S,
     RECEIVE_BYTES,
+    SHORT_LINGER_S,
     SWEEP_INTERVAL_S,
     BufferBudget,
     HttpLimits,
 )
 from stoker.transport.wire.message import Handler
+from stoker.transport.wire.port import Port
 from stoker.transport.wire.problems import HttpError, Problem
+
+_ENDED_AT_ONCE: Final = 256
+"""Idle connections that are shut between two looks at what came: under a millisecond."""
 
 
 class HttpServer:
     """One port. Used on the loop only; owns its connections."""
 
-    def __init__(self, handler: Handler, limits: HttpLimits, budget: BufferBudget) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: HttpLimits,
+        budget: BufferBudget,
+        *,
+        on_refused: Callable[[ServingError | HttpError], None] | None = None,
+    ) -> None:
+        """`on_refused` hears of each request that is refused before the handler sees it."""
         self.handler = handler
         self.limits = limits
         self.budget = budget
         self.clock = Clock()
         self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
         self.is_draining = False
+        self.is_closing = False
         self.in_flight = 0
         """Requests that were read and are not answered."""
+        self._on_refused = on_refused
         self._connections: set[Connection] = set()
+        self._lingering: set[Connection] = set()
         self._to_flush: list[Connection] = []
-        self._server: asyncio.Server | None = None
+        self._port: Port | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_interval_s = SWEEP_INTERVAL_S
         self._changed = asyncio.Event()
 
     @property
     def open_connections(self) -> int:
-        """Connections that are open."""
+        """Connections that count against the limit."""
         return len(self._connections)
+
+    @property
+    def lingering_connections(self) -> int:
+        """Connections that have their last answer and are still there."""
+        return len(self._lingering)
 
     async def start(self, host: str, port: int) -> int:
         """Listens; 0 picks a free port. Returns the port. Raises OSError when it is taken."""
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
-        self._server = await self._loop.create_server(self._connection, host, port, backlog=BACKLOG)
-        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep_again)
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        self._port = Port(
+            await self._loop.create_server(self._connection, host, port, backlog=BACKLOG)
+        )
+        self._sweep_again()
+        return self._port.number
 
     def announce_drain(self) -> None:
         """From here on every answer carries `Connection: close`; all else goes on."""
         self.is_draining = True
 
-    def stop_accepting(self) -> None:
-        """Closes the port and shuts our side of idle connections.
-
-        A request that the kernel holds already is no idle connection: the loop reads once more
-        before it looks. What is under way is answered.
-        """
+    async def stop_accepting(self) -> None:
+        """Closes the port, and then our side of idle connections. Nothing that the kernel has is
+        lost: connections that it made are served, and before a connection counts as idle the loop
+        has looked once more for a request. What is under way goes on."""
         self.is_draining = True
-        if self._server is not None:
-            self._server.close()
-            self._loop.call_soon(self._loop.call_soon, self._end_idle)
+        if self._port is None or self.is_closing:
+            return
+        self._port.refuse_handshakes()
+        await asyncio.sleep(HANDSHAKE_S)
+        left = self._close_port(self._port)
+        await asyncio.gather(
+            *(self._loop.connect_accepted_socket(self._connection, each) for each in left)
+        )
+        await asyncio.sleep(0)  # the protocols of what was accepted last are told so
+        connections = [*self._connections, *self._lingering]
+        for first in range(0, len(connections), _ENDED_AT_ONCE):
+            await asyncio.sleep(0)  # the loop reads what came
+            for connection in connections[first : first + _ENDED_AT_ONCE]:
+                connection.end_if_idle()
 
     async def drained(self) -> None:
-        """Returns when every request that came is answered and the answers are the kernel's. The
-        caller says how long it waits."""
-        while self.in_flight or any(each.is_sending for each in self._connections):
+        """Returns when every connection is gone, with the answers to all that it sent. Call it
+        after `stop_accepting`. The caller says how long it waits."""
+        while self._connections or self._lingering:
             self._changed.clear()
             await self._changed.wait()
 
     async def close(self) -> None:
-        """Ends everything at once: cancels what is unanswered, closes the connections."""
-        self.stop_accepting()
+        """Ends everything: what is unanswered or half read is refused and has SHORT_LINGER_S to
+        read that; all else is closed at once."""
+        self.is_draining = True
+        if self._port is not None and not self.is_closing:
+            for each in self._close_port(self._port):
+                each.close()
+        for connection in [*self._connections, *self._lingering]:
+            connection.close()
+        try:
+            async with asyncio.timeout(SHORT_LINGER_S):
+                await self.drained()
+        except TimeoutError:
+            for connection in [*self._connections, *self._lingering]:
+                connection.abort()
+            await self.drained()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for connection in list(self._connections):
-            connection.close()
-        while self._connections:
-            self._changed.clear()
-            await self._changed.wait()
-        if self._server is not None:
-            await self._server.wait_closed()
+        if self._port is not None:
+            await self._port.closed()
 
     def sweep(self, now: float) -> None:
         """Looks at every connection whose deadline has passed at `now` (loop time)."""
-        late = [each for each in self._connections if each.deadline <= now]
-        for connection in late:
-            connection.expire(now)
-        self._changed.set()
+        for connections in (self._connections, self._lingering):
+            for connection in [each for each in connections if each.patience.deadline <= now]:
+                connection.expire(now)
 
     # What connections call.
 
     def opened(self, connection: Connection) -> None:
         """A client connected."""
-        self._connections.add(connection)
-        if len(self._connections) > self.limits.max_connections:
-            connection.refuse(
-                HttpError(
-                    Problem.TOO_MANY_CONNECTIONS,
-                    f"expected at most {self.limits.max_connections} open connections",
-                    (("Retry-After", "1"),),
-                )
+        if len(self._connections) < self.limits.max_connections:
+            self._connections.add(connection)
+            return
+        is_crowd = len(self._lingering) >= self.limits.max_lingering
+        self._lingering.add(connection)
+        if is_crowd:
+            connection.abort()
+            return
+        connection.turn_away(
+            HttpError(
+                Problem.TOO_MANY_CONNECTIONS,
+                f"expected at most {self.limits.max_connections} open connections",
+                (("Retry-After", "1"),),
             )
+        )
+
+    def lingers(self, connection: Connection) -> bool:
+        """A connection has its last answer. False: too many others wait for their clients."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._lingering.add(connection)
+        return len(self._lingering) <= self.limits.max_lingering
 
     def lost(self, connection: Connection) -> None:
         """A connection's socket is gone."""
         self._connections.discard(connection)
+        self._lingering.discard(connection)
         self._changed.set()
+
+    def refused(self, error: ServingError | HttpError) -> None:
+        """A request was refused before the handler saw it."""
+        if self._on_refused is not None:
+            self._on_refused(error)
 
     def flush_soon(self, connection: Connection) -> None:
         """One callback a loop turn writes for all connections that have something to write."""
@@ -133,17 +196,19 @@ class HttpServer:
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
             connection.flush()
-        if self.is_draining:
-            self._changed.set()
 
     def _connection(self) -> Connection:
         jitter = random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
         return Connection(self, self.limits.max_connection_age_s * jitter)
 
-    def _end_idle(self) -> None:
-        for connection in list(self._connections):
-            connection.end_if_idle()
+    def _close_port(self, port: Port) -> list[socket.socket]:
+        self.is_closing = True
+        self._sweep_interval_s = LAST_SWEEP_INTERVAL_S
+        self._sweep_again()
+        return port.close()
 
     def _sweep_again(self) -> None:
-        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep_again)
-        self.sweep(self._loop.time())
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = self._loop.call_later(self._sweep_interval_s, self._sweep_again)
+        self.sweep(self.time())
