@@ -132,7 +132,9 @@ class Server:
             idle_timeout_s=settings.idle_timeout_s,
         )
         info = ServerInfo(SERVER_NAME, stoker.__version__, EXTENSIONS)
-        self._rest = RestService(self.engine, self._loader, info, limits, budget)
+        self._rest = RestService(
+            self.engine, self._loader, info, limits, budget, statistics=statistics
+        )
         self._http = HttpServer(self._rest, limits, budget, on_refused=RefusalCounter(statistics))
         management = management_handler(
             live=lambda: Readiness(True),

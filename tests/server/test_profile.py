@@ -198,8 +198,9 @@ def test_the_predicted_wait_of_two_instances_knows_what_their_device_does_at_onc
     needed = 20 * (RUN_S + BETWEEN_S) / (1 if is_shared else 2)
     with RestClient(server.at) as client:
         for _ in range(10):
-            first = occupy(client, runtime)
-            ahead = [*send_each(client, range(1, 81), server)]
+            held = [occupy(client, runtime), client.send("m", {"x": rows(0)})]
+            runtime.wait_for_run(2)
+            ahead = send_each(client, range(1, 81), server)
             predicted = server.on_loop(
                 lambda each: each.engine.served("m").predicted_wait(time.monotonic())
             )
@@ -207,11 +208,11 @@ def test_the_predicted_wait_of_two_instances_knows_what_their_device_does_at_onc
             true.began.clear()
             released = time.monotonic()
             runtime.release()
-            for call in (first, *ahead, probe):
+            for call in (*held, *ahead, probe):
                 call.answer().output()
             in_turn = next(at for at, run in enumerate(runtime.runs) if 1000 in values_of(run))
             real = true.began[in_turn] - released
-            if real < QUIET * (needed + 2 * RUN_S):
+            if real < QUIET * (needed + 2 * (RUN_S + BETWEEN_S)):
                 assert predicted == pytest.approx(real, rel=0.2)
                 return
         pytest.skip(BUSY)

@@ -1,6 +1,9 @@
 """What a refused request held is free once it is answered: no cycle keeps it for the collector."""
 
 import gc
+import gzip
+import http.client
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +17,7 @@ import pytest
 from stoker.request import InferRequest
 
 from tests import models
-from tests.calls import Connect, GrpcClient, on_both_protocols
+from tests.calls import PATIENCE, Connect, GrpcClient, on_both_protocols
 from tests.conftest import FREE_PORTS, RunningServer, Serving
 
 LEAST_BYTES: Final = 128
@@ -67,6 +70,64 @@ def test_a_refused_request_is_freed_with_its_answer(
     with connect(server.at) as client, no_request_is_left_in_a_cycle():
         for _ in range(3):
             assert client.send(model, {"x": given}).answer().status != "OK"
+
+
+def post(server: RunningServer, body: bytes, **headers: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", server.at.http_port, timeout=PATIENCE)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("POST", "/v2/models/m/infer", body, named)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+LARGE = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":[' + b"1," * 200_000
+BODIES = {
+    "small": (b"{", {}, 400),
+    "large": (LARGE, {}, 400),
+    "large, of wrong count": (LARGE + b"1]}]}", {}, 400),
+    "no gzip": (LARGE, {"content_encoding": "gzip"}, 400),
+    "gzip of no JSON": (gzip.compress(LARGE), {"content_encoding": "gzip"}, 400),
+    "too large a frame": (b'{"inputs":[],"a":[' + b"[]," * 200_000 + b"1]}", {}, 413),
+}
+
+
+@pytest.mark.parametrize(("body", "headers", "status"), BODIES.values(), ids=BODIES)
+def test_a_body_that_is_refused_is_freed_with_its_answer_and_counted(
+    server: RunningServer, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    with no_request_is_left_in_a_cycle():
+        for _ in range(3):
+            assert post(server, body, **headers) == status
+    reason = "malformed" if status == 400 else "too_large"
+    assert server.at.metric("stoker_requests_unrouted_total", reason=reason) == 3
+
+
+def test_a_body_that_inflates_beyond_the_budget_is_refused_and_counted(
+    serve: Serving, tmp_path: Path
+) -> None:
+    settings = replace(FREE_PORTS, max_buffered_bytes=1 << 20, max_message_bytes=1 << 20)
+    repository = models.write_repository(tmp_path, {"m": models.fails_on_data()})
+    server = serve(repository, settings=replace(settings, max_json_bytes=1 << 19))
+    bomb = gzip.compress(bytes(64 << 20))
+    with no_request_is_left_in_a_cycle():
+        assert post(server, bomb, content_encoding="gzip") == 413
+        length = {"inference_header_content_length": "10"}
+        assert post(server, bomb, content_encoding="gzip", **length) == 429
+    assert server.at.metric("stoker_requests_unrouted_total", reason="too_large") == 2
+    assert post(server, LARGE[:1000], content_encoding="identity") == 400
+
+
+def test_members_of_gzip_that_follow_one_another_are_one_body(server: RunningServer) -> None:
+    body = json.dumps(
+        {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "INT64", "data": [1]}]}
+    ).encode()
+    for cut in (1, 20, len(body) - 1):
+        members = gzip.compress(body[:cut]) + gzip.compress(body[cut:])
+        assert post(server, members, content_encoding="gzip") == 200
 
 
 def test_a_message_that_does_not_parse_is_freed_with_its_answer(server: RunningServer) -> None:

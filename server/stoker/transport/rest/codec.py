@@ -8,15 +8,18 @@ and parameters extensions.  Hot path.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from stoker.errors import InvalidRequest, TooLarge, Unsupported
+from stoker.errors import InvalidRequest, ServingError, TooLarge, Unsupported
 from stoker.request import NO_PARAMETERS, InferRequest, Parameters
-from stoker.tensor import DataType, datatype_of, from_raw
+from stoker.tensor import DataType, Tensor, datatype_of, from_raw
 from stoker.transport.rest import json_data
 from stoker.transport.rest.binary import cut
+from stoker.transport.rest.json_frame import read_in_steps
+from stoker.transport.rest.json_pieces import Pieces, to_tensor_in_steps
+from stoker.transport.rest.steps import Steps
 
 _MAX_RANK: Final = 32
 """Dimensions of a shape: more than any model, fewer than the 64 that numpy has."""
@@ -27,6 +30,10 @@ _INT64: Final = range(-(1 << 63), 1 << 63)
 _REMEMBERED: Final = 256
 """JSON parts that are kept: one per client, model and shape. At the limit all are forgotten."""
 _REMEMBERED_BYTES: Final = 2 << 10
+
+SLOW_BYTES: Final = 256 << 10
+"""Raw BYTES of this size take up to 10 ms to become text, raw BOOL 0.1 ms."""
+_COPIED: Final = frozenset((DataType.BYTES, DataType.BOOL))
 
 _SHARED_MEMORY: Final = (
     "shared_memory_region",
@@ -67,6 +74,7 @@ class _Input:
     binary_size: int
     """-1: the data stands in the JSON."""
     data: object
+    """As `json_data.load` gives it, or the tensor that was made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,49 @@ def decode(
 
     Raises InvalidRequest, Unsupported, or TooLarge for JSON over `max_json_bytes`.
     """
+    text = _json_part(body, json_size, max_json_bytes)
+    envelope = None
+    if type(text) is bytes and len(text) <= _REMEMBERED_BYTES:
+        envelope = _remembered.get(text)
+    if envelope is None:
+        envelope = _parse(text)
+    return _call(model, version, body, len(text), envelope)
+
+
+def decode_in_steps(
+    model: str, version: str, body: bytes | memoryview, json_size: int | None, max_json_bytes: int
+) -> Steps[Decoded]:
+    """`decode` of large JSON, in steps."""
+    text = _json_part(body, json_size, max_json_bytes)
+    if len(text) < json_data.PIECES_FROM_BYTES:
+        return decode(model, version, body, json_size, max_json_bytes)
+    envelope = _envelope((yield from read_in_steps(text)))
+    inputs = []
+    for each in envelope.inputs:
+        if isinstance(each.data, Pieces):
+            json_data.check_has_json(each.name, each.datatype)
+            tensor = yield from to_tensor_in_steps(each.name, each.datatype, each.shape, each.data)
+            inputs.append(replace(each, data=tensor))
+        else:
+            inputs.append(each)
+    return _call(model, version, body, len(text), replace(envelope, inputs=tuple(inputs)))
+
+
+def is_slow(body: bytes | memoryview, json_size: int) -> bool:
+    """Whether a body with small JSON has large binary data that `decode` would copy, not view."""
+    try:
+        text = _json_part(body, json_size, json_size)
+        envelope = _remembered.get(bytes(text)) or _parse(text)
+    except ServingError:
+        return False  # `decode` says why
+    return any(
+        each.datatype in _COPIED and each.binary_size >= SLOW_BYTES for each in envelope.inputs
+    )
+
+
+def _json_part(
+    body: bytes | memoryview, json_size: int | None, max_json_bytes: int
+) -> bytes | memoryview:
     size = len(body) if json_size is None else json_size
     if size > len(body):
         raise InvalidRequest(
@@ -102,17 +153,21 @@ def decode(
         )
     if size > max_json_bytes:
         raise TooLarge(f"expected JSON of at most {max_json_bytes} bytes, got {size}")
-    text = body if size == len(body) else body[:size]
-    envelope = None
-    if type(text) is bytes and len(text) <= _REMEMBERED_BYTES:
-        envelope = _remembered.get(text)
-    if envelope is None:
-        envelope = _parse(text)
+    return body if size == len(body) else body[:size]
+
+
+def _call(
+    model: str, version: str, body: bytes | memoryview, json_size: int, envelope: _Envelope
+) -> Decoded:
+    """The request, its binary data cut out of the body."""
     inputs = []
-    at = size
+    at = json_size
     for each in envelope.inputs:
         if each.binary_size < 0:
-            inputs.append(json_data.to_tensor(each.name, each.datatype, each.shape, each.data))
+            data = each.data
+            if type(data) is not Tensor:
+                data = json_data.to_tensor(each.name, each.datatype, each.shape, data)
+            inputs.append(data)
             continue
         block = cut(each.name, body, at, each.binary_size)
         at += each.binary_size
@@ -135,7 +190,21 @@ def decode(
 
 
 def _parse(text: bytes | memoryview) -> _Envelope:
-    top = _object(json_data.load(text), "the body")
+    envelope = _envelope(json_data.load(text))
+    if (
+        not envelope.id
+        and len(text) <= _REMEMBERED_BYTES
+        and type(text) is bytes
+        and all(each.binary_size >= 0 for each in envelope.inputs)
+    ):
+        if len(_remembered) >= _REMEMBERED:
+            _remembered.clear()
+        _remembered[text] = envelope
+    return envelope
+
+
+def _envelope(value: object) -> _Envelope:
+    top = _object(value, "the body")
     envelope_id = top.get("id", "")
     if not isinstance(envelope_id, str):
         raise InvalidRequest(f"expected `id` to be a string, got {_named(envelope_id)}")
@@ -150,7 +219,7 @@ def _parse(text: bytes | memoryview) -> _Envelope:
         if name in listed:
             _refuse_duplicates("output", [name, name])
         listed[name] = is_binary
-    envelope = _Envelope(
+    return _Envelope(
         envelope_id,
         inputs,
         tuple(listed),
@@ -159,16 +228,6 @@ def _parse(text: bytes | memoryview) -> _Envelope:
         timeout_us,
         parameters,
     )
-    if (
-        not envelope_id
-        and len(text) <= _REMEMBERED_BYTES
-        and type(text) is bytes
-        and all(each.binary_size >= 0 for each in inputs)
-    ):
-        if len(_remembered) >= _REMEMBERED:
-            _remembered.clear()
-        _remembered[text] = envelope
-    return envelope
 
 
 def _input(value: object) -> _Input:
