@@ -12,6 +12,7 @@ would hold the GIL for seconds.
 """
 
 import json
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -167,9 +168,19 @@ def to_json(tensor: Tensor) -> bytes:
     if tensor.datatype is DataType.BYTES:
         return _texts(tensor.name, array)
     text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-    if tensor.datatype in FLOATS and b"n" in text:  # of "null", orjson's word for NaN and Inf
-        return json.dumps(array.tolist(), separators=(",", ":")).encode()
+    if tensor.datatype in FLOATS and b"n" in text:
+        return _with_literals(text, array)
     return text
+
+
+def _with_literals(text: bytes, array: Array) -> bytes:
+    """The text with NaN and infinities by name, for which orjson writes `null`."""
+    words = [
+        b"NaN" if each != each else b"Infinity" if each > 0 else b"-Infinity"
+        for each in array[~np.isfinite(array)].tolist()
+    ]
+    pieces = text.split(b"null")
+    return b"".join(chain.from_iterable(zip(pieces, (*words, b""), strict=True)))
 
 
 def has_json(datatype: DataType) -> bool:
