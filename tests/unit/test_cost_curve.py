@@ -92,6 +92,17 @@ def test_a_model_whose_cost_doubles_is_known_to_within_20_batches(sizes: tuple[i
     assert predicted_wait(curve) == pytest.approx(2 * before, rel=0.1)
 
 
+def test_one_disturbed_size_does_not_hide_the_knee_behind_it() -> None:
+    points = {rows: linear(rows) for rows in SIZES}
+    knee = CostCurve(points.items()).knee(128)
+    assert knee > 8
+    for disturbed in (2, 4, 8):
+        curve = CostCurve({**points, disturbed: 1.5 * points[disturbed]}.items())
+        assert curve.knee(128) == knee
+    flat = CostCurve((rows, rows / 1000) for rows in SIZES)
+    assert flat.knee(128) == 1
+
+
 def test_what_company_costs_is_the_median_of_runs_that_had_it() -> None:
     curve = measured()
     assert curve.slowdown() is None

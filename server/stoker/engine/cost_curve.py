@@ -32,6 +32,8 @@ LEAST_RUNS: Final = 3
 CROWDED_RUNS: Final = 200
 MINIMUM_GAIN: Final = 1.10
 """Doubling the rows must give at least this factor of rows a second, or the knee is reached."""
+LOOK_AHEAD: Final = 2
+"""Doublings that are looked at together."""
 
 
 class CostCurve:
@@ -79,18 +81,21 @@ class CostCurve:
     def knee(self, limit: int) -> int:
         """The power of two <= limit from which doubling the rows gains less than 10 %.
 
-        Gain is rows a second; only measured sizes are compared, so a curve that warm-up could
-        not follow further ends at its last measured power of two.
+        Gain is rows a second. One size that was measured too high hides no gain behind it: where a
+        doubling gains too little, two together may still gain enough. Only measured sizes are
+        compared, so a curve that warm-up could not follow further ends at its last power of two.
         """
-        best = 1
-        for rows, doubled in zip(self._rows, self._rows[1:], strict=False):
-            if doubled != 2 * rows or doubled > limit:
+        sizes: list[int] = []
+        for rows in self._rows:
+            if rows != 1 << len(sizes) or rows > limit:
                 break
-            before = rows / self._corrected(rows)
-            if doubled / self._corrected(doubled) < MINIMUM_GAIN * before:
-                break
-            best = doubled
-        return best
+            sizes.append(rows)
+        rates = [rows / self._corrected(rows) for rows in sizes]
+        best = 0
+        for at in range(1, len(rates)):
+            if rates[at] >= MINIMUM_GAIN ** (at - best) * rates[best] and at - best <= LOOK_AHEAD:
+                best = at
+        return sizes[best] if sizes else 1
 
     def slowdown(self) -> float | None:
         """How much longer a run takes beside others than alone, lately; None if too few ran so."""

@@ -1,12 +1,11 @@
 """Opens one version of a model, off the event loop: the slow half of a load.
 
 Session, completed configuration, warm-up, proof of independence, cost curve; in that order, each
-with the model's reason when it fails. What is measured is measured by one load at a time, since
-two would time each other. Knows no queue and no event loop.
+with the model's reason when it fails. A load measures while no other one opens or measures, since
+they would time each other. Knows no queue and no event loop.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ from typing import Final, Protocol
 from stoker.engine.engine import OpenedVersion, Profile
 from stoker.engine.policy import KNEE_LIMIT
 from stoker.errors import InvalidRequest, ServingError
+from stoker.lifecycle.quiet import Quiet
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.independence import Independence, prove
 from stoker.runtime.overlap import measure_overlap
@@ -105,7 +105,7 @@ class Opener:
         self._runtime = runtime
         self._occupied = occupied
         self._profile_seconds = profile_seconds
-        self._measuring = threading.Lock()
+        self._quiet = Quiet()
 
     def open(self, definition: ModelDefinition, version: int) -> OpenedVersion:
         """Opens and warms a version. Raises ServingError with the reason; then nothing is open."""
@@ -115,15 +115,16 @@ class Opener:
         try:
             draft = _draft(definition)
             placements = self._runtime.place(draft)
-            self._open_sessions(definition.versions[version], draft, placements, sessions)
-            config = definition.complete(
-                sessions[0][1], placements=placements, warn=partial(_log_doubt, identity)
-            )
-            for _, each in sessions:
-                with self._occupied(each.device):
-                    warm_up(config, each, definition.folder)
+            with self._quiet.work():
+                self._open_sessions(definition.versions[version], draft, placements, sessions)
+                config = definition.complete(
+                    sessions[0][1], placements=placements, warn=partial(_log_doubt, identity)
+                )
+                for _, each in sessions:
+                    with self._occupied(each.device):
+                        warm_up(config, each, definition.folder)
             _, session = sessions[0]
-            with self._measuring, self._occupied(session.device):
+            with self._quiet.measurement(), self._occupied(session.device):
                 independence = self._prove(identity, session, config, definition.folder)
                 profile = self._measure(sessions, config, independence, definition.folder)
         except BaseException:
