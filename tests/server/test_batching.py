@@ -139,7 +139,7 @@ def test_a_request_above_the_limit_is_refused_where_splitting_is_off(
 
 
 def test_thirty_two_clients_of_a_slow_model_fill_batches(serve: Serving, tmp_path: Path) -> None:
-    model = models.slow(width=768, depth=16)
+    model = models.slow(width=768, depth=64)  # a run outlasts the sending of several requests
     repository = models.write_repository(
         tmp_path / "repository",
         {"slow": models.ModelEntry(model, "max_batch_size: 32\ndynamic_batching { }\n")},

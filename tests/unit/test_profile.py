@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.model import ModelConfig
@@ -59,6 +60,32 @@ def test_a_disturbed_run_does_not_count() -> None:
     ((rows, seconds),) = measure(bench.session, bench.config, max_rows=1, clock=bench.clock)
     assert rows == 1
     assert seconds == pytest.approx(0.09)
+
+
+def test_a_slow_while_disturbs_no_size_more_than_another() -> None:
+    runs = 0
+
+    def cost(rows: int) -> float:
+        nonlocal runs
+        runs += 1
+        return milliseconds(rows) * (3 if 20 <= runs < 40 else 1)
+
+    bench = Bench(FakeModel(seconds=cost))
+    points = measure(bench.session, bench.config, max_rows=128, clock=bench.clock)
+    assert [seconds for _, seconds in points] == pytest.approx(
+        [milliseconds(rows) for rows in sizes(128)]
+    )
+
+
+def test_smaller_sizes_are_rows_of_the_largest() -> None:
+    bench = Bench(FakeModel(seconds=milliseconds))
+    measure(bench.session, bench.config, max_rows=4, clock=bench.clock)
+    first = {1: 0, 2: 0, 4: 0}
+    for run in bench.runtime.runs:
+        x = run.feeds["x"]
+        np.testing.assert_array_equal(x, bench.runtime.runs[1].feeds["x"][: len(x)])
+        first[len(x)] += 1
+    assert min(first.values()) >= LEAST_RUNS
 
 
 def test_sizes_that_would_outlast_the_budget_are_left_out() -> None:

@@ -127,6 +127,7 @@ class Opener:
             with self._quiet.measurement(), self._occupied(session.device):
                 independence = self._prove(identity, session, config, definition.folder)
                 profile = self._measure(sessions, config, independence, definition.folder)
+            _log_profile(identity, profile)
         except BaseException:
             for _, each in sessions:
                 each.close()
@@ -229,6 +230,19 @@ def _draft(definition: ModelDefinition) -> ModelConfig:
     if definition.draft is None:
         raise InvalidRequest("; ".join(definition.problems))
     return definition.draft
+
+
+def _log_profile(identity: ModelVersion, profile: Profile) -> None:
+    event(
+        logger,
+        "cost_curve",
+        f"what a run of {identity} costs by its rows",
+        level=logging.DEBUG,
+        model=identity.name,
+        version=identity.version,
+        costs=tuple(f"{rows} rows {seconds * 1e3:.3f} ms" for rows, seconds in profile.costs),
+        overlap=profile.overlap,
+    )
 
 
 def _log_doubt(identity: ModelVersion, sentence: str) -> None:

@@ -1,8 +1,10 @@
 """The cost of a run by its rows, measured at warm-up: the points of a model's cost curve.
 
 `measure` times 1, 2, 4 ... rows, the minimum of several runs each, since everything that disturbs a
-run makes it longer. It stops before it would spend more than its time or a quarter of the free
-memory. The engine draws the curve from the points; this knows nothing of queues and limits.
+run makes it longer. The sizes take turns, so that what disturbs a while disturbs them all: which
+size costs less a row is what the points are for. It stops before it would spend more than its time
+or a quarter of the free memory. The engine draws the curve from the points; this knows nothing of
+queues and limits.
 """
 
 import time
@@ -17,7 +19,7 @@ from stoker.runtime.session import Session
 from stoker.runtime.warmup import Feeds, zeros
 
 LEAST_RUNS: Final = 5
-SHORT_S: Final = 0.02
+SHORT_S: Final = 0.03
 """A size whose runs took less in all is run more often: short runs scatter more."""
 MOST_RUNS: Final = 20
 MEMORY_SHARE: Final = 0.25
@@ -46,22 +48,68 @@ def measure(
     read_free = free_bytes or read_free_bytes
     free = read_free()
     allowed = None if free is None else int(free * MEMORY_SHARE)
-    points: list[tuple[int, float]] = []
+    timed: list[_Size] = []
+    feeds: Feeds = {}
     for rows in sizes(max_rows if config.batches else 1):
-        feeds = source.feeds(rows) if source is not None else zeros(config, session, rows)
-        if points and not _affordable(points[-1], rows, end - clock()):
+        if timed and not _affordable(timed, rows, end - clock()):
             break
+        wanted = source.feeds(rows) if source is not None else zeros(config, session, rows)
         try:
-            seconds, held = _least(session, feeds, outputs, end, clock)
+            made = session.run(wanted, outputs)  # allocates and settles; not counted
         except (ExecutionFailed, OutOfMemory):
             break
-        points.append((rows, seconds))
+        size, feeds = _Size(rows), wanted
+        size.run(session, feeds, outputs, clock)
+        timed.append(size)
         # The next size takes about twice this one's tensors, and what the arena has grown by.
+        held = sum(array.nbytes for array in (*feeds.values(), *made))
         left = read_free()
         grown = max(held, 0 if free is None or left is None else free - left)
         if allowed is not None and 2 * grown > allowed:
             break
-    return tuple(points)
+    _take_turns(timed, session, feeds, outputs, end, clock)
+    return tuple((size.rows, size.least) for size in timed)
+
+
+class _Size:
+    """The runs of one batch size."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.runs = 0
+        self.least = float("inf")
+        self.total = 0.0
+
+    def run(
+        self, session: Session, feeds: Feeds, outputs: list[str], clock: Callable[[], float]
+    ) -> None:
+        begin = clock()
+        session.run(feeds, outputs)
+        taken = clock() - begin
+        self.runs += 1
+        self.least = min(self.least, taken)
+        self.total += taken
+
+
+def _take_turns(
+    timed: list[_Size],
+    session: Session,
+    feeds: Feeds,
+    outputs: list[str],
+    end: float,
+    clock: Callable[[], float],
+) -> None:
+    """Runs every size once a round, until all ran often or long enough. `feeds` are the largest's;
+    the rows of smaller sizes are its first."""
+    for count in range(1, MOST_RUNS):
+        due = [each for each in timed if count < LEAST_RUNS or each.total < SHORT_S]
+        if not due or (count >= LEAST_RUNS and clock() >= end):
+            return
+        for size in due:
+            own = feeds
+            if size is not timed[-1]:
+                own = {name: array[: size.rows] for name, array in feeds.items()}
+            size.run(session, own, outputs, clock)
 
 
 def sizes(max_rows: int) -> tuple[int, ...]:
@@ -70,33 +118,14 @@ def sizes(max_rows: int) -> tuple[int, ...]:
     return tuple(sorted({*doubled, max(1, max_rows)}))
 
 
-def _affordable(last: tuple[int, float], rows: int, left_s: float) -> bool:
-    """Whether the least number of runs fits the time, at worst in proportion to the rows; one
-    more is for the first run of a new shape, which allocates."""
-    predicted = last[1] * rows / last[0]
-    return predicted * (LEAST_RUNS + 1) <= left_s
-
-
-def _least(
-    session: Session,
-    feeds: Feeds,
-    outputs: list[str],
-    end: float,
-    clock: Callable[[], float],
-) -> tuple[float, int]:
-    """The shortest of at least LEAST_RUNS runs in seconds, and the bytes of all tensors."""
-    made = session.run(feeds, outputs)  # allocates and settles; not counted
-    held = sum(array.nbytes for array in (*feeds.values(), *made))
-    least, total = float("inf"), 0.0
-    for count in range(MOST_RUNS):
-        if count >= LEAST_RUNS and (total >= SHORT_S or clock() >= end):
-            break
-        begin = clock()
-        session.run(feeds, outputs)
-        taken = clock() - begin
-        least = min(least, taken)
-        total += taken
-    return least, held
+def _affordable(timed: list[_Size], rows: int, left_s: float) -> bool:
+    """Whether the least number of runs fits the time, at worst in proportion to the rows, with
+    those that the smaller sizes still need; one more is for the first run of a new shape, which
+    allocates."""
+    last = timed[-1]
+    predicted = last.least * rows / last.rows
+    owed = sum(each.least * (LEAST_RUNS - each.runs) for each in timed)
+    return predicted * (LEAST_RUNS + 1) + owed <= left_s
 
 
 def read_free_bytes() -> int | None:
