@@ -82,15 +82,7 @@ class Endpoints:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a metric that carry these labels; 0 without any."""
-        total = 0.0
-        for line in self.metrics().splitlines():
-            match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
-            if match is None or match[1] != name:
-                continue
-            got = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
-            if labels.items() <= got.items():
-                total += float(match[3])
-        return total
+        return sample(self.metrics(), name, **labels)
 
     def probe(self, path: str) -> tuple[int, str]:
         """Status and body of a management path."""
@@ -100,6 +92,19 @@ class Endpoints:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+
+def sample(scraped: str, name: str, **labels: str) -> float:
+    """The sum of the samples of a metric in one scrape that carry these labels; 0 without any."""
+    total = 0.0
+    for line in scraped.splitlines():
+        match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+        if match is None or match[1] != name:
+            continue
+        got = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+        if labels.items() <= got.items():
+            total += float(match[3])
+    return total
 
 
 class Serving(Protocol):
