@@ -114,9 +114,8 @@ def infer_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="name of the model")
     parser.add_argument(
         "--url",
-        default="http://localhost:8000",
         help="http://HOST:PORT for REST, grpc://HOST:PORT for gRPC; https and grpcs with TLS "
-        "(default: http://localhost:8000)",
+        "(default: http://localhost and the port of STOKER_HTTP_PORT, else 8000)",
     )
     parser.add_argument(
         "--input",
@@ -125,7 +124,8 @@ def infer_parser() -> argparse.ArgumentParser:
         metavar="[NAME=]VALUE|@FILE",
         help="value of an input; may be given several times. VALUE is JSON, numbers separated by "
         "commas, or text; FILE a .npy or .json file, an image, or - for JSON from standard input. "
-        "NAME may be left out where the model has one input, or the JSON is an object of inputs",
+        "NAME may be left out where the model has one input, or the JSON is an object of inputs "
+        "or the body of a REST request",
     )
     parser.add_argument(
         "--output",

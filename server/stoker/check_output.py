@@ -62,7 +62,7 @@ def _row(model: CheckedModel) -> tuple[str, ...]:
         model.name,
         model.version or "-",
         "problem" if model.problems else "ok",
-        str(model.max_batch_size),
+        str(model.max_batch_size) if model.config else "-",
         model.batching or "-",
         model.instances or "-",
         model.device or "-",

@@ -130,6 +130,12 @@ def _check(words: Sequence[str]) -> int:
     return DONE if report.is_clean else FAILED
 
 
+def _local_url() -> str:
+    from stoker.config import rest_port
+
+    return f"http://localhost:{rest_port()}"
+
+
 def _infer(words: Sequence[str]) -> int:
     from stoker.arguments import infer_parser
 
@@ -141,7 +147,7 @@ def _infer(words: Sequence[str]) -> int:
         options = InferOptions(
             model=parsed.model,
             version=parsed.model_version,
-            url=parsed.url,
+            url=parsed.url or _local_url(),
             inputs=tuple(parsed.input),
             outputs=tuple(parsed.output),
             format=parsed.format,

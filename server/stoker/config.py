@@ -35,6 +35,15 @@ from stoker.settings import (
 from stoker.units import format_size
 
 
+def rest_port(environ: Mapping[str, str] | None = None) -> int:
+    """The REST port of a server that this environment starts, for clients beside it; the default
+    where the variable is not set or names no port."""
+    variables = from_environment(os.environ if environ is None else environ, ("http_port",))
+    written = variables.values.get("http_port")
+    text = written.value if written is not None else ""
+    return int(text) if isinstance(text, str) and text.isdecimal() else Settings().http_port
+
+
 def load(
     flags: Mapping[str, Written],
     *,

@@ -19,6 +19,7 @@ from tests.models import (
     external,
     fails_on_data,
     simple,
+    softmax_over_rows,
     write_repository,
 )
 
@@ -73,6 +74,21 @@ def test_the_demo_is_fine_and_its_table_tells_how_each_model_is_served() -> None
         "OUTPUTS": "OUTPUT0 INT32 [-1,16], OUTPUT1 INT32 [-1,16]",
     }
     assert process.stdout.endswith("\n3 of 3 would be served; 0 problems\n")
+
+
+def test_a_model_whose_rows_are_dependent_is_shown_as_it_will_be_served(tmp_path: Path) -> None:
+    process = check(write_repository(tmp_path, {"mixes": softmax_over_rows(), "m": double()}))
+    assert process.returncode == 0
+    rows = table(process.stdout)
+    assert rows["mixes"]["BATCHING"] == "one request at a time, rows are dependent"
+    assert rows["m"]["BATCHING"] == "dynamic"
+    assert "warning: mixes version 1: rows are dependent: " in process.stdout
+
+
+def test_a_repository_without_models_is_a_problem(tmp_path: Path) -> None:
+    process = check(tmp_path)
+    assert process.returncode == 1
+    assert f"problem: '{tmp_path}': expected folders of models, found none" in process.stdout
 
 
 def test_the_completed_configuration_is_a_config_file_again(tmp_path: Path) -> None:

@@ -50,6 +50,21 @@ def test_every_image_of_a_digit_is_classified_right(
     assert np.argmax(np.array(outputs["probabilities"], np.float64)) == digit
 
 
+def test_the_body_of_a_request_is_an_input_as_well(
+    capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    outputs = infer(capsys, url, "digits", "--input", f"@{IMAGES / 'digit-7.json'}")
+    assert outputs["digit"] == [7]
+
+
+def test_without_a_url_the_port_is_that_of_the_environment(
+    capsys: pytest.CaptureFixture[str], at: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOKER_HTTP_PORT", str(at.http_port))
+    assert main(["infer", "echo", "--input", "hello"]) == 0
+    assert "hello" in capsys.readouterr().out
+
+
 def test_the_body_of_the_readmes_curl_is_classified_right(at: Endpoints) -> None:
     answer = post(
         at,

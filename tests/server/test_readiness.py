@@ -272,7 +272,7 @@ def test_without_strict_readiness_a_starting_server_is_not_ready(
 def test_a_server_without_models_is_not_ready(serve: Serving, tmp_path: Path) -> None:
     at = serve(tmp_path).at
     assert not is_ready(at)
-    assert reasons(at) == ["no model was found in the repositories"]
+    assert reasons(at) == [f"'{tmp_path}': expected folders of models, found none"]
     assert index(at) == []
 
 

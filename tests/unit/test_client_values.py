@@ -37,6 +37,35 @@ def one(argument: str, wanted: TensorSpec, stdin: str = "") -> npt.NDArray[Any]:
     return tensor.array()
 
 
+def test_the_body_of_a_rest_request_gives_its_inputs() -> None:
+    listed = [
+        {"name": "a", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]},
+        {"name": "b", "shape": [1, 2], "datatype": "BYTES", "data": [["p", "q"]]},
+    ]
+    specs = [spec(FP32, -1, 2, name="a"), spec(DataType.BYTES, -1, 2, name="b")]
+    a, b = build("@-", specs=specs, stdin=json.dumps({"inputs": listed}))
+    np.testing.assert_array_equal(a.array(), [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(b.array(), [["p", "q"]])
+
+
+def test_an_input_called_inputs_is_no_body() -> None:
+    (given,) = build("@-", specs=[spec(FP32, 2, name="inputs")], stdin='{"inputs": [1, 2]}')
+    np.testing.assert_array_equal(given.array(), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([1], "expected inputs with name, shape and data"),
+        ([{"name": "x", "shape": [1]}], "input 'x': expected data as JSON, got none"),
+        ([{"name": "x", "shape": [3], "data": [1, 2]}], "expected data that fills its shape"),
+    ],
+)
+def test_a_body_that_is_none_is_told(listed: list[object], message: str) -> None:
+    with pytest.raises(ClientError, match=message):
+        build("@-", specs=[spec(FP32, -1)], stdin=json.dumps({"inputs": listed}))
+
+
 @pytest.mark.parametrize(
     ("argument", "wanted", "expected"),
     [

@@ -25,6 +25,13 @@ def test_a_repository_holds_a_model_in_each_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a", "b"]
 
 
+def test_a_folder_without_models_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "notes.txt").touch()
+    (problem,) = read_layout(tmp_path).problems
+    assert problem.startswith(f"'{tmp_path}': expected folders of models, found none")
+
+
 def test_a_file_is_a_model_named_after_it(tmp_path: Path) -> None:
     layout = read_layout(put(tmp_path, "resnet.v2.onnx") / "resnet.v2.onnx")
     (model,) = layout.models

@@ -314,6 +314,20 @@ def test_a_connection_stays_unless_version_or_option_ends_it(
     assert received.head.keeps_alive is keeps
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+        b"\n",
+        b"\x16\x03\x01\x02",
+    ],
+)
+def test_a_head_that_never_ends_is_refused_before_its_time_is_over(stream: bytes) -> None:
+    assert events_of(stream) == [Problem.MALFORMED]
+    assert events_of(*[stream[at : at + 1] for at in range(len(stream))])[:1] == [Problem.MALFORMED]
+
+
 def test_a_missing_host_is_told_without_words_of_python() -> None:
     reader = a_reader()
     reader.receive(b"GET / HTTP/1.1\r\n\r\n")

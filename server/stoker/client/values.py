@@ -38,7 +38,10 @@ def build_inputs(
             given = {name: _UNREAD}
         elif text.startswith("@") and (text == "@-" or text.lower().endswith(".json")):
             parsed = _read_json(text, stdin)
-            given = parsed if isinstance(parsed, dict) else {_only(specs): parsed}
+            if isinstance(parsed, dict):
+                given = _of_body(parsed) if "inputs" not in by_name else parsed
+            else:
+                given = {_only(specs): parsed}
         else:
             given = {_only(specs): _UNREAD}
         for key, parsed in given.items():
@@ -57,6 +60,27 @@ def to_tensor(spec: TensorSpec, array: Array) -> Tensor:
     """`array` in the input's datatype and a shape that fits. Raises ClientError where none does."""
     fitted = _convert(spec, _fit(spec, array))
     return Tensor(spec.name, spec.datatype, fitted.shape, fitted)
+
+
+def _of_body(parsed: dict[str, object]) -> dict[str, object]:
+    """The inputs by name of a REST request's body; of any other object, itself."""
+    listed = parsed.get("inputs")
+    if not isinstance(listed, list):
+        return parsed
+    given: dict[str, object] = {}
+    for each in listed:
+        if not isinstance(each, dict) or not isinstance(each.get("name"), str):
+            raise ClientError("expected inputs with name, shape and data in the request's body")
+        data, shape = each.get("data"), each.get("shape")
+        if data is None:
+            raise ClientError(f"input '{each['name']}': expected data as JSON, got none")
+        try:
+            given[each["name"]] = np.array(data).reshape(shape).tolist()
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ClientError(
+                f"input '{each['name']}': expected data that fills its shape, {error}"
+            ) from error
+    return given
 
 
 def _split(argument: str) -> tuple[str, str]:

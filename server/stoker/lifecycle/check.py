@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from stoker.checking import CheckedModel
 from stoker.lifecycle.opening import ModelDefinition, Opener
 from stoker.model import ModelConfig
+from stoker.runtime.independence import Independence
 from stoker.runtime.session import Placement
 
 
@@ -59,15 +60,17 @@ def _check_version(
         inputs=tuple(config.client_spec(each) for each in config.inputs),
         outputs=tuple(config.client_spec(each) for each in config.outputs),
         max_batch_size=config.max_batch_size,
-        batching=_batching(config),
+        batching=_batching(config, found.independence),
         instances=_instances(found.placements),
         device=", ".join(placement.device for placement in found.placements),
         config=to_text(config),
     )
 
 
-def _batching(config: ModelConfig) -> str:
+def _batching(config: ModelConfig, independence: Independence) -> str:
     batching = config.batching
+    if independence is Independence.DEPENDENT:
+        return "one request at a time, rows are dependent"
     if not config.batches or batching is None:
         return "one request at a time"
     words = ["dynamic"]

@@ -78,7 +78,7 @@ class ServerHealth:
     def missing(self) -> tuple[str, ...]:
         """One sentence for each thing that keeps a strict server from being ready."""
         reasons = list(self._problems)
-        if not self._required:
+        if not self._required and not reasons:
             reasons.append("no model was found in the repositories")
         for name in self._required:
             records = self._registry.records(name)

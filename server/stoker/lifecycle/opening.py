@@ -85,6 +85,8 @@ class Inspection:
     placements: Sequence[Placement]
     warnings: tuple[str, ...]
     problems: tuple[str, ...]
+    independence: Independence = Independence.UNPROVEN
+    """Whether its rows can belong to different requests, as the proof found."""
 
 
 _ANYWHERE: Final = Placement("cpu", 1, 1)
@@ -137,7 +139,7 @@ class Opener:
         )
 
     def inspect(self, definition: ModelDefinition, version: int) -> Inspection:
-        """What would be served, warmed and not measured, or every problem of it."""
+        """What would be served, warmed and proved but not measured, or every problem of it."""
         draft = _draft(definition)
         problems: list[str] = []
         warnings: list[str] = []
@@ -148,6 +150,7 @@ class Opener:
             placements = (_ANYWHERE,)  # the file's other problems can be told there
         sessions: list[tuple[Placement, Session]] = []
         config: ModelConfig | None = None
+        independence = Independence.UNPROVEN
         try:
             self._open_sessions(definition.versions[version], draft, placements, sessions)
             config = definition.complete(
@@ -155,13 +158,21 @@ class Opener:
             )
             for _, each in sessions:
                 warm_up(config, each, definition.folder)
+            verdict = prove(sessions[0][1], config, definition.folder)
+            independence = verdict.independence
+            if verdict.is_doubt:
+                warnings.append(str(verdict))
         except ServingError as error:
             problems.append(error.message)
         finally:
             for _, each in sessions:
                 each.close()
         return Inspection(
-            None if problems else config, placements, tuple(warnings), tuple(problems)
+            None if problems else config,
+            placements,
+            tuple(warnings),
+            tuple(problems),
+            independence,
         )
 
     def _open_sessions(
@@ -180,12 +191,11 @@ class Opener:
         self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path
     ) -> Independence:
         verdict = prove(session, config, folder)
-        is_news = verdict.independence in (Independence.DEPENDENT, Independence.APPROXIMATE)
         event(
             logger,
             "batching_proof",
-            f"rows of {identity} are {verdict.independence.value}: {verdict.reason}",
-            level=logging.WARNING if is_news else logging.DEBUG,
+            f"{identity}: {verdict}",
+            level=logging.WARNING if verdict.is_doubt else logging.DEBUG,
             model=identity.name,
             version=identity.version,
             verdict=verdict.independence.value,

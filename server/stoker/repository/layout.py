@@ -149,6 +149,9 @@ def _of_repository(path: Path) -> Layout:
     warnings += [
         f"'{name}' is ignored; models of a repository have a folder each" for name in loose
     ]
+    if not models:
+        found = f"; {'; '.join(warnings)}" if warnings else ""
+        return Layout(problems=(f"'{path}': expected folders of models, found none{found}",))
     return Layout(tuple(map(_read_or_tell, models)), tuple(warnings))
 
 

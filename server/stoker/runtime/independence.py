@@ -70,6 +70,14 @@ class Verdict:
     difference: float = 0.0
     """The greatest difference seen, relative to the greatest value of its output."""
 
+    @property
+    def is_doubt(self) -> bool:
+        """Whether whoever serves the model should know: its answers depend on other rows."""
+        return self.independence in (Independence.DEPENDENT, Independence.APPROXIMATE)
+
+    def __str__(self) -> str:
+        return f"rows are {self.independence.value}: {self.reason}"
+
 
 def prove(session: Session, config: ModelConfig, folder: Path) -> Verdict:
     """The verdict on an opened model; `folder` is the model's own, for its warm-up data.

@@ -32,7 +32,7 @@ def event(
     error: BaseException | None = None,
     **fields: Field,
 ) -> None:
-    """Logs that something happened: `event(logger, "model_loaded", "...", model="digits")`.
+    """Logs that something happened: `event(logger, "model_ready", "...", model="digits")`.
 
     `name` is a fixed word that machines search for, `message` a sentence for people, `fields` are
     the particulars. With `error` its traceback is added: for bugs, not for expected failures.

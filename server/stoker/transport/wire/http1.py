@@ -37,6 +37,8 @@ from stoker.transport.wire.problems import HttpError, Problem
 
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_TLS_HANDSHAKE: Final = b"\x16\x03"
 _FREE_FRAMING: Final = 64 << 10
 
 
@@ -187,6 +189,7 @@ class RequestReader:
                 f"expected a request line and header fields of at most {MAX_HEAD_BYTES} bytes",
             )
         if end < 0:
+            _refuse_what_never_ends(rest, self._searched)
             self._searched = len(rest)
             return False
         head = self._head = parse_head(rest[: end + 4])
@@ -322,6 +325,14 @@ class RequestReader:
         self._budget.reserve(size)
         self._reserved += size
         self._chunk_left = size + 2
+
+
+def _refuse_what_never_ends(rest: bytes, searched: int) -> None:
+    """Tells at once of a head that would only run into its time limit."""
+    if rest.startswith(_TLS_HANDSHAKE):
+        raise HttpError(Problem.MALFORMED, "expected HTTP, got a TLS handshake: the port is plain")
+    if _BARE_LF.search(rest, max(searched - 1, 0)):
+        raise HttpError(Problem.MALFORMED, "expected lines that end with CRLF, got one with LF")
 
 
 def _too_large(limit: int, got: str) -> TooLarge:
