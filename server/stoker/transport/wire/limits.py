@@ -42,6 +42,45 @@ WHOLE_BODY_BYTES: Final = 64 << 10
 """Bodies up to here are cut out of what was received; larger ones get their own memory, into which
 the kernel writes. Below it the copy (4 us at 64 KiB) costs less than a second read."""
 
+MAX_STREAMS: Final = 1024
+"""Open streams of one HTTP/2 connection; a client waits with further ones. Admission bounds the
+work, this bounds what one connection can take before admission sees it. grpcio's clients and
+proxies put the calls of many users on one connection."""
+
+STREAM_WINDOW: Final = 1 << 20
+"""Bytes of a body that a client may send before anyone has looked at its size. A stream's window is
+raised to the body's size when that is admitted; 1,024 streams that are not can hold 1 GiB only if
+the connection's window lets them."""
+
+CONNECTION_WINDOW: Final = 16 << 20
+"""Bytes on their way over all streams of a connection: 1 GiB/s at a round trip of 15 ms."""
+
+MAX_FRAME_BYTES: Final = 1 << 20
+"""Payload of one frame. DATA is passed on as it comes, so that large frames cost no memory and save
+the peer and us the work of many small ones."""
+
+MAX_BLOCK_BYTES: Final = 64 << 10
+"""A header block, compressed, with its CONTINUATION frames: it waits in memory to be whole. Twice
+MAX_HEAD_BYTES, so that a head that is somewhat too long is answered and not cut off."""
+
+MAX_CONTINUATIONS: Final = 8
+"""CONTINUATION frames of one block: clients send frames of 16 KiB, which make 64 KiB in four. An
+endless row of empty ones costs the peer nothing (CVE-2024-27316)."""
+
+MAX_RESETS: Final = 500
+"""RST_STREAM frames of a connection in a second. A request that is opened and reset costs the peer
+nothing and us a turn (CVE-2023-44487); a proxy of thousands of users sees some deadlines a second
+pass."""
+
+MAX_IDLE_FRAMES: Final = 10_000
+"""Frames of a connection in a second that move no request forward: SETTINGS, PING, PRIORITY, empty
+DATA, frames of closed or unknown streams and types. Clients that measure the line send a PING for
+each round trip; 10,000 cost us 30 ms of that second."""
+
+MAX_CONTROL_BYTES: Final = 256 << 10
+"""Of acknowledgements, resets and windows that a peer causes and does not read: 15,000 PINGs. Then
+it is cut off (CVE-2019-9512)."""
+
 MAX_PIPELINED: Final = 32
 """Requests of one connection that may be unanswered. Reading stops there. Pipelining clients are
 load generators; 32 fill the largest useful batch of a small model."""

@@ -1,0 +1,247 @@
+"""Decodes header blocks: one HPACK decoder for each connection.
+
+A block is a row of fields: indices into a static and a dynamic table, or literals, of which some
+enter the dynamic table. So every block must be decoded, in order, even one whose request is
+refused. `Block` says what a cache of blocks needs to know: whether decoding changed the table, and
+whether it read it. `hpack` takes 22 us for eight indexed fields and two new literals (35 us when
+they are Huffman-coded), and each call of a client that indexes a deadline or a trace id is such a
+block: benchmarks/results/0005-header-blocks.md. Tests hold this decoder equal to `hpack`.
+
+Names and values are text of one character a byte. Whether they form a request is not looked at
+here (`request_fields.py`).  Hot path.  Source: RFC 7541.
+"""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from stoker.transport.wire.http2.huffman import HuffmanError, decode
+
+Field: TypeAlias = tuple[str, str]
+"""Name and value."""
+
+ENTRY_BYTES: Final = 32
+"""What an entry counts besides its name and value (RFC 7541, 4.1)."""
+
+_STATIC: Final[tuple[Field, ...]] = (
+    ("", ""),  # indices begin at 1
+    (":authority", ""),
+    (":method", "GET"),
+    (":method", "POST"),
+    (":path", "/"),
+    (":path", "/index.html"),
+    (":scheme", "http"),
+    (":scheme", "https"),
+    (":status", "200"),
+    (":status", "204"),
+    (":status", "206"),
+    (":status", "304"),
+    (":status", "400"),
+    (":status", "404"),
+    (":status", "500"),
+    ("accept-charset", ""),
+    ("accept-encoding", "gzip, deflate"),
+    ("accept-language", ""),
+    ("accept-ranges", ""),
+    ("accept", ""),
+    ("access-control-allow-origin", ""),
+    ("age", ""),
+    ("allow", ""),
+    ("authorization", ""),
+    ("cache-control", ""),
+    ("content-disposition", ""),
+    ("content-encoding", ""),
+    ("content-language", ""),
+    ("content-length", ""),
+    ("content-location", ""),
+    ("content-range", ""),
+    ("content-type", ""),
+    ("cookie", ""),
+    ("date", ""),
+    ("etag", ""),
+    ("expect", ""),
+    ("expires", ""),
+    ("from", ""),
+    ("host", ""),
+    ("if-match", ""),
+    ("if-modified-since", ""),
+    ("if-none-match", ""),
+    ("if-range", ""),
+    ("if-unmodified-since", ""),
+    ("last-modified", ""),
+    ("link", ""),
+    ("location", ""),
+    ("max-forwards", ""),
+    ("proxy-authenticate", ""),
+    ("proxy-authorization", ""),
+    ("range", ""),
+    ("referer", ""),
+    ("refresh", ""),
+    ("retry-after", ""),
+    ("server", ""),
+    ("set-cookie", ""),
+    ("strict-transport-security", ""),
+    ("transfer-encoding", ""),
+    ("user-agent", ""),
+    ("vary", ""),
+    ("via", ""),
+    ("www-authenticate", ""),
+)
+_STATIC_ENTRIES: Final = len(_STATIC) - 1
+_MOST_INTEGER_BYTES: Final = 5
+"""Continuation bytes of an integer: 35 bits, more than any length or index needs."""
+
+
+class CompressionError(Exception):
+    """The block cannot be decoded, so the table is lost, and the connection with it."""
+
+
+@dataclass(slots=True)
+class Block:
+    """What a header block holds. Not frozen: it is built for every block that no cache knows."""
+
+    fields: list[Field]
+    """In order; without those after `size` passed the limit."""
+    size: int
+    """Bytes of the list as RFC 9113, 6.5.2 counts it: also of fields that are left out."""
+    changes_table: bool
+    """Something was added to the dynamic table, or the table's size was set."""
+    reads_table: bool
+    """Something was taken from the dynamic table."""
+
+
+class Decoder:
+    """The dynamic table of one direction of one connection."""
+
+    def __init__(self, *, max_table_bytes: int, max_list_bytes: int) -> None:
+        """`max_table_bytes` is what our SETTINGS_HEADER_TABLE_SIZE allows. Lists are cut at
+        `max_list_bytes`, by their size as SETTINGS_MAX_HEADER_LIST_SIZE counts."""
+        self._allowed = max_table_bytes
+        self._capacity = max_table_bytes
+        self._most = max_list_bytes
+        self._table: list[Field] = []
+        """The newest entry is last."""
+        self._bytes = 0
+
+    @property
+    def table(self) -> tuple[Field, ...]:
+        """The dynamic table, newest entry first."""
+        return tuple(reversed(self._table))
+
+    def decode(self, block: bytes) -> Block:
+        """The block's fields; the table changes as it says. Raises CompressionError."""
+        try:
+            return self._decode(block)
+        except IndexError:
+            raise CompressionError("expected a whole header block, got one that is cut") from None
+        except HuffmanError as error:
+            raise CompressionError(str(error)) from error
+
+    def _decode(self, block: bytes) -> Block:
+        at, end = 0, len(block)
+        table, most = self._table, self._most
+        fields: list[Field] = []
+        size = 0
+        changes = reads = False
+        while at < end:
+            first = block[at]
+            at += 1
+            if first & 0x80:
+                index = first & 0x7F
+                if index == 0x7F:
+                    index, at = _integer(block, at, index)
+                if 0 < index <= _STATIC_ENTRIES:
+                    field = _STATIC[index]
+                else:
+                    field = self._entry(index)
+                    reads = True
+            elif first & 0xE0 == 0x20:
+                if fields or size:
+                    raise CompressionError("expected table sizes before the first field")
+                size_wanted = first & 0x1F
+                if size_wanted == 0x1F:
+                    size_wanted, at = _integer(block, at, size_wanted)
+                self._resize(size_wanted)
+                changes = True
+                continue
+            else:
+                is_indexed = first & 0x40
+                mask = 0x3F if is_indexed else 0x0F
+                index = first & mask
+                if index == mask:
+                    index, at = _integer(block, at, index)
+                if not index:
+                    name, at = _text(block, at)
+                elif index <= _STATIC_ENTRIES:
+                    name = _STATIC[index][0]
+                else:
+                    name = self._entry(index)[0]
+                    reads = True
+                value, at = _text(block, at)
+                field = name, value
+                if is_indexed:
+                    changes = True
+                    added = len(name) + len(value) + ENTRY_BYTES
+                    self._bytes += added
+                    if self._bytes > self._capacity:
+                        self._evict(added)
+                    if added <= self._capacity:
+                        table.append(field)
+            size += len(field[0]) + len(field[1]) + ENTRY_BYTES
+            if size <= most:
+                fields.append(field)
+        return Block(fields, size, changes, reads)
+
+    def _entry(self, index: int) -> Field:
+        at = index - _STATIC_ENTRIES
+        if not 0 < at <= len(self._table):
+            raise CompressionError(
+                f"expected an index from 1 to {_STATIC_ENTRIES + len(self._table)}, got {index}"
+            )
+        return self._table[-at]
+
+    def _resize(self, capacity: int) -> None:
+        if capacity > self._allowed:
+            raise CompressionError(
+                f"expected a table of at most {self._allowed} bytes, got {capacity}"
+            )
+        self._capacity = capacity
+        self._evict(0)
+
+    def _evict(self, added: int) -> None:
+        """Drops the oldest entries until the table fits; `added` bytes of it are not in it yet. An
+        entry larger than the table empties it and is not kept (RFC 7541, 4.4)."""
+        table, gone = self._table, 0
+        while self._bytes > self._capacity and gone < len(table):
+            name, value = table[gone]
+            self._bytes -= len(name) + len(value) + ENTRY_BYTES
+            gone += 1
+        del table[:gone]
+        if added > self._capacity:
+            self._bytes -= added
+
+
+def _integer(block: bytes, at: int, value: int) -> tuple[int, int]:
+    """An integer that did not fit its prefix, and where it ends (RFC 7541, 5.1)."""
+    for shift in range(0, 7 * _MOST_INTEGER_BYTES, 7):
+        byte = block[at]
+        at += 1
+        value += (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise CompressionError(f"expected integers of at most {_MOST_INTEGER_BYTES + 1} bytes")
+
+
+def _text(block: bytes, at: int) -> tuple[str, int]:
+    """A string literal, and where it ends (RFC 7541, 5.2)."""
+    first = block[at]
+    at += 1
+    length = first & 0x7F
+    if length == 0x7F:
+        length, at = _integer(block, at, length)
+    end = at + length
+    raw = block[at:end]
+    if len(raw) < length:
+        raise CompressionError(f"expected {length} bytes of a string, got {len(raw)}")
+    if first & 0x80:
+        raw = decode(raw)
+    return raw.decode("latin-1"), end

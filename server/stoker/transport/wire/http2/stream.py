@@ -1,0 +1,93 @@
+"""One request and its answer on an HTTP/2 connection, for the session and the protocols above it.
+
+A stream is half closed by each side in turn:
+
+    OPEN -> the peer ended -> CLOSED        requests are read whole before they are answered
+    OPEN -> we ended       -> CLOSED        an early answer; what the peer still sends is dropped
+    any  -> CLOSED                          reset by either side, or the connection is lost
+
+`session.py` moves it between these; a protocol (REST, gRPC) derives from it and hears of bytes.
+Hot path.  Source: RFC 9113, section 5.1.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from stoker.request import Lease
+from stoker.transport.wire.http2.frames import ErrorCode
+from stoker.transport.wire.http2.request_fields import Http2Head
+from stoker.transport.wire.limits import STREAM_WINDOW
+from stoker.transport.wire.problems import HttpError
+
+if TYPE_CHECKING:
+    from stoker.transport.wire.http2.session import Session
+    from stoker.transport.wire.outgoing import Outgoing
+
+
+class Stream:
+    """The base of what requests are. The session owns the fields."""
+
+    __slots__ = (
+        "body_left",
+        "can_receive",
+        "charged",
+        "lease",
+        "number",
+        "outgoing",
+        "receive_window",
+        "send_window",
+        "session",
+        "trailers",
+    )
+
+    def __init__(self, session: "Session", number: int) -> None:
+        self.session = session
+        self.number = number
+        self.can_receive = True
+        """The peer has not ended its side."""
+        self.body_left = -1
+        """Bytes that content-length promises and that have not come; -1: it promised nothing."""
+        self.receive_window = STREAM_WINDOW
+        self.send_window = session.peer_window
+        self.outgoing: Outgoing | None = None
+        """What waits for the peer's window."""
+        self.trailers: bytes | None = None
+        """The frame that ends our side, once it may follow what waits."""
+        self.charged = 0
+        """Bytes of the answer that the budget holds until they have left."""
+        self.lease: Lease | None = None
+        """Of the memory that the answer's pieces are views of."""
+
+    def data(self, payload: memoryview) -> None:
+        """Bytes of the body came. The view is valid during the call only."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """The body is whole."""
+        raise NotImplementedError
+
+    def lost(self, code: ErrorCode) -> None:
+        """The stream is over before it was answered: nobody waits for the answer."""
+        raise NotImplementedError
+
+    def sent(self) -> None:
+        """Everything that waited has been sent, and the stream goes on."""
+
+
+class Opening(Protocol):
+    """What is known of a request by its head alone; remembered with the header block."""
+
+    def open(self, session: "Session", number: int) -> Stream:
+        """A stream for such a request."""
+
+
+class Requests(Protocol):
+    """What the session asks who serves requests."""
+
+    def opening(self, head: Http2Head) -> Opening:
+        """How a request with this head is served."""
+
+    def refusal(self, error: HttpError) -> Opening:
+        """How a request is answered whose head is refused."""
+
+    def malformed(self, message: str) -> None:
+        """A stream was reset because its head is no request."""
