@@ -16,6 +16,7 @@ from typing import Any
 import uvloop
 from stoker.errors import ServingError
 from stoker.inference import Cancel
+from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.limits import BufferBudget, HttpLimits
 from stoker.transport.wire.message import JSON, Answer, HttpRequest, HttpResponse, RequestHead
 from stoker.transport.wire.problems import HttpError
@@ -113,7 +114,14 @@ class Served:
         self.handler = Held()
         self.budget = BufferBudget(budget)
         self.refused: list[ServingError | HttpError] = []
-        self.server = HttpServer(self.handler, limits, self.budget, on_refused=self.refused.append)
+        note = self.refused.append
+        self.server = HttpServer(
+            self.handler,
+            limits,
+            self.budget,
+            http2=HttpRequests(self.handler, self.budget, on_refused=note),
+            on_refused=note,
+        )
         self.clients: list[Client] = []
         self.port = 0
 

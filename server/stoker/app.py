@@ -50,6 +50,7 @@ from stoker.transport.grpc.methods import EXTENSIONS, SERVER_NAME, method_table
 from stoker.transport.management.endpoints import GiveMetrics, management_handler
 from stoker.transport.rest.descriptions import ServerInfo
 from stoker.transport.rest.service import RestService
+from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.limits import MANAGEMENT_CONNECTIONS, BufferBudget, HttpLimits
 from stoker.transport.wire.refusals import RefusalCounter
 from stoker.transport.wire.server import HttpServer
@@ -135,7 +136,14 @@ class Server:
         self._rest = RestService(
             self.engine, self._loader, info, limits, budget, statistics=statistics
         )
-        self._http = HttpServer(self._rest, limits, budget, on_refused=RefusalCounter(statistics))
+        refused = RefusalCounter(statistics)
+        self._http = HttpServer(
+            self._rest,
+            limits,
+            budget,
+            http2=HttpRequests(self._rest, budget, on_refused=refused),
+            on_refused=refused,
+        )
         management = management_handler(
             live=lambda: Readiness(True),
             ready=self.health.readiness,
@@ -271,7 +279,7 @@ class _DrainingHttp:
     server: HttpServer
 
     def announce_drain(self, delay: float) -> None:
-        self.server.announce_drain()
+        self.server.announce_drain(delay)
 
     async def finish(self, grace: float) -> None:
         try:

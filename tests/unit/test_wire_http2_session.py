@@ -11,6 +11,7 @@ import h2.settings
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stoker.errors import Draining, ServingError
 from stoker.request import Lease
 from stoker.transport.wire.http2 import frames
 from stoker.transport.wire.http2.frames import (
@@ -52,6 +53,7 @@ from stoker.transport.wire.limits import (
 from stoker.transport.wire.problems import HttpError
 
 OK_HEAD = b"\x88"  # :status 200
+REFUSED_HEAD = b"\x8e"  # :status 500
 TRAILERS = b"\x00\x0bgrpc-status\x010"
 GET = b"\x82\x86\x84\x41\x01a"  # GET http / of a; authority enters the table
 POST = b"\x83\x86\x84\x01\x01a"  # POST, and authority does not
@@ -87,6 +89,12 @@ class Echo(Stream):
         if self.answer is not None:
             self.answer(self)
 
+    def refuse(self, error: ServingError | HttpError) -> None:
+        self.session.answer(self, REFUSED_HEAD, [], 0)
+
+    def is_slow(self, seconds: int) -> bool:
+        return seconds > 3
+
     def lost(self, code: ErrorCode) -> None:
         assert self.seen.lost is None
         self.seen.lost = code
@@ -116,8 +124,12 @@ class Server:
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.session = Session(self, self.budget)
+        self.woken = 0
+        self.session = Session(self, self.budget, self._wake)
         self._rest = b""
+
+    def _wake(self) -> None:
+        self.woken += 1
 
     def opening(self, head: Http2Head) -> Opening:
         return _Opening(self, head)
@@ -135,7 +147,12 @@ class Server:
         self._rest = rest[taken:]
 
     def sent(self, limit: int = 1 << 30) -> bytes:
-        return b"".join(self.session.sending.take(limit))
+        """What the session says. It has asked to be heard if there is something."""
+        sending, woken = self.session.sending, self.woken
+        self.woken = int(sending.can_go_on and limit < 1 << 30)
+        said = b"".join(sending.take(limit))
+        assert woken or not said
+        return said
 
 
 @dataclass
@@ -746,6 +763,28 @@ def test_a_session_leaves_in_two_steps() -> None:
     echo(server.streams[1])
     echo(server.streams[3])
     assert sorted({each.stream for each in frames_of(server.sent())}) == [1, 3]
+    assert not server.session.open_streams
+
+
+def test_slow_bodies_are_refused_and_whole_requests_are_not() -> None:
+    server = settled(None)
+    server.feed(opened(1) + opened(3, ends=True))
+    for _ in range(3):
+        server.session.tick()
+    assert server.sent() == b""
+    server.session.tick()
+    assert [(each.kind, each.stream) for each in frames_of(server.sent())] == [
+        (HEADERS, 1),
+        (RST_STREAM, 1),
+    ]
+    assert server.session.open_streams == 1
+
+
+def test_at_the_end_every_open_stream_is_refused() -> None:
+    server = settled(None)
+    server.feed(opened(1) + opened(3, ends=True))
+    server.session.refuse_all(Draining("going"))
+    assert [each.stream for each in frames_of(server.sent()) if each.kind == HEADERS] == [1, 3]
     assert not server.session.open_streams
 
 

@@ -26,18 +26,20 @@ Hot path.
 import asyncio
 from collections import deque
 from enum import Enum, auto
-from typing import Final, cast
+from typing import cast
 
-from stoker.errors import Draining, ServingError
+from stoker.errors import ServingError
 from stoker.transport.wire.answer import CONTINUE, encode
 from stoker.transport.wire.exchange import Exchange, cancel_all, refuse_unanswered
 from stoker.transport.wire.host import Host
 from stoker.transport.wire.http1 import Received, RequestReader
+from stoker.transport.wire.http2.frames import PREFACE
 from stoker.transport.wire.limits import MAX_PIPELINED, SHORT_LINGER_S, TURN_BYTES
 from stoker.transport.wire.message import HttpResponse, Piece, error_response
 from stoker.transport.wire.outgoing import AnswerWriter
 from stoker.transport.wire.patience import Awaited, Patience
 from stoker.transport.wire.problems import HttpError
+from stoker.transport.wire.refusals import DRAINING
 
 
 class Phase(Enum):
@@ -49,17 +51,13 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-_DRAINING: Final = Draining(
-    "the server is shutting down: another replica can take the request", retry_after=1.0
-)
-
-
 class Connection(asyncio.BufferedProtocol):
     """See the module's docstring."""
 
     __slots__ = (
         "_age_limit",
         "_exchanges",
+        "_first",
         "_host",
         "_is_read_paused",
         "_linger_s",
@@ -82,6 +80,8 @@ class Connection(asyncio.BufferedProtocol):
         self._age_limit = host.time() + age_s
         self._reader = RequestReader(host.handler, host.budget)
         self._exchanges: deque[Exchange] = deque()
+        self._first: bytes | None = b""
+        """What came before it was clear which HTTP the client speaks; None: it is HTTP/1."""
         self._turn_bytes = 0
         """Bytes of a large body since reading was last given up for a turn."""
         self._is_read_paused = False
@@ -121,7 +121,11 @@ class Connection(asyncio.BufferedProtocol):
             reader.advance(nbytes)
             self._turn_bytes += nbytes
         else:
-            reader.receive(bytes(self._host.receive_buffer[:nbytes]))
+            data = bytes(self._host.receive_buffer[:nbytes])
+            if self._first is not None and not self._speaks_http1(data):
+                return
+            reader.receive(self._first or data)
+            self._first = None
         self._serve()
         if self._turn_bytes >= TURN_BYTES and self.phase is Phase.OPEN:
             self._turn_bytes = 0
@@ -174,6 +178,9 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.close()
         exchange.answer(error_response(error))
 
+    def announce_drain(self) -> None:
+        """Nothing to send: every answer says `Connection: close` from here on."""
+
     def end_if_idle(self) -> None:
         """The port is closed: shuts our side if no request is here and none is on its way. What
         comes later is read and dropped."""
@@ -200,7 +207,7 @@ class Connection(asyncio.BufferedProtocol):
             patience.end()
         elif self.phase is Phase.ENDING:
             self._transport.abort()
-        elif self._reader.is_between_requests:
+        elif self._reader.is_between_requests and not self._first:
             self._linger()
         elif patience.awaited is not Awaited.BODY:
             self.refuse(patience.head_too_slow())
@@ -269,10 +276,10 @@ class Connection(asyncio.BufferedProtocol):
         for a moment to read it. All else ends, its answers sent if the kernel takes them."""
         if self.phase is Phase.CLOSED:
             return
-        is_refused = refuse_unanswered(self._exchanges, error_response(_DRAINING))
+        is_refused = refuse_unanswered(self._exchanges, error_response(DRAINING))
         if not self._exchanges and not self._reader.is_between_requests:
             is_refused = self.phase is Phase.OPEN
-            self.refuse(_DRAINING)
+            self.refuse(DRAINING)
         self.flush()
         if is_refused and self.phase is Phase.LINGERING:
             return
@@ -286,6 +293,19 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     # The rest.
+
+    def _speaks_http1(self, data: bytes) -> bool:
+        """Looks at the first bytes. False: more must come, or the connection speaks HTTP/2 and
+        belongs to another protocol."""
+        self._first = first = (self._first or b"") + data
+        if not self._host.speaks_http2 or not first.startswith(PREFACE[: len(first)]):
+            return True
+        if len(first) < len(PREFACE):
+            self.patience.await_head()
+        else:
+            self.phase = Phase.CLOSED
+            self._host.speak_http2(self, self._transport, first[len(PREFACE) :], self._age_limit)
+        return False
 
     def _serve(self) -> None:
         """Takes requests from the reader until it has none, or enough are under way."""

@@ -1,19 +1,49 @@
-"""What a connection needs of the server that accepted it: limits, shared memory, and to be counted.
+"""What a connection needs of the server that accepted it: limits, shared memory, and to be counted;
+and what the server needs of its connections, whatever they speak.
 
-`server.HttpServer` is one. All of it is used on the loop only.
+`server.HttpServer` is a host. All of it is used on the loop only.
 """
 
+import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from stoker.errors import ServingError
 from stoker.transport.wire.answer import Clock
 from stoker.transport.wire.limits import BufferBudget, HttpLimits
 from stoker.transport.wire.message import Handler
+from stoker.transport.wire.patience import Patience
 from stoker.transport.wire.problems import HttpError
 
-if TYPE_CHECKING:  # the one circle: a connection and its host know each other
-    from stoker.transport.wire.connection import Connection
+
+class HostedConnection(Protocol):
+    """A connection as its host sees it."""
+
+    patience: Patience
+    """Says when to call `expire`."""
+    flushes: bool
+    """It stands in the host's list of connections to flush. The host's own."""
+
+    def flush(self) -> None:
+        """Writes what is ready."""
+
+    def expire(self, now: float) -> None:
+        """The deadline of `patience` has passed."""
+
+    def turn_away(self, error: HttpError) -> None:
+        """Refuses a connection that has just been made, and does not wait long for it to go."""
+
+    def announce_drain(self) -> None:
+        """The server will close its port: clients should go elsewhere with what they begin."""
+
+    def end_if_idle(self) -> None:
+        """The port is closed: ends what has nothing under way, and all else when that is done."""
+
+    def close(self) -> None:
+        """The server is closing: refuses what is unanswered, and ends."""
+
+    def abort(self) -> None:
+        """Ends it at once."""
 
 
 class Host(Protocol):
@@ -25,26 +55,39 @@ class Host(Protocol):
     clock: Clock
     receive_buffer: memoryview
     in_flight: int
-    """Requests read and not yet answered, on all connections. Connections count it."""
+    """Requests of HTTP/1 read and not yet answered, on all connections. Connections count it."""
     is_draining: bool
     """Every answer says `Connection: close`."""
     is_closing: bool
     """The port is closed: no connection rests any more."""
     time: Callable[[], float]
 
-    def opened(self, connection: "Connection") -> None:
+    speaks_http2: bool
+    """A client may speak HTTP/2 from its first byte."""
+
+    def speak_http2(
+        self,
+        connection: HostedConnection,
+        transport: asyncio.Transport,
+        first: bytes,
+        age_limit: float,
+    ) -> None:
+        """A connection's client turned out to speak HTTP/2: another protocol takes its place, and
+        gets what came `first` behind the preface."""
+
+    def opened(self, connection: HostedConnection) -> None:
         """Counts it; may refuse it."""
 
-    def lingers(self, connection: "Connection") -> bool:
+    def lingers(self, connection: HostedConnection) -> bool:
         """Its last answer is written: it counts as open no longer. False: too many linger."""
 
-    def lost(self, connection: "Connection") -> None:
+    def lost(self, connection: HostedConnection) -> None:
         """Forgets it."""
 
     def refused(self, error: ServingError | HttpError) -> None:
         """A request was refused before the handler saw it."""
 
-    def flush_soon(self, connection: "Connection") -> None:
+    def flush_soon(self, connection: HostedConnection) -> None:
         """Calls its `flush` at the end of this loop turn."""
 
     def next_turn(self, callback: Callable[[], None]) -> None:

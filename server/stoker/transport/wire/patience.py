@@ -57,6 +57,11 @@ class Patience:
         self.awaited = Awaited.REQUEST
         self.deadline = self._time() + self._limits.idle_timeout_s
 
+    def look_at(self, moment: float) -> None:
+        """The connection judges its peer itself, and wants to be looked at then."""
+        self.awaited = Awaited.NOTHING
+        self.deadline = moment
+
     def hurry(self) -> bool:
         """The port is closed. False if no request is to be expected any more, for age."""
         self.deadline = min(self.deadline, self._opened + FIRST_REQUEST_S)

@@ -1,11 +1,11 @@
-"""Counts the requests that the wire refuses: the engine and the codecs never hear of them.
+"""What the wire refuses by itself, and the count of it: the engine and the codecs never hear of it.
 
 `app.py` gives a counter to the server of the data port. What the codecs refuse, they count.
 """
 
 from typing import Final
 
-from stoker.errors import Overloaded, ServingError, TooLarge
+from stoker.errors import Draining, Overloaded, ServingError, TooLarge
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.wire.problems import HttpError, Problem
 
@@ -19,6 +19,11 @@ _MALFORMED: Final = frozenset(
         Problem.VERSION_UNKNOWN,
     )
 )
+
+DRAINING: Final = Draining(
+    "the server is shutting down: another replica can take the request", retry_after=1.0
+)
+"""What is left unanswered at the end of a drain gets this."""
 
 
 class RefusalCounter:

@@ -8,12 +8,15 @@ Source of the drain's steps: design, section "Operating it".
 import asyncio
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from stoker.errors import ServingError
 from stoker.transport.wire.answer import Clock
 from stoker.transport.wire.connection import Connection
+from stoker.transport.wire.host import HostedConnection
+from stoker.transport.wire.http2.connection import Http2Connection
+from stoker.transport.wire.http2.stream import Requests
 from stoker.transport.wire.limits import (
     AGE_JITTER,
     BACKLOG,
@@ -29,6 +32,9 @@ from stoker.transport.wire.message import Handler
 from stoker.transport.wire.port import Port
 from stoker.transport.wire.problems import HttpError, Problem
 
+_STEPS_OF_A_DRAIN: Final = 50
+"""Groups of connections that are told of a drain: their clients must not all come back at once."""
+
 _ENDED_AT_ONCE: Final = 256
 """Idle connections that are shut between two looks at what came: under a millisecond."""
 
@@ -42,9 +48,11 @@ class HttpServer:
         limits: HttpLimits,
         budget: BufferBudget,
         *,
+        http2: Requests | None = None,
         on_refused: Callable[[ServingError | HttpError], None] | None = None,
     ) -> None:
-        """`on_refused` hears of each request that is refused before the handler sees it."""
+        """`http2` serves clients that speak HTTP/2; without it they are refused. `on_refused` hears
+        of each request that is refused before the handler sees it."""
         self.handler = handler
         self.limits = limits
         self.budget = budget
@@ -52,12 +60,14 @@ class HttpServer:
         self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
         self.is_draining = False
         self.is_closing = False
+        self.speaks_http2 = http2 is not None
+        self._http2 = http2
         self.in_flight = 0
-        """Requests that were read and are not answered."""
+        """Requests of HTTP/1 that were read and are not answered."""
         self._on_refused = on_refused
-        self._connections: set[Connection] = set()
-        self._lingering: set[Connection] = set()
-        self._to_flush: list[Connection] = []
+        self._connections: set[HostedConnection] = set()
+        self._lingering: set[HostedConnection] = set()
+        self._to_flush: list[HostedConnection] = []
         self._port: Port | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_interval_s = SWEEP_INTERVAL_S
@@ -83,9 +93,17 @@ class HttpServer:
         self._sweep_again()
         return self._port.number
 
-    def announce_drain(self) -> None:
-        """From here on every answer carries `Connection: close`; all else goes on."""
+    def announce_drain(self, delay: float = 0.0) -> None:
+        """From here on every answer of HTTP/1 carries `Connection: close`, and connections of
+        HTTP/2 are told one after another, over most of `delay` seconds, that clients should open
+        their next streams elsewhere. All else goes on."""
         self.is_draining = True
+        told = [*self._connections]
+        share = max(1, -(-len(told) // _STEPS_OF_A_DRAIN))
+        for step, first in enumerate(range(0, len(told), share)):
+            self._loop.call_later(
+                delay * step / _STEPS_OF_A_DRAIN, _announce, told[first : first + share]
+            )
 
     async def stop_accepting(self) -> None:
         """Closes the port, and then our side of idle connections. Nothing that the kernel has is
@@ -143,7 +161,26 @@ class HttpServer:
 
     # What connections call.
 
-    def opened(self, connection: Connection) -> None:
+    def speak_http2(
+        self,
+        connection: HostedConnection,
+        transport: asyncio.Transport,
+        first: bytes,
+        age_limit: float,
+    ) -> None:
+        """A connection's client turned out to speak HTTP/2."""
+        assert self._http2 is not None  # `speaks_http2` says so
+        other = Http2Connection(self, self._http2, transport, age_limit)
+        self._connections.discard(connection)
+        self._connections.add(other)
+        transport.set_protocol(other)
+        if self.is_draining:
+            other.announce_drain()
+        other.received(first)
+        if self.is_closing:
+            other.end_if_idle()
+
+    def opened(self, connection: HostedConnection) -> None:
         """A client connected."""
         if len(self._connections) < self.limits.max_connections:
             self._connections.add(connection)
@@ -161,14 +198,14 @@ class HttpServer:
             )
         )
 
-    def lingers(self, connection: Connection) -> bool:
+    def lingers(self, connection: HostedConnection) -> bool:
         """A connection has its last answer. False: too many others wait for their clients."""
         if connection in self._connections:
             self._connections.discard(connection)
             self._lingering.add(connection)
         return len(self._lingering) <= self.limits.max_lingering
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: HostedConnection) -> None:
         """A connection's socket is gone."""
         self._connections.discard(connection)
         self._lingering.discard(connection)
@@ -179,7 +216,7 @@ class HttpServer:
         if self._on_refused is not None:
             self._on_refused(error)
 
-    def flush_soon(self, connection: Connection) -> None:
+    def flush_soon(self, connection: HostedConnection) -> None:
         """One callback a loop turn writes for all connections that have something to write."""
         if connection.flushes:
             return
@@ -212,3 +249,8 @@ class HttpServer:
             self._sweeper.cancel()
         self._sweeper = self._loop.call_later(self._sweep_interval_s, self._sweep_again)
         self.sweep(self.time())
+
+
+def _announce(connections: Sequence[HostedConnection]) -> None:
+    for connection in connections:
+        connection.announce_drain()

@@ -30,8 +30,11 @@ _NOTHING: Final = b""
 class Sending:
     """The sending side of one session."""
 
-    def __init__(self, budget: BufferBudget, closed: Callable[[Stream], None]) -> None:
-        """`closed(stream)` hears that the last frame of a stream stands in `out`."""
+    def __init__(
+        self, budget: BufferBudget, closed: Callable[[Stream], None], wake: Callable[[], None]
+    ) -> None:
+        """`closed(stream)` hears that the last frame of a stream was given out; `wake()` asks for
+        a `take` soon, perhaps several times."""
         self.frame_bytes = frames.DEFAULT_FRAME_BYTES
         """The largest payload that the peer takes."""
         self.is_held = False
@@ -43,6 +46,7 @@ class Sending:
         kernel has everything."""
         self._budget = budget
         self._closed = closed
+        self._wake = wake
         self._window = frames.DEFAULT_WINDOW
         self._out: list[Piece] = []
         self._size = 0
@@ -73,6 +77,8 @@ class Sending:
 
     def control(self, frame: bytes) -> None:
         """Sends a frame that no window holds back."""
+        if not self._out:
+            self._wake()
         self._out.append(frame)
         self.control_bytes += len(frame)
 
@@ -87,6 +93,8 @@ class Sending:
     ) -> None:
         """A whole answer: see `Session.answer`."""
         stream.lease = lease
+        if not self._out:
+            self._wake()
         if (
             size <= stream.send_window
             and size <= self._window
@@ -132,6 +140,8 @@ class Sending:
 
     def head(self, stream: Stream, head: bytes) -> None:
         """The head of an answer whose body follows."""
+        if not self._out:
+            self._wake()
         self._out.append(pack_header(0, len(head), HEADERS, END_HEADERS, stream.number) + head)
 
     def write(self, stream: Stream, pieces: Iterable[Piece]) -> None:
@@ -164,6 +174,8 @@ class Sending:
     def widen(self, increment: int) -> bool:
         """The peer takes so many more bytes on the connection. False: more than may be."""
         self._window += increment
+        if self._ready:
+            self._wake()
         return self._window <= LARGEST_WINDOW
 
     def widen_stream(self, stream: Stream, increment: int) -> bool:
@@ -218,12 +230,15 @@ class Sending:
         if stream.send_window > 0:
             self._waiting.discard(stream)
             self._ready.setdefault(stream)
+            self._wake()
         else:
             self._ready.pop(stream, None)
             self._waiting.add(stream)
 
     def _trail(self, stream: Stream) -> None:
         """Everything of a body is out: ends it."""
+        if not self._out:
+            self._wake()
         trailers, number = stream.trailers or b"", stream.number
         if trailers:
             head = pack_header(0, len(trailers), HEADERS, END_HEADERS | END_STREAM, number)

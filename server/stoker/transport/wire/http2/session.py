@@ -9,10 +9,11 @@ A header block is always decoded, also of a stream that is refused: the table mu
 Hot path.  Source: RFC 9113, sections 3.4, 4, 5.1, 6.8 and 8.1.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from typing import Final
 
+from stoker.errors import ServingError
 from stoker.request import Lease
 from stoker.transport.wire.http2 import frames
 from stoker.transport.wire.http2.block_assembly import BlockAssembly, WholeBlock
@@ -21,6 +22,7 @@ from stoker.transport.wire.http2.control_frames import ControlFrames, unsettled
 from stoker.transport.wire.http2.frames import (
     CONTINUATION,
     DATA,
+    END_HEADERS,
     HEADER_BYTES,
     HEADERS,
     LARGEST_STREAM,
@@ -53,6 +55,10 @@ _unpack: Final = Struct(">BHBBI").unpack_from
 _TABLE_BYTES: Final = 4096
 """The default of SETTINGS_HEADER_TABLE_SIZE: the fields of a client fit."""
 
+_TOO_SLOW: Final = HttpError(
+    Problem.TOO_SLOW, "expected a body at the pace that docs/protocol.md tells, got a slower one"
+)
+
 _GREETING: Final = frames.settings(
     {
         frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
@@ -66,12 +72,13 @@ _GREETING: Final = frames.settings(
 class Session:
     """See the module's docstring. Used on the loop only."""
 
-    def __init__(self, requests: Requests, budget: BufferBudget) -> None:
-        """The client's preface has come; what follows goes to `receive`."""
+    def __init__(self, requests: Requests, budget: BufferBudget, wake: Callable[[], None]) -> None:
+        """The client's preface has come; what follows goes to `receive`. `wake()` asks for what
+        `sending.take` gives to be written soon; it may come several times, and from `receive`."""
         self.is_over = False
         """The connection is gone, or GOAWAY with an error was sent: nothing is read."""
         self._requests = requests
-        self._table = StreamTable(budget)
+        self._table = StreamTable(budget, wake)
         self.sending = self._table.sending
         self._control = ControlFrames(self._table)
         self._bodies = Bodies(self._table)
@@ -79,6 +86,8 @@ class Session:
         self._blocks: HeaderBlocks[Opening] = HeaderBlocks(
             Decoder(max_table_bytes=_TABLE_BYTES, max_list_bytes=MAX_HEAD_BYTES), self._read
         )
+        self.seconds = 0
+        """Calls of `tick`: a clock that costs nothing to read."""
         self._is_leaving = False
         self._last_accepted = LARGEST_STREAM
         self.sending.control(_GREETING)
@@ -87,6 +96,11 @@ class Session:
     def open_streams(self) -> int:
         """Streams that are not closed."""
         return len(self._table.open)
+
+    @property
+    def is_amid_head(self) -> bool:
+        """Whether a header block has begun and is not whole."""
+        return self._assembly.is_amid
 
     @property
     def peer_window(self) -> int:
@@ -107,8 +121,12 @@ class Session:
             return end
 
     def tick(self) -> None:
-        """A second has passed: what is bounded by the second begins anew."""
+        """A second has passed: what is bounded by the second begins anew, and slow bodies end."""
+        self.seconds += 1
         self._table.tick()
+        for stream in [*self._table.open.values()]:
+            if stream.can_receive and stream.is_slow(self.seconds - stream.opened_at):
+                stream.refuse(_TOO_SLOW)
 
     def announce_leave(self) -> None:
         """Asks the client to open its next streams elsewhere; all that come are served."""
@@ -124,6 +142,11 @@ class Session:
             self._last_accepted = self._table.highest
             self.sending.control(frames.goaway(self._last_accepted, ErrorCode.NO_ERROR))
 
+    def refuse_all(self, error: ServingError) -> None:
+        """Answers every stream that is not answered yet with this error."""
+        for stream in [*self._table.open.values()]:
+            stream.refuse(error)
+
     def fail(self, code: ErrorCode, message: str) -> None:
         """Ends the session: tells the client why, and all streams that they are over."""
         if not self.is_over:
@@ -134,6 +157,10 @@ class Session:
         """The connection is gone, or of no use: so is every stream."""
         self.is_over = True
         self._table.lose_all(code)
+
+    def interim(self, number: int, head: bytes) -> None:
+        """Sends a head that is not the answer's, such as 100 Continue, on an open stream."""
+        self.sending.control(frames.frame(HEADERS, END_HEADERS, number, head))
 
     # --- what streams call: nothing happens for one that is closed --------------------------------
 

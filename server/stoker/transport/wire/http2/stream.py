@@ -12,6 +12,7 @@ Hot path.  Source: RFC 9113, section 5.1.
 
 from typing import TYPE_CHECKING, Protocol
 
+from stoker.errors import ServingError
 from stoker.request import Lease
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.request_fields import Http2Head
@@ -32,6 +33,7 @@ class Stream:
         "charged",
         "lease",
         "number",
+        "opened_at",
         "outgoing",
         "receive_window",
         "send_window",
@@ -42,6 +44,8 @@ class Stream:
     def __init__(self, session: "Session", number: int) -> None:
         self.session = session
         self.number = number
+        self.opened_at = session.seconds
+        """Of the session's whole seconds."""
         self.can_receive = True
         """The peer has not ended its side."""
         self.body_left = -1
@@ -68,6 +72,14 @@ class Stream:
     def lost(self, code: ErrorCode) -> None:
         """The stream is over before it was answered: nobody waits for the answer."""
         raise NotImplementedError
+
+    def refuse(self, error: ServingError | HttpError) -> None:
+        """Answers with this error now, whatever is under way."""
+        raise NotImplementedError
+
+    def is_slow(self, seconds: int) -> bool:
+        """Whether a body came too slowly, `seconds` whole ones after its request began."""
+        return False
 
     def sent(self) -> None:
         """Everything that waited has been sent, and the stream goes on."""

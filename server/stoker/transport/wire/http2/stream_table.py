@@ -9,6 +9,7 @@ Source: RFC 9113, sections 5.1 and 5.4.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from stoker.transport.wire.http2 import frames
@@ -23,11 +24,11 @@ _REMEMBERED_RESETS: Final = 1024
 class StreamTable:
     """See the module's docstring."""
 
-    def __init__(self, budget: BufferBudget) -> None:
+    def __init__(self, budget: BufferBudget, wake: Callable[[], None]) -> None:
         self.open: dict[int, Stream] = {}
         self.highest = 0
         """The last stream that the peer opened."""
-        self.sending = Sending(budget, self._end)
+        self.sending = Sending(budget, self._end, wake)
         self._reset: OrderedDict[int, None] = OrderedDict()
         self._resets = 0
         self._idle_frames = 0

@@ -1,0 +1,249 @@
+"""HTTP requests over HTTP/2: the same handler as over HTTP/1.1, a stream for each request.
+
+A body whose length is known is admitted whole, by the handler's limit and the server's budget, or
+refused before it comes; then its stream's window is widened to it. One of unknown length is
+reserved as it comes. Hot path.  Source: RFC 9113, section 8.1; RFC 9110, section 9.3.2 (HEAD).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from stoker.errors import ServingError, TooLarge
+from stoker.inference import Cancel
+from stoker.transport.wire.http2 import answer_fields
+from stoker.transport.wire.http2.frames import ErrorCode
+from stoker.transport.wire.http2.request_fields import Http2Head
+from stoker.transport.wire.http2.session import Session
+from stoker.transport.wire.http2.stream import Opening, Stream
+from stoker.transport.wire.limits import (
+    BODY_GRACE_S,
+    STREAM_WINDOW,
+    WHOLE_BODY_BYTES,
+    BufferBudget,
+    body_rate,
+)
+from stoker.transport.wire.message import (
+    Handler,
+    HttpRequest,
+    HttpResponse,
+    Piece,
+    error_response,
+)
+from stoker.transport.wire.problems import HttpError, Problem
+
+_CONTINUE: Final = answer_fields.head(100)
+_date: Final = answer_fields.Date()
+_REMEMBERED: Final = 512
+"""Heads that are kept: statuses by answer forms. At the limit all are forgotten."""
+_heads: dict[tuple[int, tuple[tuple[str, str], ...]], bytes] = {}
+
+
+class HttpRequests:
+    """Serves all requests by one handler. Implements `Requests`."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        budget: BufferBudget,
+        *,
+        on_refused: Callable[[ServingError | HttpError], None],
+    ) -> None:
+        """`on_refused` hears of each request that is refused before the handler sees it."""
+        self.handler = handler
+        self.budget = budget
+        self.on_refused = on_refused
+
+    def opening(self, head: Http2Head) -> Opening:
+        """Implements `Requests`."""
+        return _Opening(self, head)
+
+    def refusal(self, error: HttpError) -> Opening:
+        """Implements `Requests`."""
+        self.on_refused(error)
+        return _Refusal(error)
+
+    def malformed(self, message: str) -> None:
+        """Implements `Requests`."""
+        self.on_refused(HttpError(Problem.MALFORMED, message))
+
+
+class _Opening:
+    """A request by its head."""
+
+    __slots__ = ("_head", "_requests")
+
+    def __init__(self, requests: HttpRequests, head: Http2Head) -> None:
+        self._requests = requests
+        self._head = head
+
+    def open(self, session: Session, number: int) -> Stream:
+        if "expect" in self._head.request.headers:
+            session.interim(number, _CONTINUE)
+        return HttpStream(session, number, self._requests, self._head)
+
+
+class _Refusal:
+    """A request that is answered with an error, whatever it was."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: HttpError) -> None:
+        self._error = error
+
+    def open(self, session: Session, number: int) -> Stream:
+        return RefusedStream(session, number, error_response(self._error))
+
+
+class RefusedStream(Stream):
+    """Answers at once when it may, and drops the body."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, session: Session, number: int, response: HttpResponse) -> None:
+        super().__init__(session, number)
+        self._response = response
+
+    def data(self, payload: memoryview) -> None:
+        """The first part of the body: nobody wants more of it."""
+        answer(self, self._response)
+
+    def ended(self) -> None:
+        """There is no body."""
+        answer(self, self._response)
+
+    def lost(self, code: ErrorCode) -> None:
+        """It was to be answered with an error: so be it."""
+
+    def refuse(self, error: ServingError | HttpError) -> None:
+        """Implements `Stream`: its own error says more."""
+        answer(self, self._response)
+
+    def is_slow(self, seconds: int) -> bool:
+        """Implements `Stream`: it has waited for a body."""
+        return seconds > BODY_GRACE_S
+
+
+class HttpStream(Stream):
+    """One request."""
+
+    __slots__ = ("_body", "_cancel", "_filled", "_head", "_is_answered", "_requests", "_reserved")
+
+    def __init__(
+        self, session: Session, number: int, requests: HttpRequests, head: Http2Head
+    ) -> None:
+        super().__init__(session, number)
+        self._requests = requests
+        self._head = head
+        self._body: Piece | bytearray | None = None
+        """None before its first byte: nothing is admitted."""
+        self._filled = 0
+        self._reserved = 0
+        self._is_answered = False
+        self._cancel: Cancel | None = None
+        if head.content_length is not None:
+            self.body_left = head.content_length
+
+    def data(self, payload: memoryview) -> None:
+        """A part of the body."""
+        size = len(payload)
+        length = self._head.content_length
+        begin = self._filled
+        self._filled = end = begin + size
+        try:
+            if length is None:
+                self._admit(size, end, "or more")
+                if self._body is None:
+                    self._body = bytearray()
+                self.session.widen(self, size)
+            elif self._body is None:
+                self._admit(length, length)
+                if size == length <= WHOLE_BODY_BYTES:
+                    self._body = bytes(payload)
+                    return
+                self._body = np.empty(length, np.uint8).data
+                self.session.widen(self, length - STREAM_WINDOW)
+        except (ServingError, HttpError) as error:
+            self._requests.on_refused(error)
+            self._answer(error_response(error))
+            return
+        body = self._body
+        if isinstance(body, bytearray):
+            body += payload
+        elif isinstance(body, memoryview):
+            body[begin:end] = payload
+
+    def ended(self) -> None:
+        """The request is whole."""
+        body, self._body = self._body, None
+        if body is None:
+            body = b""
+        elif isinstance(body, bytearray):
+            body = bytes(body) if len(body) <= WHOLE_BODY_BYTES else memoryview(body)
+        request = HttpRequest(self._head.request, body)
+        cancel = self._requests.handler.handle(request, self._answer)
+        if not self._is_answered:
+            self._cancel = cancel
+
+    def lost(self, code: ErrorCode) -> None:
+        """Nobody waits for the answer. What is reserved for a whole request is given back when the
+        handler has answered."""
+        self._body = None
+        if self._cancel is not None:
+            self._cancel()
+        elif self.can_receive:
+            self._release()
+
+    def refuse(self, error: ServingError | HttpError) -> None:
+        """Implements `Stream`."""
+        cancel = self._cancel
+        if self.can_receive:
+            self._requests.on_refused(error)
+        self._answer(error_response(error))
+        if cancel is not None:
+            cancel()
+
+    def is_slow(self, seconds: int) -> bool:
+        """Implements `Stream`."""
+        return self._filled < (seconds - BODY_GRACE_S) * body_rate(self._reserved)
+
+    def _admit(self, size: int, total: int, or_more: str = "") -> None:
+        """Reserves `size` bytes of a body that has `total`. Raises what refuses them."""
+        if total > WHOLE_BODY_BYTES:
+            limit = self._requests.handler.body_limit(self._head.request)
+            if total > limit:
+                raise TooLarge(
+                    f"expected a body of at most {limit} bytes, got {total} {or_more}".rstrip()
+                )
+        self._requests.budget.reserve(size)
+        self._reserved += size
+
+    def _answer(self, response: HttpResponse) -> None:
+        """Takes the request's one answer."""
+        if self._is_answered:  # it was refused while the handler worked
+            if response.lease is not None:
+                response.lease.release()
+            return
+        self._is_answered = True
+        self._cancel = None
+        self._release()
+        answer(self, response, without_body=self._head.request.method == "HEAD")
+
+    def _release(self) -> None:
+        self._requests.budget.release(self._reserved)
+        self._reserved = 0
+
+
+def answer(stream: Stream, response: HttpResponse, *, without_body: bool = False) -> None:
+    """Sends a whole answer."""
+    key = (response.status, response.headers)
+    head = _heads.get(key)
+    if head is None:
+        if len(_heads) >= _REMEMBERED:
+            _heads.clear()
+        head = _heads[key] = answer_fields.head(*key)
+    size = response.size
+    block = b"%b%b%b" % (head, answer_fields.content_length(size), _date.field())
+    pieces = () if without_body else response.pieces
+    stream.session.answer(stream, block, pieces, 0 if without_body else size, lease=response.lease)
