@@ -27,6 +27,7 @@ from stoker.tensor import Array
 from tests import models
 
 SERVER_CORE = 0
+WARM_UP_S = 1
 LOAD_CORE = max(os.sched_getaffinity(0))
 
 
@@ -161,6 +162,8 @@ class Load:
     """What a load tool saw: answers a second, and latencies in microseconds where it tells."""
 
     per_second: float
+    busy_s: float
+    """Seconds under load, warm-up included: what CPU time is to be divided by."""
     p50_us: float = 0.0
     p99_us: float = 0.0
 
@@ -194,32 +197,46 @@ def wrk(
     assert match is not None, said
     if int(match[4]) or int(match[5]):
         sys.exit(f"wrk saw {match[4]} error statuses and {match[5]} timeouts")
-    return Load(float(match[1]), float(match[2]), float(match[3]))
+    return Load(float(match[1]), seconds, float(match[2]), float(match[3]))
 
 
-def h2load(port: int, message: bytes, *, connections: int, streams: int, seconds: int) -> Load:
-    """A closed loop of unary ModelInfer calls; h2load tells the mean latency only."""
-    body = Path(f"/tmp/h2load-{os.getpid()}.bin")
-    body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+def grpc_h2load(port: int, message: bytes, *, connections: int, seconds: int) -> Load:
+    """`h2load` with unary ModelInfer calls, 16 streams a connection."""
+    return h2load(
+        port,
+        "/inference.GRPCInferenceService/ModelInfer",
+        b"\0" + len(message).to_bytes(4, "big") + message,
+        {"content-type": "application/grpc", "te": "trailers"},
+        connections=connections,
+        seconds=seconds,
+    )
+
+
+def h2load(
+    port: int, path: str, body: bytes, headers: dict[str, str], *, connections: int, seconds: int
+) -> Load:
+    """A closed loop over HTTP/2, 16 streams a connection; h2load tells the mean latency only."""
+    file = Path(f"/tmp/h2load-{os.getpid()}.bin")
+    file.write_bytes(body)
+    fields = [word for each in headers.items() for word in ("-H", ": ".join(each))]
     try:
         said = subprocess.run(
             [
                 "taskset", "-c", str(LOAD_CORE), tool("h2load"), "-D", str(seconds),
-                "--warm-up-time", "1", "-t1", f"-c{connections}", f"-m{streams}", "-d", str(body),
-                "-H", "content-type: application/grpc", "-H", "te: trailers",
-                f"http://127.0.0.1:{port}/inference.GRPCInferenceService/ModelInfer",
+                "--warm-up-time", str(WARM_UP_S), "-t1", f"-c{connections}", "-m16",
+                "-d", str(file), *fields, f"http://127.0.0.1:{port}{path}",
             ],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
     finally:
-        body.unlink()
+        file.unlink()
     rate = re.search(r"finished in .*?, ([\d.]+) req/s", said)
     failed = re.search(r"(\d+) failed, (\d+) errored", said)
     assert rate is not None, said
     assert failed is not None, said
     if int(failed[1]) or int(failed[2]):
         sys.exit(f"h2load saw failures: {failed[0]}")
-    return Load(float(rate[1]))
+    return Load(float(rate[1]), seconds + WARM_UP_S)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -1,9 +1,9 @@
 """How many small requests a second does one server core answer?
 
-The tiny network under a closed loop: REST with binary tensors and with JSON (wrk, 64
-connections), gRPC by the `grpcio` transport (h2load, 4 connections of 16 streams), and beside it a
-`grpc.aio` server that answers constant bytes. The server has one core, the load generator the
-other; rounds alternate. CPU per request is the server's.
+The tiny network under a closed loop: REST with binary tensors and with JSON (wrk, 64 connections)
+and over HTTP/2 (h2load, 4 connections of 16 streams), gRPC by the `grpcio` transport (as many), and
+beside it a `grpc.aio` server that answers constant bytes. The server has one core, the load
+generator the other; rounds alternate. CPU per request is the server's.
 
     python -m benchmarks.small_requests [--rounds 3] [--seconds 4]
 """
@@ -19,6 +19,7 @@ from benchmarks.serving import (
     facts,
     grpc_answer,
     grpc_echo,
+    grpc_h2load,
     grpc_request,
     h2load,
     json_request,
@@ -57,21 +58,22 @@ def main() -> None:
                 "REST, JSON, 64 connections": lambda: wrk(
                     at.http, path, json_request(x=row()), {}, connections=64, seconds=seconds
                 ),
-                "gRPC by grpcio, 4 x 16": lambda: h2load(
-                    at.grpc, message, connections=4, streams=16, seconds=seconds
+                "REST over HTTP/2, binary tensors, 4 x 16": lambda: h2load(
+                    at.http, path, binary, headers, connections=4, seconds=seconds
                 ),
-                ECHO: lambda: h2load(
-                    echo.grpc, message, connections=4, streams=16, seconds=seconds
+                "gRPC by grpcio, 4 x 16": lambda: grpc_h2load(
+                    at.grpc, message, connections=4, seconds=seconds
                 ),
+                ECHO: lambda: grpc_h2load(echo.grpc, message, connections=4, seconds=seconds),
             }  # fmt: skip
             for _ in range(given.rounds):
                 for name, load in loads.items():
                     process = echo.process if name == ECHO else at.process
                     before = cpu_seconds(process)
-                    rate = load().per_second
+                    got = load()
                     used = cpu_seconds(process) - before
-                    cost = used / (rate * seconds) * 1e6
-                    seen.setdefault(name, []).append((rate, cost))
+                    cost = used / (got.per_second * got.busy_s) * 1e6
+                    seen.setdefault(name, []).append((got.per_second, cost))
     print(f"{facts()}; {given.rounds} rounds of {seconds} s, medians (range)\n")
     print("| load | requests/s | server CPU us per request |\n|---|---|---|")
     for name, rounds in seen.items():
