@@ -10,10 +10,10 @@ import pytest
 from stoker.errors import InvalidRequest, TooLarge
 from stoker.request import InferResponse
 from stoker.tensor import DataType, Tensor, encode_bytes
+from stoker.transport.coding import inflate
 from stoker.transport.rest.codec import ALL_BINARY, OutputForms
 from stoker.transport.rest.compression import (
     compressed,
-    inflate,
     request_coding,
     response_coding,
 )

@@ -15,7 +15,7 @@ from stoker.transport.rest import json_data
 from stoker.transport.rest.json_data import PIECES_FROM_BYTES
 from stoker.transport.rest.json_frame import MAX_FRAME_BYTES, read_in_steps
 from stoker.transport.rest.json_pieces import PIECE_BYTES, Pieces, check
-from stoker.transport.rest.steps import run_through
+from stoker.transport.steps import run_through
 
 SIZE = 2 * PIECE_BYTES + 1000
 """Bytes of `data` that need several pieces."""

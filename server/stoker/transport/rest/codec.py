@@ -19,7 +19,7 @@ from stoker.transport.rest import json_data
 from stoker.transport.rest.binary import cut
 from stoker.transport.rest.json_frame import read_in_steps
 from stoker.transport.rest.json_pieces import Pieces, to_tensor_in_steps
-from stoker.transport.rest.steps import Steps
+from stoker.transport.steps import Steps
 
 _MAX_RANK: Final = 32
 """Dimensions of a shape: more than any model, fewer than the 64 that numpy has."""

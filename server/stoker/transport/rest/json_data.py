@@ -33,7 +33,7 @@ from stoker.transport.rest.json_elements import (
     values,
 )
 from stoker.transport.rest.json_pieces import Pieces
-from stoker.transport.rest.steps import run_through
+from stoker.transport.steps import run_through
 
 SIMD_FROM_BYTES: Final = 1024
 """Equal at 16 numbers (400 bytes), 1.3 times faster at 64, twice from 256 on."""

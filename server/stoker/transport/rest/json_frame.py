@@ -18,7 +18,7 @@ import numpy as np
 from stoker.errors import InvalidRequest, TooLarge
 from stoker.tensor import Array
 from stoker.transport.rest.json_pieces import PIECE_BYTES, Pieces, check
-from stoker.transport.rest.steps import Steps
+from stoker.transport.steps import Steps
 
 MAX_FRAME_BYTES: Final = 1 << 20
 """JSON besides the inputs' data, without space, with what objects cost besides their text. Reading

@@ -31,7 +31,7 @@ from stoker.transport.rest.json_elements import (
     too_deep,
     values,
 )
-from stoker.transport.rest.steps import Steps
+from stoker.transport.steps import Steps
 
 PIECE_BYTES: Final = 128 << 10
 """128 KiB of numbers stay in the processor's second cache, and their overhead is 5 %."""

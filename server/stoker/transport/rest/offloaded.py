@@ -10,10 +10,10 @@ from typing import Protocol
 
 from stoker.errors import Cancelled, Overloaded
 from stoker.inference import Cancel
+from stoker.transport.coding import inflate_in_steps
 from stoker.transport.rest.codec import Decoded
-from stoker.transport.rest.compression import inflate_in_steps
 from stoker.transport.rest.router import Route
-from stoker.transport.rest.steps import Job, Steps, StepThread
+from stoker.transport.steps import Job, Steps, StepThread
 from stoker.transport.wire.limits import BufferBudget
 from stoker.transport.wire.message import Answer, HttpResponse, Piece
 

@@ -3,7 +3,7 @@
 Stands between a connection of any HTTP version and the engine; it holds an `InferenceEngine` and a
 `ModelControl` and knows neither socket nor queue. A small inference call is decoded, submitted and
 encoded on the loop without Task or Future. Work that would hold the loop is done in steps by one
-thread (`steps.py`, `offloaded.py`): large JSON, decompression, compression.  Hot path.
+thread (`transport/steps.py`, `offloaded.py`): large JSON, decompression, compression.  Hot path.
 """
 
 import logging
@@ -25,6 +25,7 @@ from stoker.errors import (
 from stoker.inference import Cancel, InferenceEngine
 from stoker.request import InferResponse
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
+from stoker.transport.coding import inflate_small
 from stoker.transport.rest import descriptions
 from stoker.transport.rest.binary import LENGTH_HEADER, decode_raw_body, json_size
 from stoker.transport.rest.codec import (
@@ -39,7 +40,6 @@ from stoker.transport.rest.codec import (
 from stoker.transport.rest.compression import (
     COMPRESS_FROM_BYTES,
     compress_in_steps,
-    inflate_small,
     request_coding,
     response_coding,
 )
@@ -48,7 +48,7 @@ from stoker.transport.rest.encode import encode
 from stoker.transport.rest.json_data import has_json, load, without_json
 from stoker.transport.rest.offloaded import Offloaded
 from stoker.transport.rest.router import Endpoint, Route, resolve
-from stoker.transport.rest.steps import Steps, StepThread
+from stoker.transport.steps import Steps, StepThread
 from stoker.transport.wire.limits import BufferBudget, HttpLimits
 from stoker.transport.wire.message import (
     JSON,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvloop
 from stoker.errors import Cancelled, Overloaded
-from stoker.transport.rest.steps import Steps, StepThread
+from stoker.transport.steps import Steps, StepThread
 
 
 def play(scenario: Callable[[StepThread], Coroutine[Any, Any, None]]) -> None:
