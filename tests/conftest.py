@@ -21,14 +21,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, get_args
 
 import pytest
 import uvloop
 from stoker.app import Server, open_repository
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
-from stoker.settings import Settings
+from stoker.settings import GrpcTransport, Settings
 
 T = TypeVar("T")
 
@@ -190,8 +190,8 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Serving]:
-    """Starts real servers on threads; stops them at the end."""
+def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
+    """Starts real servers on threads, with this transport; stops them at the end."""
     running: list[RunningServer] = []
 
     def start(
@@ -202,7 +202,9 @@ def serving() -> Iterator[Serving]:
         wait: bool = True,
     ) -> RunningServer:
         server = RunningServer(
-            replace(settings, sources=tuple(map(str, sources))),
+            replace(
+                settings, sources=tuple(map(str, sources)), grpc_transport=grpc_transport
+            ),
             runtime or OnnxRuntime("cpu"),
             profile_seconds=profile_seconds,
             wait=wait,
@@ -217,17 +219,25 @@ def serving() -> Iterator[Serving]:
             server.stop()
 
 
+@pytest.fixture(scope="module", params=get_args(GrpcTransport))
+def grpc_transport(request: pytest.FixtureRequest) -> GrpcTransport:
+    """Each of the gRPC transports in turn: what is promised holds for all. A test that is about
+    one of them, or where one differs, skips the other with the reason that docs/grpc.md gives."""
+    transport: GrpcTransport = request.param
+    return transport
+
+
 @pytest.fixture
-def serve() -> Iterator[Serving]:
+def serve(grpc_transport: GrpcTransport) -> Iterator[Serving]:
     """Starts real servers on threads; stops them when the test ends."""
-    with serving() as start:
+    with serving(grpc_transport) as start:
         yield start
 
 
 @pytest.fixture(scope="module")
-def serve_module() -> Iterator[Serving]:
+def serve_module(grpc_transport: GrpcTransport) -> Iterator[Serving]:
     """As `serve`, for a server that the tests of a file share and none changes."""
-    with serving() as start:
+    with serving(grpc_transport) as start:
         yield start
 
 

@@ -44,15 +44,13 @@ from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import LoopLag
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.server_statistics import ServerStatistics
-from stoker.transport.grpc.grpcio import GrpcioOptions, GrpcioServer
+from stoker.transport.data_ports import DataPorts
 from stoker.transport.grpc.health import HealthBoard
 from stoker.transport.grpc.methods import EXTENSIONS, SERVER_NAME, method_table
 from stoker.transport.management.endpoints import GiveMetrics, management_handler
 from stoker.transport.rest.descriptions import ServerInfo
 from stoker.transport.rest.service import RestService
-from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.limits import MANAGEMENT_CONNECTIONS, BufferBudget, HttpLimits
-from stoker.transport.wire.refusals import RefusalCounter
 from stoker.transport.wire.server import HttpServer
 
 logger: Final = logging.getLogger(__name__)
@@ -118,12 +116,6 @@ class Server:
         self._scrapes: set[asyncio.Task[None]] = set()
         age_s = settings.max_connection_age_s or float("inf")
         budget = BufferBudget(settings.max_buffered_bytes)
-        self._grpc = GrpcioServer(
-            method_table(self.engine, self._loader, self._board, statistics),
-            GrpcioOptions(max_message_bytes=settings.max_message_bytes, max_connection_age_s=age_s),
-            budget=budget,
-            statistics=statistics,
-        )
         limits = HttpLimits(
             max_json_bytes=settings.max_json_bytes,
             max_message_bytes=settings.max_message_bytes,
@@ -136,13 +128,13 @@ class Server:
         self._rest = RestService(
             self.engine, self._loader, info, limits, budget, statistics=statistics
         )
-        refused = RefusalCounter(statistics)
-        self._http = HttpServer(
+        self._data = DataPorts(
             self._rest,
+            method_table(self.engine, self._loader, self._board, statistics),
             limits,
             budget,
-            http2=HttpRequests(self._rest, budget, on_refused=refused),
-            on_refused=refused,
+            statistics,
+            grpcio=settings.grpc_transport == "grpcio",
         )
         management = management_handler(
             live=lambda: Readiness(True),
@@ -163,8 +155,7 @@ class Server:
         self.health.changed()
         self._lag.start()
         metrics = await self._management.start(host, settings.metrics_port)
-        http = await self._http.start(host, settings.http_port)
-        grpc = await self._grpc.start(host, settings.grpc_port)
+        http, grpc = await self._data.start(host, settings.http_port, settings.grpc_port)
         return Addresses(http, grpc, metrics)
 
     async def load(self) -> None:
@@ -182,7 +173,7 @@ class Server:
         self._board.drain()
         return await drain(
             self.health,
-            (_DrainingHttp(self._http), _DrainingGrpc(self._grpc)),
+            self._data.draining(),
             self._registry.served,
             delay=self._settings.drain_delay_s,
             grace=self._settings.drain_timeout_s,
@@ -191,8 +182,7 @@ class Server:
     async def close(self) -> bool:
         """Ends everything that is left: connections, executors, ports. False if a model's run goes
         on, which nothing can stop."""
-        await self._grpc.stop(0)
-        await self._http.close()
+        await self._data.close()
         self._rest.close()
         has_ended = await self._loader.unload_all()
         await self._management.close()
@@ -239,7 +229,7 @@ class Server:
         metrics.register_labelled(
             table.CONNECTIONS,
             lambda: {
-                ("rest",): self._http.open_connections,
+                **self._data.connections(),
                 ("management",): self._management.open_connections,
             },
         )
@@ -270,38 +260,6 @@ class Server:
         task = asyncio.create_task(render(), name="render metrics")
         self._scrapes.add(task)
         task.add_done_callback(self._scrapes.discard)
-
-
-@dataclass(frozen=True, slots=True)
-class _DrainingHttp:
-    """The steps of a drain for an HTTP port."""
-
-    server: HttpServer
-
-    def announce_drain(self, delay: float) -> None:
-        self.server.announce_drain(delay)
-
-    async def finish(self, grace: float) -> None:
-        try:
-            async with asyncio.timeout(grace):
-                await self.server.stop_accepting()
-                await self.server.drained()
-        except TimeoutError:
-            pass
-        await self.server.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _DrainingGrpc:
-    """The steps of a drain for the grpcio transport, which cannot announce one."""
-
-    server: GrpcioServer
-
-    def announce_drain(self, delay: float) -> None:
-        pass
-
-    async def finish(self, grace: float) -> None:
-        await self.server.stop(grace)
 
 
 def open_repository(settings: Settings) -> Repository:

@@ -14,7 +14,7 @@ from stoker.config_sources import flag_of, variable_of
 from stoker.units import format_size
 
 Device: TypeAlias = Literal["auto", "gpu", "cpu"]
-GrpcTransport: TypeAlias = Literal["grpcio"]
+GrpcTransport: TypeAlias = Literal["native", "grpcio"]
 LogFormat: TypeAlias = Literal["auto", "text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -106,7 +106,7 @@ class Settings:
         ),
     )
     grpc_transport: Annotated[GrpcTransport, _GRPC_TRANSPORT] = field(
-        default="grpcio", metadata=_about("Implementation of the gRPC protocol")
+        default="native", metadata=_about("Implementation of the gRPC protocol")
     )
     # Triton's default.
     default_max_batch_size: Annotated[int, kinds.COUNT] = field(

@@ -25,8 +25,16 @@ from stoker.errors import Draining, ErrorCode, Overloaded, ServingError
 from stoker.protocol import inference_pb2 as pb
 from stoker.protocol import reflection_pb2
 from stoker.request import InferRequest, InferResponse
-from stoker.transport.grpc.call import CallContext, Method, ReplyBytes, StreamMethod, UnaryMethod
-from stoker.transport.grpc.grpcio import MAX_DETAILS_BYTES, GrpcioOptions, GrpcioServer
+from stoker.transport.grpc.call import (
+    CallContext,
+    MessageBytes,
+    Method,
+    Reply,
+    StreamMethod,
+    UnaryMethod,
+)
+from stoker.transport.grpc.call_end import MAX_DETAILS_BYTES
+from stoker.transport.grpc.grpcio import GrpcioOptions, GrpcioServer
 from stoker.transport.grpc.health import HealthBoard
 from stoker.transport.grpc.methods import method_table
 from stoker.transport.status import STATUS
@@ -334,9 +342,9 @@ def test_a_compressed_message_is_understood(algorithm: grpc.Compression) -> None
 def test_a_handler_sees_the_calls_metadata() -> None:
     contexts: list[CallContext] = []
 
-    def handle(message: bytes, context: CallContext, reply: ReplyBytes) -> None:
+    def handle(message: MessageBytes, context: CallContext, reply: Reply) -> None:
         contexts.append(context)
-        reply(message)
+        reply(bytes(message))
 
     async def steps() -> None:
         async with serving(methods={"/t.T/Unary": UnaryMethod(handle)}) as served:
@@ -352,9 +360,9 @@ def test_a_bug_in_a_stream_is_an_internal_error_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def broken(
-        requests: AsyncIterator[bytes], context: CallContext
+        requests: AsyncIterator[MessageBytes], context: CallContext
     ) -> AsyncGenerator[bytes, None]:
-        yield await anext(requests)
+        yield bytes(await anext(requests))
         raise ZeroDivisionError("secret")
 
     async def steps() -> None:
@@ -582,7 +590,7 @@ def test_a_stream_that_is_stopped_while_it_writes_gets_its_status() -> None:
     begun = asyncio.Event()
 
     async def write(
-        requests: AsyncIterator[bytes], context: CallContext
+        requests: AsyncIterator[MessageBytes], context: CallContext
     ) -> AsyncGenerator[bytes, None]:
         begun.set()
         yield large  # more than flow control lets through before the client reads

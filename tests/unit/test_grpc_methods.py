@@ -12,7 +12,7 @@ from stoker.errors import Cancelled, ErrorCode, Overloaded, ServingError
 from stoker.protocol import inference_pb2 as pb
 from stoker.request import InferRequest, InferResponse
 from stoker.tensor import DataType, Tensor
-from stoker.transport.grpc.call import CallContext, Method, StreamMethod, UnaryMethod
+from stoker.transport.grpc.call import CallContext, Method, StreamMethod, UnaryAnswer, UnaryMethod
 from stoker.transport.grpc.health import HealthBoard
 from stoker.transport.grpc.methods import method_table
 
@@ -25,13 +25,13 @@ class Replies:
     """Collects what a handler replies."""
 
     def __init__(self) -> None:
-        self.got: list[bytes | ServingError] = []
+        self.got: list[UnaryAnswer] = []
 
-    def __call__(self, answer: bytes | ServingError) -> None:
+    def __call__(self, answer: UnaryAnswer) -> None:
         self.got.append(answer)
 
     @property
-    def only(self) -> bytes | ServingError:
+    def only(self) -> UnaryAnswer:
         (answer,) = self.got
         return answer
 

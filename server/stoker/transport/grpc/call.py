@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 
 from stoker.errors import Internal, InvalidRequest, ServingError
 from stoker.inference import Cancel
+from stoker.request import Lease
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,31 @@ class CallContext:
     """time.monotonic() seconds; infinite when the client set none."""
 
 
-ReplyBytes: TypeAlias = Callable[[bytes | ServingError], None]
+MessageBytes: TypeAlias = bytes | memoryview
+"""A message's own bytes: nobody writes to them."""
+
+
+@dataclass(slots=True)
+class PiecedMessage:
+    """An answer in pieces that were not put together, some of them views of leased memory. Whoever
+    takes it releases the lease once the bytes have left, or at once when it is dropped."""
+
+    pieces: tuple[MessageBytes, ...]
+    size: int
+    """Bytes of all pieces."""
+    lease: Lease | None
+
+
+UnaryAnswer: TypeAlias = bytes | PiecedMessage | ServingError
+
+Reply: TypeAlias = Callable[[UnaryAnswer], None]
 """Called on the loop, exactly once a call, perhaps before the handler returns."""
 
-UnaryHandler: TypeAlias = Callable[[bytes, CallContext, ReplyBytes], Cancel | None]
+UnaryHandler: TypeAlias = Callable[[MessageBytes, CallContext, Reply], Cancel | None]
 """Never raises: refusals go to `reply`. The returned Cancel ends the call early."""
 
 StreamHandler: TypeAlias = Callable[
-    [AsyncIterator[bytes], CallContext], AsyncGenerator[bytes, None]
+    [AsyncIterator[MessageBytes], CallContext], AsyncGenerator[bytes, None]
 ]
 """Yields the answers' bytes. A ServingError that it raises becomes the call's status."""
 
@@ -73,10 +91,10 @@ class _Serializable(Protocol):
     def SerializeToString(self) -> bytes: ...  # noqa: N802 (protobuf's name)
 
 
-def parse(request_type: type[_RequestT], message: bytes) -> _RequestT:
+def parse(request_type: type[_RequestT], message: MessageBytes) -> _RequestT:
     """The message. Raises InvalidRequest for bytes that are none."""
     try:
-        return request_type.FromString(message)
+        return request_type.FromString(message)  # type: ignore[arg-type]  # any buffer will do
     except DecodeError as error:
         raise InvalidRequest(
             f"expected a protobuf message {request_type.DESCRIPTOR.full_name}, "
@@ -90,7 +108,7 @@ def answering(
     """A unary method from a function of messages that answers at once or raises ServingError."""
     name = request_type.DESCRIPTOR.full_name
 
-    def handle(message: bytes, context: CallContext, reply: ReplyBytes) -> None:
+    def handle(message: MessageBytes, context: CallContext, reply: Reply) -> None:
         outcome: bytes | ServingError
         try:
             response = answer(parse(request_type, message))

@@ -35,7 +35,7 @@ from stoker.tensor import (
     text_of,
     to_raw,
 )
-from stoker.transport.grpc.call import parse
+from stoker.transport.grpc.call import MessageBytes, parse
 
 MAX_RESPONSE_BYTES: Final = 2**31 - 1
 """Protobuf's own limit for a message; no client can read a larger one."""
@@ -90,7 +90,7 @@ _REGION: Final[dict[str, str]] = {
 
 
 def decode_request(
-    message: bytes, *, deadline: float = math.inf, is_retry: bool = False
+    message: MessageBytes, *, deadline: float = math.inf, is_retry: bool = False
 ) -> InferRequest:
     """The request that a ModelInferRequest message holds.
 

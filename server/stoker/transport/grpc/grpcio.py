@@ -38,11 +38,14 @@ from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.grpc.call import (
     CallContext,
     Method,
+    PiecedMessage,
     StreamHandler,
     StreamMethod,
+    UnaryAnswer,
     UnaryHandler,
     unforeseen,
 )
+from stoker.transport.grpc.call_end import details
 from stoker.transport.status import STATUS
 from stoker.transport.wire.limits import BufferBudget
 
@@ -53,10 +56,6 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 _FINAL_GRACE_S: Final = 1.0
 """Time for the last statuses to leave after the grace period is over."""
-
-MAX_DETAILS_BYTES: Final = 2048
-"""A longer message is cut. Percent-encoding makes it up to three times as long, and clients refuse
-trailers above 8 KiB (grpc.max_metadata_size), which would hide the status itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ class GrpcioServer:
             self._budget.release(size)
         if isinstance(answer, ServingError):
             await _abort(context, answer)
-        return answer
+        return answer if isinstance(answer, bytes) else _joined(answer)
 
     async def answer_stream(
         self, name: str, method: StreamMethod, requests: AsyncIterator[bytes], context: _Context
@@ -209,14 +208,16 @@ class _UnaryCall:
     __slots__ = ("answer", "cancel")
     is_endless: Final = False
 
-    def __init__(self, answer: "asyncio.Future[bytes | ServingError]") -> None:
+    def __init__(self, answer: "asyncio.Future[UnaryAnswer]") -> None:
         self.answer = answer
         self.cancel: Cancel | None = None
 
-    def reply(self, answer: bytes | ServingError) -> None:
+    def reply(self, answer: UnaryAnswer) -> None:
         """Takes the answer, unless the call has ended."""
         if not self.answer.done():
             self.answer.set_result(answer)
+        elif isinstance(answer, PiecedMessage) and answer.lease is not None:
+            answer.lease.release()
 
     def end(self, error: ServingError) -> None:
         """Answers with this error and lets the work go."""
@@ -321,15 +322,15 @@ async def _abort(context: _Context, error: ServingError) -> NoReturn:
         pushback_ms = max(0, math.ceil(error.retry_after * 1000))
         trailing = (("grpc-retry-pushback-ms", str(pushback_ms)),)
     status = _CODES[STATUS[error.code].grpc]
-    await context.abort(status, _details(error.message), trailing)
+    await context.abort(status, details(error.message).decode(), trailing)
 
 
-def _details(message: str) -> str:
-    """The message, cut to what fits into trailers."""
-    encoded = message.encode()
-    if len(encoded) <= MAX_DETAILS_BYTES:
-        return message
-    return encoded[:MAX_DETAILS_BYTES].decode(errors="ignore") + "..."
+def _joined(answer: PiecedMessage) -> bytes:
+    """The answer's bytes; its lease ends here."""
+    joined = b"".join(answer.pieces)
+    if answer.lease is not None:
+        answer.lease.release()
+    return joined
 
 
 def _draining() -> Draining:

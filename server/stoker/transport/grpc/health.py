@@ -17,6 +17,7 @@ from stoker.errors import InvalidRequest, ModelNotFound
 from stoker.protocol.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from stoker.transport.grpc.call import (
     CallContext,
+    MessageBytes,
     Method,
     StreamMethod,
     answering,
@@ -118,7 +119,7 @@ def health_methods(board: HealthBoard) -> dict[str, Method]:
         return _SERVING if serving else _NOT_SERVING
 
     async def watch(
-        requests: AsyncIterator[bytes], context: CallContext
+        requests: AsyncIterator[MessageBytes], context: CallContext
     ) -> AsyncGenerator[bytes, None]:
         message = await anext(requests, None)
         if message is None:

@@ -25,8 +25,9 @@ from stoker.telemetry.statistics import ModelStatistics
 from stoker.tensor import TensorSpec
 from stoker.transport.grpc.call import (
     CallContext,
+    MessageBytes,
     Method,
-    ReplyBytes,
+    Reply,
     StreamMethod,
     UnaryMethod,
     answering,
@@ -96,7 +97,7 @@ class InferenceMethods:
         }
 
     def _model_infer(
-        self, message: bytes, context: CallContext, reply: ReplyBytes
+        self, message: MessageBytes, context: CallContext, reply: Reply
     ) -> Cancel | None:
         # Hot path.
         try:
@@ -165,7 +166,7 @@ class InferenceMethods:
         )
 
 
-def _answer_inference(reply: ReplyBytes, outcome: InferResponse | ServingError) -> None:
+def _answer_inference(reply: Reply, outcome: InferResponse | ServingError) -> None:
     """Encodes the engine's answer. Hot path."""
     if isinstance(outcome, ServingError):
         reply(outcome)
@@ -186,11 +187,11 @@ def _unserved(method: MethodDescriptor) -> Method:
     """A method of the protocol that answers UNIMPLEMENTED with a sentence."""
     sentence = f"{method.name} is part of the protocol, but this server does not serve it"
 
-    def refuse(message: bytes, context: CallContext, reply: ReplyBytes) -> None:
+    def refuse(message: MessageBytes, context: CallContext, reply: Reply) -> None:
         reply(Unsupported(sentence))
 
     async def refuse_stream(
-        requests: AsyncIterator[bytes], context: CallContext
+        requests: AsyncIterator[MessageBytes], context: CallContext
     ) -> AsyncGenerator[bytes, None]:
         raise Unsupported(sentence)
         yield  # makes it a generator

@@ -13,7 +13,7 @@ from stoker.protocol import reflection_pb2 as v1
 from stoker.protocol import reflection_v1alpha_pb2 as v1alpha
 from stoker.protocol.files import SERVICES, file_of_symbol, with_imports
 from stoker.protocol.pool import POOL
-from stoker.transport.grpc.call import CallContext, Method, StreamMethod, parse
+from stoker.transport.grpc.call import CallContext, MessageBytes, Method, StreamMethod, parse
 from stoker.transport.status import STATUS
 
 _NOT_FOUND: Final = STATUS[ErrorCode.MODEL_NOT_FOUND].grpc
@@ -34,7 +34,7 @@ def reflection_methods() -> dict[str, Method]:
 
 
 async def _reflect(
-    requests: AsyncIterator[bytes], context: CallContext
+    requests: AsyncIterator[MessageBytes], context: CallContext
 ) -> AsyncGenerator[bytes, None]:
     async for message in requests:
         request = parse(_Request, message)

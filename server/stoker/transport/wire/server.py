@@ -174,8 +174,8 @@ class HttpServer:
         self._connections.discard(connection)
         self._connections.add(other)
         transport.set_protocol(other)
-        if self.is_draining:
-            other.announce_drain()
+        # One that comes during a drain is not told to leave: gRPC core would come back at once, be
+        # told again before its call is sent, and never get it through.
         other.received(first)
         if self.is_closing:
             other.end_if_idle()

@@ -193,6 +193,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self.phase is Phase.LINGERING:
             self.patience.await_close(SHORT_LINGER_S)
             return
+        self._session.refuse_endless(DRAINING)
         self._leave()
 
     def abort(self) -> None:

@@ -142,6 +142,12 @@ class Session:
             self._last_accepted = self._table.highest
             self.sending.control(frames.goaway(self._last_accepted, ErrorCode.NO_ERROR))
 
+    def refuse_endless(self, error: ServingError) -> None:
+        """Answers the streams that only their clients would end with this error."""
+        for stream in [*self._table.open.values()]:
+            if stream.is_endless:
+                stream.refuse(error)
+
     def refuse_all(self, error: ServingError) -> None:
         """Answers every stream that is not answered yet with this error."""
         for stream in [*self._table.open.values()]:

@@ -31,6 +31,7 @@ class Stream:
         "body_left",
         "can_receive",
         "charged",
+        "is_endless",
         "lease",
         "number",
         "opened_at",
@@ -46,6 +47,8 @@ class Stream:
         self.number = number
         self.opened_at = session.seconds
         """Of the session's whole seconds."""
+        self.is_endless = False
+        """Only its client would end it: a server that goes away does not wait for it."""
         self.can_receive = True
         """The peer has not ended its side."""
         self.body_left = -1

@@ -1,0 +1,61 @@
+"""How native gRPC calls end: heads, trailers and statuses as header blocks.
+
+Made once where nothing of a call is in them.  Source: gRPC over HTTP2, "Responses" and
+"Status-Message"; gRFC A6 (retry pushback).
+"""
+
+import math
+from typing import Final
+
+from stoker.errors import ServingError
+from stoker.transport.status import STATUS
+from stoker.transport.wire.http2 import answer_fields
+
+CONTENT_TYPE: Final = "application/grpc"
+ACCEPTED_CODINGS: Final = "identity,deflate,gzip"
+
+MAX_DETAILS_BYTES: Final = 2048
+"""A longer message is cut. Percent-encoding makes it up to three times as long, and clients refuse
+trailers above 8 KiB (grpc.max_metadata_size), which would hide the status itself."""
+
+HEAD: Final = answer_fields.head(200, (("content-type", CONTENT_TYPE),))
+"""Of an answer whose messages are plain."""
+OK: Final = answer_fields.trailers((("grpc-status", "0"),))
+"""The trailers of a call that went well."""
+
+
+def coded_head(coding: str) -> bytes:
+    """Of an answer whose messages may be compressed."""
+    return HEAD + answer_fields.trailers((("grpc-encoding", coding),))
+
+
+def failed(error: ServingError, *, more: tuple[tuple[str, str], ...] = ()) -> bytes:
+    """The trailers of a call that failed; tells clients that retry when that makes sense."""
+    fields = [
+        ("grpc-status", str(STATUS[error.code].grpc)),
+        ("grpc-message", percent_encoded(details(error.message))),
+        *more,
+    ]
+    if error.retry_after is not None:
+        fields.append(("grpc-retry-pushback-ms", str(max(0, math.ceil(error.retry_after * 1000)))))
+    return answer_fields.trailers(fields)
+
+
+def failed_at_once(error: ServingError, *, more: tuple[tuple[str, str], ...] = ()) -> bytes:
+    """The whole answer of a call that failed before it had a message ("Trailers-Only")."""
+    return HEAD + failed(error, more=more)
+
+
+def details(message: str) -> bytes:
+    """A message as UTF-8, cut to what fits into trailers."""
+    encoded = message.encode("utf-8", "replace")
+    if len(encoded) <= MAX_DETAILS_BYTES:
+        return encoded
+    return encoded[:MAX_DETAILS_BYTES].decode(errors="ignore").encode() + b"..."
+
+
+def percent_encoded(text: bytes) -> str:
+    """A status message as it travels: printable ASCII but `%`, all else as %XX."""
+    return "".join(
+        [chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in text]
+    )

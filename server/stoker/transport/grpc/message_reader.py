@@ -1,0 +1,82 @@
+"""Cuts the messages of one gRPC call out of the bytes of its DATA frames.
+
+A message is admitted by its length, before it is there; a large one is received into memory of its
+own. Knows no stream and no codec.  Hot path for large messages and streams.
+Source: gRPC over HTTP2, "Length-Prefixed-Message".
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from stoker.errors import InvalidRequest
+from stoker.transport.wire.limits import WHOLE_BODY_BYTES
+from stoker.transport.wire.message import Piece
+
+PREFIX_BYTES: Final = 5
+"""A flag (is it compressed?) and a length of four bytes."""
+
+
+class MessageReader:
+    """The receiving side of one call."""
+
+    __slots__ = ("_admit", "_filled", "_is_compressed", "_message", "_prefix")
+
+    def __init__(self, admit: Callable[[int], None]) -> None:
+        """`admit(size)` hears of each message before its bytes are read; what it raises passes
+        through `feed`."""
+        self._admit = admit
+        self._prefix = b""
+        """What came of a prefix that is not whole."""
+        self._is_compressed = False
+        self._message: memoryview | None = None
+        """Of a message that is not whole."""
+        self._filled = 0
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether a message has begun and is not whole."""
+        return self._message is not None or bool(self._prefix)
+
+    @property
+    def filled(self) -> int:
+        """Bytes that came of the message that is not whole."""
+        return self._filled
+
+    def feed(self, payload: memoryview) -> list[tuple[bool, Piece]]:
+        """The messages that are whole with these bytes, each with whether it is compressed. They
+        are their own memory. Raises InvalidRequest for a prefix that is none."""
+        whole: list[tuple[bool, Piece]] = []
+        at, end = 0, len(payload)
+        while at < end:
+            message = self._message
+            if message is None:
+                begun = self._prefix + bytes(payload[at : at + PREFIX_BYTES - len(self._prefix)])
+                at += len(begun) - len(self._prefix)
+                if len(begun) < PREFIX_BYTES:
+                    self._prefix = begun
+                    return whole
+                self._prefix = b""
+                flag, size = begun[0], int.from_bytes(begun[1:], "big")
+                if flag > 1:
+                    raise InvalidRequest(
+                        f"expected 0 or 1 as the first byte of a message, got {flag}"
+                    )
+                self._admit(size)
+                if size <= end - at and size <= WHOLE_BODY_BYTES:
+                    whole.append((flag == 1, bytes(payload[at : at + size])))
+                    at += size
+                    continue
+                self._is_compressed = flag == 1
+                self._message = message = np.empty(size, np.uint8).data
+                self._filled = 0
+            part = min(len(message) - self._filled, end - at)
+            message[self._filled : self._filled + part] = payload[at : at + part]
+            self._filled += part
+            at += part
+            if self._filled == len(message):
+                self._message = None
+                self._filled = 0
+                whole.append((self._is_compressed, message))
+        return whole

@@ -1,0 +1,286 @@
+"""A unary call of the native gRPC transport: one message in, one answer or status out.
+
+States: RECEIVING -> (INFLATING) -> HANDLED -> (COMPRESSING) -> ANSWERED, or LOST from any of them.
+
+  1. A message is admitted whole, by the limit and the server's budget, before it is received.
+  2. What is reserved for it is given back once, with the answer or when the client is gone.
+  3. The first answer counts; what comes later gives its lease back.
+Hot path.
+"""
+
+import math
+import time
+from typing import Final
+
+from stoker.errors import Cancelled, InvalidRequest, ServingError
+from stoker.inference import Cancel
+from stoker.transport.coding import deflate_in_steps, inflate_in_steps, inflate_small
+from stoker.transport.grpc.call import (
+    CallContext,
+    MessageBytes,
+    UnaryAnswer,
+    UnaryHandler,
+    unforeseen,
+)
+from stoker.transport.grpc.call_end import HEAD, OK, coded_head, failed_at_once
+from stoker.transport.grpc.message_reader import PREFIX_BYTES, MessageReader
+from stoker.transport.grpc.native_call import (
+    CallHead,
+    CallHost,
+    as_serving_error,
+    check_size,
+    count_refusal,
+)
+from stoker.transport.steps import run_through
+from stoker.transport.wire.http2.frames import ErrorCode
+from stoker.transport.wire.http2.session import Session
+from stoker.transport.wire.http2.stream import Stream
+from stoker.transport.wire.limits import BODY_GRACE_S, STREAM_WINDOW, WHOLE_BODY_BYTES, body_rate
+from stoker.transport.wire.message import Piece
+from stoker.transport.wire.problems import HttpError
+
+COMPRESS_FROM_BYTES: Final = 1024
+"""A smaller answer is sent plain, which every client must take: zlib costs more than it saves."""
+
+_INLINE_BYTES: Final = 64 << 10
+"""A larger answer is compressed in the thread: some 1 ms."""
+
+
+class UnaryOpening:
+    """A unary call by its head. Implements `Opening`."""
+
+    __slots__ = ("handle", "head", "host")
+
+    def __init__(self, host: CallHost, head: CallHead, handle: UnaryHandler) -> None:
+        self.host = host
+        self.head = head
+        self.handle = handle
+
+    def open(self, session: Session, number: int) -> Stream:
+        """Implements `Opening`."""
+        return UnaryCall(session, number, self)
+
+
+class UnaryCall(Stream):
+    """See the module's docstring."""
+
+    __slots__ = (
+        "_arrived",
+        "_cancel",
+        "_is_answered",
+        "_is_compressed",
+        "_message",
+        "_opening",
+        "_reader",
+        "_reserved",
+    )
+
+    def __init__(self, session: Session, number: int, opening: UnaryOpening) -> None:
+        super().__init__(session, number)
+        self._opening = opening
+        head = opening.head
+        self.body_left = head.content_length
+        self._arrived = time.monotonic() if head.timeout != math.inf else 0.0
+        self._reader: MessageReader | None = None
+        """Of a message that did not come in one frame."""
+        self._message: Piece | None = None
+        self._is_compressed = False
+        self._reserved = 0
+        self._is_answered = False
+        self._cancel: Cancel | None = None
+
+    def data(self, payload: memoryview) -> None:
+        """A part of the message, prefix first."""
+        reader = self._reader
+        if reader is None:
+            size = len(payload) - PREFIX_BYTES
+            if (
+                self._message is None
+                and 0 <= size <= WHOLE_BODY_BYTES
+                and payload[0] == 0
+                and size == int.from_bytes(payload[1:PREFIX_BYTES], "big")
+            ):  # whole in one frame: the usual case
+                self._message = bytes(payload[PREFIX_BYTES:])
+                return
+            reader = self._reader = MessageReader(self._admit)
+        try:
+            for is_compressed, message in reader.feed(payload):
+                if self._message is not None:
+                    raise _more_than_one()
+                self._message, self._is_compressed = message, is_compressed
+        except ServingError as error:
+            count_refusal(self._opening.host, error)
+            self._reply(error.bare())
+
+    def ended(self) -> None:
+        """The call is whole."""
+        opening, message = self._opening, self._message
+        reader = self._reader
+        try:
+            if message is None or (reader is not None and reader.is_amid):
+                raise InvalidRequest("expected one whole message, got none or a part of one")
+            if not self._reserved:
+                size = len(message)
+                check_size(opening.host, size)
+                opening.host.budget.reserve(size)
+                self._reserved = size
+            if self._is_compressed:
+                self._inflate(message)
+                return
+        except ServingError as error:
+            count_refusal(opening.host, error)
+            self._reply(error.bare())
+            return
+        self._message = None
+        self._handle(message)
+
+    def lost(self, code: ErrorCode) -> None:
+        """The client cancelled, or is gone."""
+        self._is_answered = True
+        self._message = None
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+        self._release()
+
+    def refuse(self, error: ServingError | HttpError) -> None:
+        """Implements `Stream`."""
+        cancel, self._cancel = self._cancel, None
+        self._message = None
+        self._reply(as_serving_error(error))
+        if cancel is not None:
+            cancel()
+
+    def is_slow(self, seconds: int) -> bool:
+        """Implements `Stream`."""
+        reader = self._reader
+        filled = 0 if reader is None else reader.filled
+        return filled < (seconds - BODY_GRACE_S) * body_rate(self._reserved)
+
+    def _admit(self, size: int) -> None:
+        """A message that takes more than a frame, whole or not at all."""
+        if self._message is not None:
+            raise _more_than_one()
+        check_size(self._opening.host, size)
+        self._opening.host.budget.reserve(size)
+        self._reserved += size
+        self.session.widen(self, size + PREFIX_BYTES - STREAM_WINDOW)
+
+    def _handle(self, message: MessageBytes) -> None:
+        opening = self._opening
+        context = opening.head.context
+        if self._arrived:
+            context = CallContext(context.metadata, self._arrived + opening.head.timeout)
+        cancel = opening.handle(message, context, self._reply)
+        if not self._is_answered:
+            self._cancel = cancel
+
+    def _inflate(self, message: Piece) -> None:
+        """Hands on a compressed message, in time. Raises ServingError."""
+        host, coding = self._opening.host, self._opening.head.coding
+        self._message = None
+        if coding is None:
+            raise InvalidRequest("expected a plain message without grpc-encoding, got a flag of 1")
+        limit = host.max_message_bytes
+        plain = inflate_small(message, coding, limit)
+        if plain is not None:
+            self._inflated(plain)
+            return
+        try:
+            job = host.thread.run(
+                inflate_in_steps(message, coding, limit), self._inflated, self._reserve
+            )
+        except RuntimeError as error:
+            raise Cancelled("the server is closed") from error
+        self._cancel = job.cancel
+
+    def _inflated(self, outcome: Piece | Exception) -> None:
+        if self._is_answered:
+            return
+        self._cancel = None
+        if isinstance(outcome, ServingError):
+            count_refusal(self._opening.host, outcome)
+            self._reply(outcome.bare())
+        elif isinstance(outcome, Exception):
+            self._reply(unforeseen(self._opening.head.path, outcome))
+        else:
+            self._handle(outcome)
+
+    def _reserve(self, size: int) -> None:
+        """The message grows while it is inflated."""
+        if self._is_answered:
+            raise Cancelled("the client went away")
+        self._opening.host.budget.reserve(size)
+        self._reserved += size
+
+    def _reply(self, answer: UnaryAnswer) -> None:
+        """The call's one answer."""
+        if self._is_answered:
+            if not isinstance(answer, bytes | ServingError) and answer.lease is not None:
+                answer.lease.release()
+            return
+        self._is_answered = True
+        self._cancel = None
+        if self._reserved:
+            self._release()
+        if self._opening.head.answer_coding is not None and self._compresses(answer):
+            return
+        if isinstance(answer, bytes):
+            size = len(answer)
+            body = (b"\0" + size.to_bytes(4, "big"), answer)
+            self.session.answer(self, HEAD, body, size + PREFIX_BYTES, OK)
+        elif isinstance(answer, ServingError):
+            self.session.answer(self, failed_at_once(answer), (), 0)
+        else:
+            size = answer.size
+            pieces = (b"\0" + size.to_bytes(4, "big"), *answer.pieces)
+            self.session.answer(self, HEAD, pieces, size + PREFIX_BYTES, OK, answer.lease)
+
+    def _compresses(self, answer: UnaryAnswer) -> bool:
+        """Whether the answer is sent compressed, perhaps later."""
+        if isinstance(answer, ServingError):
+            return False
+        pieces: tuple[Piece, ...]
+        if isinstance(answer, bytes):
+            pieces, size, lease = (answer,), len(answer), None
+        else:
+            pieces, size, lease = answer.pieces, answer.size, answer.lease
+        coding = self._opening.head.answer_coding
+        if size < COMPRESS_FROM_BYTES or coding is None:
+            return False
+
+        def done(outcome: tuple[bytes, ...] | Exception) -> None:
+            if lease is not None:
+                lease.release()
+            if isinstance(outcome, ServingError):
+                self.session.answer(self, failed_at_once(outcome.bare()), (), 0)
+            elif isinstance(outcome, Exception):
+                error = unforeseen(self._opening.head.path, outcome)
+                self.session.answer(self, failed_at_once(error), (), 0)
+            else:
+                size = sum(map(len, outcome))
+                prefix = b"\1" + size.to_bytes(4, "big")
+                head = coded_head(coding)
+                self.session.answer(self, head, (prefix, *outcome), size + PREFIX_BYTES, OK)
+
+        steps = deflate_in_steps(pieces, coding)
+        if size <= _INLINE_BYTES:
+            done(run_through(steps))
+        else:
+            try:
+                self._opening.host.thread.run(steps, done, _reserve_nothing)
+            except RuntimeError:
+                done(Cancelled("the server is closed"))
+        return True
+
+    def _release(self) -> None:
+        self._opening.host.budget.release(self._reserved)
+        self._reserved = 0
+
+
+def _more_than_one() -> InvalidRequest:
+    return InvalidRequest("expected one message in a unary call, got more")
+
+
+def _reserve_nothing(size: int) -> None:
+    """Answers exist already when they are compressed: the connection charges for them."""
