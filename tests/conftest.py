@@ -202,9 +202,7 @@ def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
         wait: bool = True,
     ) -> RunningServer:
         server = RunningServer(
-            replace(
-                settings, sources=tuple(map(str, sources)), grpc_transport=grpc_transport
-            ),
+            replace(settings, sources=tuple(map(str, sources)), grpc_transport=grpc_transport),
             runtime or OnnxRuntime("cpu"),
             profile_seconds=profile_seconds,
             wait=wait,

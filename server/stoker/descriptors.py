@@ -1,4 +1,5 @@
-"""How many descriptors this process may have, and how many connections REST may make of them.
+"""How many descriptors this process may have, and how many connections the data ports may make of
+them.
 
 Each connection is a descriptor, and a process without a free one accepts nobody, the kubelet's
 probes included. `app.py` raises the limit at start, once.  Source: getrlimit(2), RLIMIT_NOFILE.
@@ -8,8 +9,8 @@ import resource
 from typing import Final
 
 RESERVED: Final = 2_048
-"""Descriptors that REST leaves to the others: 25 of an idle server, connections of gRPC and of the
-management port, lingering connections, models that are being read. Where the limit is small they
+"""Descriptors that the data ports leave to the others: 25 of an idle server, connections of the
+management port and of grpcio, lingering connections, models that are being read. Where the limit is small they
 get half of it."""
 
 
@@ -31,6 +32,7 @@ def limit() -> int:
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
-def connections_within(wanted: int, descriptors: int) -> int:
-    """Connections of REST: those wanted, or all that so many descriptors allow."""
-    return min(wanted, max(descriptors - min(RESERVED, descriptors // 2), 1))
+def connections_within(wanted: int, descriptors: int, *, ports: int) -> int:
+    """Connections of each data port: those wanted, or its share of all that so many descriptors
+    allow."""
+    return min(wanted, max((descriptors - min(RESERVED, descriptors // 2)) // ports, 1))

@@ -180,7 +180,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("max_json_bytes", "0", "at least one byte"),
         ("strict_readiness", "maybe", "true or false"),
         ("default_max_batch_size", "0", "a whole number of at least 1"),
-        ("grpc_transport", "native", "grpcio"),
+        ("grpc_transport", "triton", "one of native, grpcio"),
         ("require_model", "a,,b", "names"),
         ("host", " ", "an address"),
     ],

@@ -248,7 +248,7 @@ CONNECTIONS: Final = Metric(
     "stoker_connections",
     _GAUGE,
     "connections",
-    "Open connections by port: rest, management. "
+    "Open connections by port: rest, grpc (native transport), management. "
     "Those that have their last answer are not counted.",
     ("transport",),
 )

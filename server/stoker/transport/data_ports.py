@@ -38,7 +38,8 @@ class DrainingPort:
                 await self.server.drained()
         except TimeoutError:
             pass
-        await self.server.close()
+        finally:
+            await self.server.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ class StreamCall(Stream):
 
     __slots__ = (
         "_changed",
+        "_context",
         "_credit",
         "_expiry",
         "_has_head",
@@ -107,15 +108,12 @@ class StreamCall(Stream):
         """The handler waits for a message or for the end."""
         self._sent: asyncio.Future[None] | None = None
         """The handler waits for the peer to take its answers."""
-        loop = asyncio.get_running_loop()
-        context, seconds = opening.head.context, opening.head.timeout
+        self._task: asyncio.Task[None] | None = None
+        self._context, seconds = opening.head.context, opening.head.timeout
         self._expiry: asyncio.TimerHandle | None = None
         if seconds != math.inf:
-            context = CallContext(context.metadata, time.monotonic() + seconds)
-            self._expiry = loop.call_later(seconds, self._expire)
-        self._task = loop.create_task(self._run(context), name=f"call of {opening.head.path}")
-        opening.host.tasks.add(self._task)
-        self._task.add_done_callback(opening.host.tasks.discard)
+            self._context = CallContext(self._context.metadata, time.monotonic() + seconds)
+            self._expiry = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     # --- what the session calls -----------------------------------------------------------------
 
@@ -131,7 +129,7 @@ class StreamCall(Stream):
         if not was_amid:
             self._message_began = self.session.seconds - self.opened_at
         if self._messages:
-            _wake(self._changed)
+            self._go_on()
 
     def ended(self) -> None:
         """No more messages come."""
@@ -141,17 +139,17 @@ class StreamCall(Stream):
             self.refuse(error)
             return
         self._is_whole = True
-        _wake(self._changed)
+        self._go_on()
 
     def lost(self, code: ErrorCode) -> None:
         """The client cancelled, or is gone."""
         self._end()
-        self._task.cancel()
+        self._cancel()
 
     def refuse(self, error: ServingError | HttpError) -> None:
         """Implements `Stream`."""
         self._finish(as_serving_error(error))
-        self._task.cancel()
+        self._cancel()
 
     def is_slow(self, seconds: int) -> bool:
         """Implements `Stream`: a stream may rest between messages."""
@@ -166,8 +164,8 @@ class StreamCall(Stream):
 
     # --- the handler's task ---------------------------------------------------------------------
 
-    async def _run(self, context: CallContext) -> None:
-        answers = self._opening.method.handle(self._taken(), context)
+    async def _run(self) -> None:
+        answers = self._opening.method.handle(self._taken(), self._context)
         error: ServingError | None = None
         try:
             async for answer in answers:
@@ -241,7 +239,24 @@ class StreamCall(Stream):
         finally:
             job.cancel()
 
-    # --- the rest -------------------------------------------------------------------------------
+    # --- the rest ----------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """There is something for the handler. It begins with the first message, or with the end
+        where there is none: a status that overtakes the client's first message is lost to clients
+        of grpc.aio, which report their own failed write."""
+        if self._task is None and not self._is_over:
+            loop = asyncio.get_running_loop()
+            tasks = self._opening.host.tasks
+            self._task = loop.create_task(self._run(), name=f"call of {self._opening.head.path}")
+            tasks.add(self._task)
+            self._task.add_done_callback(tasks.discard)
+        _wake(self._changed)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._release_all()
 
     def _admit(self, size: int) -> None:
         """A message of this size begins. Raises ServingError."""

@@ -24,6 +24,7 @@ Hot path.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from enum import Enum, auto
 from typing import cast
@@ -406,7 +407,8 @@ class Connection(asyncio.BufferedProtocol):
         host = self._host
         self.patience.await_close(SHORT_LINGER_S if host.is_closing else self._linger_s)
         if host.lingers(self) and self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer is gone, which the loop will say
+                self._transport.write_eof()
             self._resume_reading()
         else:
             self._transport.close()

@@ -19,6 +19,7 @@ Hot path.  Source: RFC 9113, sections 3.4, 5.4.1 and 6.8.
 """
 
 import asyncio
+import contextlib
 from enum import Enum, auto
 from typing import Final
 
@@ -312,7 +313,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         host = self._host
         self.patience.await_close(SHORT_LINGER_S if host.is_closing else host.limits.linger_s)
         if host.lingers(self) and self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer is gone, which the loop will say
+                self._transport.write_eof()
             self._read_on()
         else:
             self._transport.close()
