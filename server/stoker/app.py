@@ -302,17 +302,13 @@ def _within_descriptors(settings: Settings) -> Settings:
     """The settings with as many connections as the process can have; says so if they are fewer."""
     limit = descriptors.raise_limit()
     log.event(logger, "descriptors", "descriptors allowed", level=logging.DEBUG, limit=limit)
-    shares_port = (
-        settings.grpc_transport == "grpcio" or settings.http_port == settings.grpc_port != 0
-    )
-    ports = 1 if shares_port else 2
-    most = descriptors.connections_within(settings.max_connections, limit, ports=ports)
+    most = descriptors.connections_within(settings.max_connections, limit)
     if most < settings.max_connections:
         log.event(
             logger,
             "few_descriptors",
-            f"expected descriptors for {settings.max_connections} connections of each data port, got a "
-            f"limit of {limit}: each serves at most {most} at once",
+            f"expected descriptors for {settings.max_connections} connections, got a limit of "
+            f"{limit}: at most {most} are served at once",
             level=logging.WARNING,
             limit=limit,
             max_connections=most,

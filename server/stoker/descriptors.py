@@ -1,4 +1,4 @@
-"""How many descriptors this process may have, and how many connections the data ports may make of
+"""How many descriptors this process may have, and how many connections clients may make of
 them.
 
 Each connection is a descriptor, and a process without a free one accepts nobody, the kubelet's
@@ -10,8 +10,8 @@ from typing import Final
 
 RESERVED: Final = 2_048
 """Descriptors that the data ports leave to the others: 25 of an idle server, connections of the
-management port and of grpcio, lingering connections, models that are being read. Where the limit is small they
-get half of it."""
+management port and of grpcio, lingering connections, models that are being read. Where the limit
+is small they get half of it."""
 
 
 def raise_limit() -> int:
@@ -32,7 +32,6 @@ def limit() -> int:
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
-def connections_within(wanted: int, descriptors: int, *, ports: int) -> int:
-    """Connections of each data port: those wanted, or its share of all that so many descriptors
-    allow."""
-    return min(wanted, max((descriptors - min(RESERVED, descriptors // 2)) // ports, 1))
+def connections_within(wanted: int, descriptors: int) -> int:
+    """Connections of the data ports: those wanted, or all that so many descriptors allow."""
+    return min(wanted, max(descriptors - min(RESERVED, descriptors // 2), 1))

@@ -161,7 +161,7 @@ class Settings:
     # Above the 10,000 that a large deployment has, below the 20,000 descriptors and more that
     # container runtimes allow.
     max_connections: Annotated[int, kinds.COUNT] = field(
-        default=16384, metadata=_about("Open connections of each data port; more are refused")
+        default=16384, metadata=_about("Open connections of the data ports; more are refused")
     )
     # 60 to 300 s spread the clients of a ClusterIP soon enough; more often costs reconnects.
     max_connection_age_s: Annotated[float, kinds.DURATION] = field(

@@ -14,7 +14,7 @@ from stoker.transport.grpc.call import Method
 from stoker.transport.grpc.grpcio import GrpcioOptions, GrpcioServer
 from stoker.transport.grpc.native import GrpcRequests
 from stoker.transport.wire.http2.http_stream import HttpRequests
-from stoker.transport.wire.limits import BufferBudget, HttpLimits
+from stoker.transport.wire.limits import BufferBudget, HttpLimits, OpenConnections
 from stoker.transport.wire.message import Handler
 from stoker.transport.wire.refusals import RefusalCounter
 from stoker.transport.wire.server import HttpServer
@@ -93,8 +93,11 @@ class DataPorts:
             statistics,
             max_message_bytes=limits.max_message_bytes,
         )
+        shared = OpenConnections()
         self._http, self._grpc = (
-            HttpServer(rest, limits, budget, http2=self._calls, on_refused=refused)
+            HttpServer(
+                rest, limits, budget, http2=self._calls, on_refused=refused, open_connections=shared
+            )
             for _ in range(2)
         )
 

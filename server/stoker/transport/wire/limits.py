@@ -182,6 +182,15 @@ def body_rate(size: int) -> float:
     return max(MIN_BODY_RATE, size / BODY_TIME_S)
 
 
+class OpenConnections:
+    """How many connections are open: one object for all ports that share a limit. On the loop."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class BufferBudget:
     """The bytes that the whole server may hold for requests and unsent answers at once.
 

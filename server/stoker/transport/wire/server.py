@@ -27,6 +27,7 @@ from stoker.transport.wire.limits import (
     SWEEP_INTERVAL_S,
     BufferBudget,
     HttpLimits,
+    OpenConnections,
 )
 from stoker.transport.wire.message import Handler
 from stoker.transport.wire.port import Port
@@ -50,9 +51,11 @@ class HttpServer:
         *,
         http2: Requests | None = None,
         on_refused: Callable[[ServingError | HttpError], None] | None = None,
+        open_connections: OpenConnections | None = None,
     ) -> None:
         """`http2` serves clients that speak HTTP/2; without it they are refused. `on_refused` hears
-        of each request that is refused before the handler sees it."""
+        of each request that is refused before the handler sees it. Ports whose connections count
+        against one limit share `open_connections`."""
         self.handler = handler
         self.limits = limits
         self.budget = budget
@@ -65,6 +68,7 @@ class HttpServer:
         self.in_flight = 0
         """Requests of HTTP/1 that were read and are not answered."""
         self._on_refused = on_refused
+        self._open = open_connections or OpenConnections()
         self._connections: set[HostedConnection] = set()
         self._lingering: set[HostedConnection] = set()
         self._to_flush: list[HostedConnection] = []
@@ -75,7 +79,7 @@ class HttpServer:
 
     @property
     def open_connections(self) -> int:
-        """Connections that count against the limit."""
+        """Connections of this port that count against the limit."""
         return len(self._connections)
 
     @property
@@ -182,8 +186,9 @@ class HttpServer:
 
     def opened(self, connection: HostedConnection) -> None:
         """A client connected."""
-        if len(self._connections) < self.limits.max_connections:
+        if self._open.count < self.limits.max_connections:
             self._connections.add(connection)
+            self._open.count += 1
             return
         is_crowd = len(self._lingering) >= self.limits.max_lingering
         self._lingering.add(connection)
@@ -200,14 +205,13 @@ class HttpServer:
 
     def lingers(self, connection: HostedConnection) -> bool:
         """A connection has its last answer. False: too many others wait for their clients."""
-        if connection in self._connections:
-            self._connections.discard(connection)
+        if self._forget(connection):
             self._lingering.add(connection)
         return len(self._lingering) <= self.limits.max_lingering
 
     def lost(self, connection: HostedConnection) -> None:
         """A connection's socket is gone."""
-        self._connections.discard(connection)
+        self._forget(connection)
         self._lingering.discard(connection)
         self._changed.set()
 
@@ -233,6 +237,14 @@ class HttpServer:
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
             connection.flush()
+
+    def _forget(self, connection: HostedConnection) -> bool:
+        """It counts as open no longer. False: it did not."""
+        if connection not in self._connections:
+            return False
+        self._connections.discard(connection)
+        self._open.count -= 1
+        return True
 
     def _connection(self) -> Connection:
         jitter = random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
