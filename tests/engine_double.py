@@ -27,7 +27,9 @@ CONFIG = ModelConfig(
 
 def echo(request: InferRequest) -> InferResponse | ServingError:
     """The inputs as outputs."""
-    return InferResponse(request.model, request.version or "1", request.id, request.inputs)
+    return InferResponse.of(
+        request.kind.model, request.kind.version or "1", request.id, request.inputs
+    )
 
 
 def counted() -> ModelStatistics:

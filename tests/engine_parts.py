@@ -83,7 +83,19 @@ def numbers(rows: int, value: float = 1.0, width: int = 4) -> Array:
 def request(rows: int = 1, value: float = 1.0, *, model: str = "m", width: int = 4) -> InferRequest:
     """A request whose answer is twice `numbers(rows, value)`; its tensor is the wire's bytes."""
     data = numbers(rows, value, width).tobytes()
-    return InferRequest(model, inputs=(Tensor("x", DataType.FP32, (rows, width), data),))
+    return InferRequest.of(model, inputs=(Tensor("x", DataType.FP32, (rows, width), data),))
+
+
+def changed(
+    one: InferRequest,
+    *,
+    id: str = "",
+    deadline: float = math.inf,
+    is_retry: bool = False,
+    **kind: Any,
+) -> InferRequest:
+    """The request with these changes; `kind` are fields of its kind."""
+    return InferRequest(replace(one.kind, **kind), one.data, id, deadline, is_retry)
 
 
 def answer(result: InferResponse | ServingError) -> Array:
@@ -213,4 +225,4 @@ def assert_at_rest(served: ServedModel) -> None:
 
 def timed(one: InferRequest, seconds: float) -> InferRequest:
     """The request with a deadline so many seconds from now."""
-    return replace(one, deadline=time.monotonic() + seconds if seconds < math.inf else math.inf)
+    return changed(one, deadline=time.monotonic() + seconds if seconds < math.inf else math.inf)

@@ -106,20 +106,28 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the data takes; for BYTES an estimate: the pointers and the characters."""
-        data = self.data
-        if isinstance(data, np.ndarray):
-            if data.dtype.hasobject:
-                return data.nbytes + sum(map(len, data.ravel()))
-            return data.nbytes
-        return len(data)
+        """See `data_bytes`."""
+        return data_bytes(self.data)
 
     def array(self) -> Array:
         """The data as an ndarray of `datatype.numpy` in `shape`: a view, never a copy."""
-        data = self.data
-        if isinstance(data, np.ndarray):
-            return data.reshape(self.shape)
-        return np.frombuffer(data, self.datatype.numpy).reshape(self.shape)
+        return as_array(self.data, self.datatype, self.shape)
+
+
+def data_bytes(data: "Raw | Array") -> int:
+    """Bytes that a tensor's data takes; for BYTES an estimate: the pointers and the characters."""
+    if isinstance(data, np.ndarray):
+        if data.dtype.hasobject:
+            return data.nbytes + sum(map(len, data.ravel()))
+        return data.nbytes
+    return len(data)
+
+
+def as_array(data: "Raw | Array", datatype: DataType, shape: tuple[int, ...]) -> "Array":
+    """A tensor's data as an ndarray of `datatype.numpy` in `shape`: a view, never a copy."""
+    if isinstance(data, np.ndarray):
+        return data.reshape(shape)
+    return np.frombuffer(data, datatype.numpy).reshape(shape)
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -398,7 +398,11 @@ def test_version_timeout_and_priority_reach_the_engine() -> None:
         response = await served.http.post("/v2/models/echo/versions/1/infer", json=call)
         assert response.json()["model_version"] == "1"
         (request,) = engine.requests
-        assert (request.version, request.timeout_us, request.priority) == ("1", 5000, 1)
+        assert (request.kind.version, request.kind.timeout_us, request.kind.priority) == (
+            "1",
+            5000,
+            1,
+        )
 
     with_server(steps, engine)
 

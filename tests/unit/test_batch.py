@@ -1,7 +1,7 @@
 """Requests to arrays and back: `split` undoes `assemble`, whatever the tensors are made of."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def plan_of(datatype: DataType, dims: tuple[int, ...], *, max_batch_size: int = 
 
 
 def asked(plan: ModelPlan, *tensors: Tensor) -> tuple[InferRequest, RequestForm]:
-    request = InferRequest("m", inputs=tensors)
+    request = InferRequest.of("m", inputs=tensors)
     return request, plan.check(request)
 
 
@@ -100,7 +100,7 @@ def test_splitting_undoes_assembling(
     for _ in range(2):  # slabs are used again
         feeds = assemble([one for one, _ in pairs], [form for _, form in pairs], plan, slabs)
         assert all(array.flags.c_contiguous and array.flags.aligned for array in feeds.values())
-        answers = split(echoed(feeds), [form for _, form in pairs], plan)
+        answers = split_of(echoed(feeds), [form for _, form in pairs], plan)
         for place, (answer, array) in enumerate(zip(answers, arrays, strict=True)):
             y, k = answer
             assert (y.name, y.datatype, y.shape) == ("y", datatype, array.shape)
@@ -167,7 +167,7 @@ def test_a_model_without_a_batch_dimension_gets_and_gives_its_shape() -> None:
     )
     feeds = assemble([request], [form], plan, InputSlabs(1))
     assert feeds["x"].shape == (2, 4)
-    ((y, _),) = split(echoed(feeds), [form], plan)
+    ((y, _),) = split_of(echoed(feeds), [form], plan)
     assert y.shape == (2, 4)
     np.testing.assert_array_equal(y.array(), array)
 
@@ -192,7 +192,7 @@ def test_reshapes_are_applied_on_both_sides() -> None:
     forms = [form for _, form in pairs]
     feeds = assemble([request for request, _ in pairs], forms, plan, InputSlabs(8))
     assert feeds["x"].shape == (3, 2, 2)
-    answers = split({0: feeds["x"]}, forms, plan)
+    answers = split_of({0: feeds["x"]}, forms, plan)
     assert [answer[0].shape for answer in answers] == [(1, 4), (2, 4)]
     assert [answer[0].array().shape for answer in answers] == [(1, 4), (2, 4)]
 
@@ -202,7 +202,15 @@ def test_an_output_with_other_rows_than_the_batch_fails(shape: tuple[int, ...]) 
     plan = plan_of(DataType.FP32, (4,))
     _, forms = fp32(plan, ones(1), ones(2))
     with pytest.raises(ExecutionFailed, match=r"output 'y' of 'm' v1: expected 3 rows first"):
-        split({0: np.zeros(shape, np.float32)}, forms, plan)
+        split_of({0: np.zeros(shape, np.float32)}, forms, plan)
+
+
+def split_of(
+    outputs: Mapping[int, Array], forms: Sequence[RequestForm], plan: ModelPlan
+) -> list[tuple[Tensor, ...]]:
+    """The answers' outputs."""
+    requests = [InferRequest.of("m")] * len(forms)
+    return [answer.outputs for answer in split(outputs, requests, forms, plan)]
 
 
 def forms_asking(*outputs: tuple[int, ...]) -> Sequence[RequestForm]:
@@ -217,7 +225,7 @@ def test_a_batch_computes_the_outputs_that_anybody_wants() -> None:
 def test_each_request_gets_the_outputs_it_asked_for_in_its_order() -> None:
     plan = plan_of(DataType.FP32, (4,))
     outputs = {0: ones(2), 1: np.array([[7], [8]], np.int64)}
-    first, second = split(outputs, forms_asking((1, 0), (1,)), plan)
+    first, second = split_of(outputs, forms_asking((1, 0), (1,)), plan)
     assert [tensor.name for tensor in first] == ["k", "y"]
     assert [tensor.name for tensor in second] == ["k"]
     assert second[0].array().tolist() == [[8]]

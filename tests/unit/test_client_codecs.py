@@ -17,7 +17,9 @@ T = Tensor("t", DataType.BYTES, (1,), np.array(["hé"], object))
 
 
 def test_a_rest_request_has_its_tensors_behind_the_json() -> None:
-    body, length = rest.encode_request(InferRequest("m", inputs=(X, T), requested_outputs=("y",)))
+    body, length = rest.encode_request(
+        InferRequest.of("m", inputs=(X, T), requested_outputs=("y",))
+    )
     head = json.loads(body[:length])
     assert body[length:] == X.array().tobytes() + b"\3\0\0\0h\xc3\xa9"
     assert head["outputs"] == [{"name": "y", "parameters": {"binary_data": True}}]
@@ -60,7 +62,7 @@ def test_any_bytes_are_an_answer_or_a_client_error(body: bytes, length: str | No
 
 def test_a_grpc_request_has_raw_contents() -> None:
     message = grpc.encode_request(
-        InferRequest("m", version="2", inputs=(X, T), requested_outputs=("y",))
+        InferRequest.of("m", version="2", inputs=(X, T), requested_outputs=("y",))
     )
     assert (message.model_name, message.model_version) == ("m", "2")
     assert list(message.raw_input_contents) == [X.array().tobytes(), b"\3\0\0\0h\xc3\xa9"]

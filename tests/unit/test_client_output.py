@@ -27,7 +27,7 @@ class Output(io.TextIOWrapper):
 
 def test_text_names_each_output_above_its_values() -> None:
     stream = io.StringIO()
-    print_response(InferResponse("m", "1", "", (Y, T, B)), "text", stream)
+    print_response(InferResponse.of("m", "1", "", (Y, T, B)), "text", stream)
     assert stream.getvalue() == (
         "y FP32 1x2\n[[ 1.5, -2. ]]\nt BYTES 2\n['a', 'ü']\nb BF16 1\n[1.5]\n"
     )
@@ -35,7 +35,7 @@ def test_text_names_each_output_above_its_values() -> None:
 
 def test_json_is_one_object_with_nested_values() -> None:
     stream = io.StringIO()
-    print_response(InferResponse("m", "1", "", (Y, T)), "json", stream)
+    print_response(InferResponse.of("m", "1", "", (Y, T)), "json", stream)
     assert json.loads(stream.getvalue()) == {
         "model_name": "m",
         "model_version": "1",
@@ -49,13 +49,13 @@ def test_json_is_one_object_with_nested_values() -> None:
 @pytest.mark.parametrize(("tensor", "expected"), [(Y, [[1.5, -2.0]]), (T, ["a", "ü"]), (B, [1.5])])
 def test_npy_is_a_file_that_numpy_reads_without_pickles(tensor: Tensor, expected: object) -> None:
     stream = Output()
-    print_response(InferResponse("m", "1", "", (tensor,)), "npy", stream)
+    print_response(InferResponse.of("m", "1", "", (tensor,)), "npy", stream)
     stream.bytes.seek(0)
     assert np.load(stream.bytes, allow_pickle=False).tolist() == expected
 
 
 def test_npy_needs_one_output_and_no_terminal() -> None:
     with pytest.raises(ClientError, match="choose one with --output: y, t"):
-        print_response(InferResponse("m", "1", "", (Y, T)), "npy", Output())
+        print_response(InferResponse.of("m", "1", "", (Y, T)), "npy", Output())
     with pytest.raises(ClientError, match="redirect them into a file"):
-        print_response(InferResponse("m", "1", "", (Y,)), "npy", Output(terminal=True))
+        print_response(InferResponse.of("m", "1", "", (Y,)), "npy", Output(terminal=True))

@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,7 +25,17 @@ from stoker.telemetry.server_statistics import UnroutedReason
 from stoker.telemetry.statistics import BatchEnd
 from stoker.tensor import Array, DataType, TensorSpec
 
-from tests.engine_parts import Replies, Serving, answer, config, numbers, play, request, serving
+from tests.engine_parts import (
+    Replies,
+    Serving,
+    answer,
+    changed,
+    config,
+    numbers,
+    play,
+    request,
+    serving,
+)
 from tests.fake_runtime import FakeClock, FakeModel, FakeRuntime
 
 ONE_BY_ONE = config(max_batch_size=1)
@@ -119,10 +128,10 @@ def test_each_request_gets_the_outputs_it_asked_for() -> None:
                 TensorConfig("z", DataType.FP32, (4,)),
             )
             at.add(config(outputs=outputs))
-            replies = await held(at, replace(request(value=1), requested_outputs=("z",)))
+            replies = await held(at, changed(request(value=1), requested_outputs=("z",)))
             at.submit(
-                replace(request(value=2), requested_outputs=("z", "y")),
-                replace(request(value=3), requested_outputs=("y",)),
+                changed(request(value=2), requested_outputs=("z", "y")),
+                changed(request(value=3), requested_outputs=("y",)),
                 to=replies,
             )
             at.runtime.release()
@@ -201,9 +210,9 @@ def test_a_higher_priority_goes_first() -> None:
             replies = await held(at)
             at.submit(
                 request(value=20),
-                replace(request(value=21), priority=2),
-                replace(request(value=10), priority=1),
-                replace(request(value=22), priority=9),
+                changed(request(value=21), priority=2),
+                changed(request(value=10), priority=1),
+                changed(request(value=22), priority=9),
                 to=replies,
             )
             at.runtime.release()
@@ -221,8 +230,8 @@ def test_the_nearer_deadline_goes_first() -> None:
             now = asyncio.get_running_loop().time()
             at.submit(
                 request(value=30),
-                replace(request(value=20), deadline=now + 200),
-                replace(request(value=10), deadline=now + 100),
+                changed(request(value=20), deadline=now + 200),
+                changed(request(value=10), deadline=now + 100),
                 to=replies,
             )
             at.runtime.release()
@@ -243,7 +252,7 @@ def test_a_request_past_its_timeout_may_be_delayed_behind_the_others() -> None:
             at.add(config(max_batch_size=1, batching=batching))
             replies = await held(at)
             at.submit(
-                replace(request(value=30), timeout_us=1000),
+                changed(request(value=30), timeout_us=1000),
                 request(value=10),
                 request(value=20),
                 to=replies,
@@ -497,7 +506,7 @@ def test_a_request_gets_the_version_that_it_names() -> None:
             at.add(version=1)
             at.add(version=2)
             results = [
-                (await at.submit(replace(request(), version=version)).all(1))[0]
+                (await at.submit(changed(request(), version=version)).all(1))[0]
                 for version in ("", "1", "2")
             ]
             assert [result.version for result in results if isinstance(result, InferResponse)] == [

@@ -99,7 +99,7 @@ def test_a_batch_is_one_run_and_each_request_gets_its_rows() -> None:
 
 def test_the_answer_carries_the_requests_id_and_the_models_name() -> None:
     scene = Scene()
-    (result,) = scene.execute(InferRequest("m", id="abc", inputs=request().inputs)).results
+    (result,) = scene.execute(InferRequest.of("m", id="abc", inputs=request().inputs)).results
     assert isinstance(result, InferResponse)
     assert (result.model, result.version, result.id) == ("m", "1", "abc")
 
@@ -199,7 +199,7 @@ def test_the_budget_forgets_after_a_second() -> None:
 
 def test_a_bisection_leaves_out_requests_whose_deadline_has_passed() -> None:
     scene = Scene(seconds=1.0)
-    late = InferRequest("m", inputs=request().inputs, deadline=0.5)
+    late = InferRequest.of("m", inputs=request().inputs, deadline=0.5)
     outcome = scene.execute(*singles(BAD), late, *singles(3))
     assert scene.runs == [3, 1, 1]
     assert isinstance(outcome.results[1], DeadlineExceeded)

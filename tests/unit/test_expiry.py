@@ -21,7 +21,7 @@ def entry() -> Pending:
 
     def reply(result: object) -> None: ...
 
-    return Pending(model, InferRequest("m"), FORM, reply, 0.0)
+    return Pending(model, InferRequest.of("m"), FORM, reply, 0.0)
 
 
 class Scene:

@@ -79,21 +79,21 @@ def parameter(value: bool | int | float | str) -> InferParameter:
 
 def encode_request(request: InferRequest) -> bytes:
     """The request as a client would send it, all data raw."""
-    parameters = {key: parameter(value) for key, value in request.parameters.items()}
-    if request.priority:
-        parameters["priority"] = InferParameter(uint64_param=request.priority)
-    if request.timeout_us:
-        parameters["timeout"] = InferParameter(int64_param=request.timeout_us)
+    parameters = {key: parameter(value) for key, value in request.kind.parameters.items()}
+    if request.kind.priority:
+        parameters["priority"] = InferParameter(uint64_param=request.kind.priority)
+    if request.kind.timeout_us:
+        parameters["timeout"] = InferParameter(int64_param=request.kind.timeout_us)
     return ModelInferRequest(
-        model_name=request.model,
-        model_version=request.version,
+        model_name=request.kind.model,
+        model_version=request.kind.version,
         id=request.id,
         parameters=parameters,
         inputs=[
             Input(name=each.name, datatype=each.datatype.wire, shape=each.shape)
             for each in request.inputs
         ],
-        outputs=[Output(name=name) for name in request.requested_outputs],
+        outputs=[Output(name=name) for name in request.kind.requested_outputs],
         raw_input_contents=[bytes(to_raw(each)) for each in request.inputs],
     ).SerializeToString()
 
@@ -132,7 +132,7 @@ custom = st.dictionaries(
 )
 
 requests = st.builds(
-    InferRequest,
+    InferRequest.of,
     model=names,
     version=names,
     id=names,
@@ -213,7 +213,7 @@ def test_absurd_tensors_give_a_request_or_a_refusal(
 def test_a_response_is_what_protobuf_reads(
     outputs: tuple[Tensor, ...], model: str, version: str, id: str, parameters: dict[str, Any]
 ) -> None:
-    encoded = encode_response(InferResponse(model, version, id, outputs, parameters))
+    encoded = encode_response(InferResponse.of(model, version, id, outputs, parameters))
     read = ModelInferResponse.FromString(encoded)
     assert read == ModelInferResponse(
         model_name=model,
@@ -233,7 +233,7 @@ def test_a_response_is_what_protobuf_reads(
 def test_large_and_strided_outputs_are_copied_in_row_major_order() -> None:
     large = np.arange(40_000, dtype=np.float32).reshape(200, 200)
     encoded = encode_response(
-        InferResponse(
+        InferResponse.of(
             "m",
             "1",
             "",
@@ -255,7 +255,7 @@ def test_large_and_strided_outputs_are_copied_in_row_major_order() -> None:
 
 def test_an_answer_over_the_limit_of_protobuf_is_refused() -> None:
     huge = np.zeros(MAX_RESPONSE_BYTES + 1, np.uint8)  # pages that nobody touches take no memory
-    response = InferResponse("m", "3", "", (Tensor("y", DataType.UINT8, huge.shape, huge),))
+    response = InferResponse.of("m", "3", "", (Tensor("y", DataType.UINT8, huge.shape, huge),))
     with pytest.raises(InvalidRequest, match="'m' v3 has 2147483648 bytes"):
         encode_response(response)
 
@@ -397,12 +397,15 @@ def test_a_rule_that_is_broken_is_told(data: bytes, error: type[ServingError], t
     ],
 )
 def test_parameters_for_other_kinds_of_models_are_accepted_and_ignored(data: bytes) -> None:
-    assert decode_request(data).parameters == {}
+    assert decode_request(data).kind.parameters == {}
 
 
 def test_priority_comes_signed_or_unsigned() -> None:
-    assert decode_request(with_parameter("priority", int64_param=2)).priority == 2
-    assert decode_request(with_parameter("priority", uint64_param=2**64 - 1)).priority == 2**64 - 1
+    assert decode_request(with_parameter("priority", int64_param=2)).kind.priority == 2
+    assert (
+        decode_request(with_parameter("priority", uint64_param=2**64 - 1)).kind.priority
+        == 2**64 - 1
+    )
 
 
 def test_deadline_and_retry_come_from_the_call() -> None:

@@ -296,7 +296,7 @@ class LeaseDouble:
 def test_a_lease_is_released_once_after_every_byte_was_copied() -> None:
     lease = LeaseDouble(bytearray(b"1234"))
     engine = EngineDouble(
-        lambda request: InferResponse(
+        lambda request: InferResponse.of(
             MODEL,
             "1",
             "",

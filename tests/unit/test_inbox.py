@@ -7,7 +7,6 @@ shape around a bare bell) in its own; `tests/interleaving.py` switches between t
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -34,7 +33,7 @@ from stoker.runtime.session import Placement
 from stoker.telemetry.statistics import ModelStatistics
 from stoker.tensor import Array
 
-from tests.engine_parts import PATIENCE, answer, assert_at_rest, config, numbers, request
+from tests.engine_parts import PATIENCE, answer, assert_at_rest, changed, config, numbers, request
 from tests.fake_runtime import FakeRuntime, double
 from tests.hand_loop import HandLoop
 from tests.interleaving import SteppedBell, SteppedLock, Stepper, Stuck, explore
@@ -307,7 +306,7 @@ def test_a_cancelled_request_does_not_disturb_its_batch() -> None:
 @pytest.mark.slow
 def test_a_request_that_expires_is_answered_once_whatever_the_executor_does() -> None:
     def act(scene: Scene) -> None:
-        scene.submit(replace(request(), deadline=1.0))
+        scene.submit(changed(request(), deadline=1.0))
         scene.loop.turn()
         scene.loop.advance(2.0)
 

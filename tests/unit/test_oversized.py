@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from tests.engine_parts import (
     Replies,
     Serving,
     answer,
+    changed,
     config,
     numbers,
     play,
@@ -53,7 +53,7 @@ def test_the_parts_come_back_as_one_answer_in_the_right_order() -> None:
     async def scenario() -> None:
         async with serving() as at:
             served = at.add()
-            replies = at.submit(replace(request(rows=20, value=5), id="big"))
+            replies = at.submit(changed(request(rows=20, value=5), id="big"))
             assert served.statistics.in_flight == 1
             assert served.statistics.pending == 1
             await replies.all(1)
@@ -103,7 +103,7 @@ def test_arrays_and_views_are_split_alike(held_as: type) -> None:
             at.add()
             array = numbers(11, 3)
             tensor = Tensor("x", DataType.FP32, array.shape, held_as(array))
-            replies = at.submit(InferRequest("m", inputs=(tensor,)))
+            replies = at.submit(InferRequest.of("m", inputs=(tensor,)))
             await replies.all(1)
             np.testing.assert_array_equal(answer(replies.only), 2 * array)
 

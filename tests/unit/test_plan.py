@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.engine.plan import REMEMBERED_SHAPES, ModelPlan, PlannedOutput, parameter_is_off
+from stoker.engine.plan import REMEMBERED_KINDS, ModelPlan, PlannedOutput, parameter_is_off
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig, ModelVersion, TensorConfig
 from stoker.request import InferRequest
@@ -31,7 +31,7 @@ def tensor(name: str, *shape: int, datatype: DataType = FP32) -> Tensor:
 
 
 def asked(*tensors: Tensor, outputs: tuple[str, ...] = ()) -> InferRequest:
-    return InferRequest("m", inputs=tensors, requested_outputs=outputs)
+    return InferRequest.of("m", inputs=tensors, requested_outputs=outputs)
 
 
 PAIR = (TensorConfig("a", FP32, (2,)), TensorConfig("b", FP32, (2,), optional=True))
@@ -166,7 +166,7 @@ def test_a_repeated_shape_is_looked_up_and_the_memory_of_shapes_is_bounded() -> 
     plan = plan_of()
     first = plan.check(asked(tensor("x", 1, 3, 7)))
     assert plan.check(asked(tensor("x", 1, 3, 7))) is first
-    for width in range(REMEMBERED_SHAPES):
+    for width in range(REMEMBERED_KINDS):
         plan.check(asked(tensor("x", 2, 3, width)))
     assert plan.check(asked(tensor("x", 1, 3, 7))) is not first
 

@@ -25,7 +25,7 @@ def entry(
     expires: float = math.inf,
 ) -> Pending:
     form = RequestForm(rows, ((width,),), (0,), (0,), width)
-    made = Pending(MODEL, InferRequest("m", deadline=deadline), form, lambda result: None, 0.0)
+    made = Pending(MODEL, InferRequest.of("m", deadline=deadline), form, lambda result: None, 0.0)
     made.level = level
     made.delays = delays
     made.expires = expires

@@ -41,10 +41,10 @@ def test_a_json_call_becomes_a_request() -> None:
         outputs=[{"name": "b"}, {"name": "a", "parameters": {"binary_data": True}}],
         unknown=[1],
     )
-    assert (request.model, request.version, request.id) == ("m", "", "a")
-    assert (request.priority, request.timeout_us) == (2, 7)
-    assert request.parameters == {"custom": 1.5, "flag": True, "n": -3, "s": "t"}
-    assert request.requested_outputs == ("b", "a")
+    assert (request.kind.model, request.kind.version, request.id) == ("m", "", "a")
+    assert (request.kind.priority, request.kind.timeout_us) == (2, 7)
+    assert request.kind.parameters == {"custom": 1.5, "flag": True, "n": -3, "s": "t"}
+    assert request.kind.requested_outputs == ("b", "a")
     assert request.inputs[0].array().tolist() == [[0.0, 1.0, 2.0, 3.0]]
     assert [forms.is_binary(name) for name in "ab"] == [True, False]
     assert not forms.all_binary
@@ -69,7 +69,7 @@ def test_blocks_follow_the_json_in_the_order_of_binary_inputs(identity: dict[str
         assert n.array().tolist() == [start]
         assert z.array().shape == (0,)
         assert forms.all_binary
-        assert request.version == "3"
+        assert request.kind.version == "3"
 
 
 def test_the_request_default_does_not_reach_listed_outputs() -> None:
@@ -90,7 +90,7 @@ def test_sequence_parameters_are_checked_and_ignored() -> None:
         with_data(),
         parameters={"sequence_id": "s", "sequence_start": True, "sequence_end": False},
     )
-    assert not request.parameters
+    assert not request.kind.parameters
 
 
 @pytest.mark.parametrize(

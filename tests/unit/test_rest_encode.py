@@ -36,7 +36,7 @@ class Lease:
 
 
 def answer(*outputs: Tensor, lease: Lease | None = None, **changes: Any) -> InferResponse:
-    return InferResponse("m", "2", changes.get("id", ""), outputs,
+    return InferResponse.of("m", "2", changes.get("id", ""), outputs,
                          changes.get("parameters", {}), lease)  # fmt: skip
 
 

@@ -5,7 +5,6 @@ import math
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -33,6 +32,7 @@ from tests.engine_parts import (
     Replies,
     Serving,
     answer,
+    changed,
     config,
     numbers,
     play,
@@ -120,10 +120,10 @@ def test_a_request_that_would_be_late_is_refused_and_one_that_would_not_is_taken
         async with serving(runtime=runtime, clock=clock) as at:
             served = at.add(costs=COSTS)
             replies = await queue_behind_a_run(at, 80)  # 3 ms, then 10 batches of 10 ms
-            late = at.submit(replace(request(), deadline=clock.now + 0.050)).only
+            late = at.submit(changed(request(), deadline=clock.now + 0.050)).only
             assert isinstance(late, Overloaded)
             assert late.retry_after == pytest.approx(0.103 + 0.003 - 0.050)
-            at.submit(replace(request(), deadline=clock.now + 5.0), to=replies)
+            at.submit(changed(request(), deadline=clock.now + 5.0), to=replies)
             assert served.statistics.refusals[RefusalReason.PREDICTED_LATE] == 1
             at.runtime.release()
             results = await replies.all(82)
@@ -141,7 +141,7 @@ def test_a_refusal_that_proves_wrong_is_counted() -> None:
             served = at.add(costs=COSTS)
             replies = await queue_behind_a_run(at, 80)
             assert isinstance(
-                at.submit(replace(request(), deadline=clock.now + 0.050)).only, Overloaded
+                at.submit(changed(request(), deadline=clock.now + 0.050)).only, Overloaded
             )
             runtime.model.seconds = None  # the runs cost nothing after all
             at.runtime.release()
@@ -181,7 +181,7 @@ def test_every_valid_request_is_worth_its_rows_at_the_efficient_batch() -> None:
             replies = await held(at, request(rows=2))
             at.submit(request(rows=4), to=replies)
             assert isinstance(at.submit(request(rows=8)).only, Overloaded)
-            at.submit(replace(request(), is_retry=True))
+            at.submit(changed(request(), is_retry=True))
             at.submit(request(width=5))
             assert worth == pytest.approx([rows * 0.010 / 8 for rows in (2, 4, 8)])
             at.runtime.release()
@@ -241,7 +241,7 @@ def test_a_request_may_shorten_its_queue_timeout_where_the_policy_allows() -> No
                 config(batching=policy(default_timeout_us=60_000_000, allow_timeout_override=True))
             )
             first = await held(at)
-            late = at.submit(replace(request(), timeout_us=5_000))
+            late = at.submit(changed(request(), timeout_us=5_000))
             patient = at.submit(request())
             await late.all(1)
             assert isinstance(late.only, DeadlineExceeded)
@@ -285,7 +285,7 @@ def test_a_delayed_request_still_has_its_deadline() -> None:
 def own_array(rows: int = 1) -> tuple[InferRequest, "weakref.ref[Array]"]:
     array = numbers(rows)
     tensor = Tensor("x", DataType.FP32, array.shape, array)
-    return InferRequest("m", inputs=(tensor,)), weakref.ref(array)
+    return InferRequest.of("m", inputs=(tensor,)), weakref.ref(array)
 
 
 def test_a_cancelled_request_gives_everything_back_at_once() -> None:
@@ -621,7 +621,7 @@ def test_a_request_without_a_deadline_waits_as_long_as_it_takes() -> None:
     async def scenario() -> None:
         async with serving() as at:
             at.add()
-            replies = at.submit(replace(request(), deadline=math.inf))
+            replies = at.submit(changed(request(), deadline=math.inf))
             await replies.all(1)
             assert isinstance(replies.only, InferResponse)
 

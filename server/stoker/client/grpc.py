@@ -88,12 +88,12 @@ class GrpcConnection:
 def encode_request(request: InferRequest) -> inference_pb2.ModelInferRequest:
     """The message, with every tensor in `raw_input_contents`."""
     message = inference_pb2.ModelInferRequest(
-        model_name=request.model, model_version=request.version
+        model_name=request.kind.model, model_version=request.kind.version
     )
     for tensor in request.inputs:
         message.inputs.add(name=tensor.name, datatype=tensor.datatype.wire, shape=tensor.shape)
         message.raw_input_contents.append(bytes(to_raw(tensor)))
-    for name in request.requested_outputs:
+    for name in request.kind.requested_outputs:
         message.outputs.add(name=name)
     return message
 
@@ -113,7 +113,7 @@ def decode_response(message: inference_pb2.ModelInferResponse) -> InferResponse:
                 outputs.append(Tensor(each.name, datatype, shape, array))
     except (IndexError, KeyError, ValueError, ServingError) as error:
         raise ClientError(f"the server's answer is malformed: {error!r}") from error
-    return InferResponse(message.model_name, message.model_version, "", tuple(outputs))
+    return InferResponse.of(message.model_name, message.model_version, "", tuple(outputs))
 
 
 def decode_metadata(message: inference_pb2.ModelMetadataResponse) -> ModelMetadata:

@@ -28,7 +28,7 @@ def infer(options: InferOptions, stdin: TextIO, stdout: TextIO) -> None:
     connection = connect(options.url, timeout_s=options.timeout_s)
     try:
         metadata = connection.metadata(options.model, options.version)
-        request = InferRequest(
+        request = InferRequest.of(
             model=options.model,
             version=options.version,
             inputs=build_inputs(options.inputs, metadata.inputs, stdin=stdin, scale=options.scale),

@@ -43,7 +43,7 @@ class RestConnection:
             "Content-Type": "application/octet-stream",
             JSON_LENGTH_HEADER: str(json_length),
         }
-        path = _model_path(request.model, request.version) + "/infer"
+        path = _model_path(request.kind.model, request.kind.version) + "/infer"
         answer, length_text = self._call("POST", path, body, headers)
         return decode_response(answer, length_text)
 
@@ -84,10 +84,10 @@ def encode_request(request: InferRequest) -> tuple[bytes, int]:
         ],
         "parameters": {"binary_data_output": True},
     }
-    if request.requested_outputs:
+    if request.kind.requested_outputs:
         head["outputs"] = [
             {"name": name, "parameters": {"binary_data": True}}
-            for name in request.requested_outputs
+            for name in request.kind.requested_outputs
         ]
     text = json.dumps(head).encode()
     return b"".join((text, *raws)), len(text)
@@ -112,7 +112,7 @@ def decode_response(body: bytes, json_length: str | None) -> InferResponse:
             else:
                 outputs.append(from_raw(name, datatype, shape, body[at : at + int(size)]))
                 at += int(size)
-        return InferResponse(
+        return InferResponse.of(
             str(head["model_name"]), str(head.get("model_version", "")), "", tuple(outputs)
         )
     except (KeyError, TypeError, ValueError, AttributeError, ServingError) as error:

@@ -17,10 +17,12 @@ import numpy as np
 
 from stoker.engine.plan import ModelPlan, PlannedInput, RequestForm
 from stoker.errors import ExecutionFailed
-from stoker.request import InferRequest
-from stoker.tensor import Array, Tensor, shape_text
+from stoker.request import InferRequest, InferResponse, Lease, OutputBatch, TensorHead
+from stoker.tensor import Array, Raw, as_array, shape_text
 
 JOIN_BYTES: Final = 1 << 16
+
+_BYTES: Final = {bytes}
 
 KEPT_BYTES: Final = 1 << 26
 """A slab has room for the largest batch up to 64 MiB; beyond, for the batches that come."""
@@ -65,41 +67,53 @@ def assemble(
     for index, planned in enumerate(plan.inputs):
         if first.order[index] < 0:
             continue
-        tensors = [
-            request.inputs[form.order[index]] for request, form in zip(requests, forms, strict=True)
-        ]
+        order = first.order[index]
+        if forms.count(first) == len(forms):
+            pieces = [request.data[order] for request in requests]
+        else:
+            pieces = [
+                request.data[form.order[index]]
+                for request, form in zip(requests, forms, strict=True)
+            ]
         item = first.signature[index]
         if item is None:
             continue
         model_item = planned.model_item(item)
         shape = (total, *model_item) if plan.batches else model_item
-        feeds[planned.name] = _joined(tensors, planned, item, total, slabs).reshape(shape)
+        joined = _joined(pieces, forms, planned, item, slabs, batches=plan.batches)
+        feeds[planned.name] = joined.reshape(shape)
     return feeds
 
 
 def _joined(
-    tensors: Sequence[Tensor],
+    pieces: Sequence[Raw | Array],
+    forms: Sequence[RequestForm],
     planned: PlannedInput,
     item: tuple[int, ...],
-    total: int,
     slabs: InputSlabs,
+    *,
+    batches: bool,
 ) -> Array:
-    if len(tensors) == 1:
-        array = tensors[0].array()
+    datatype = planned.datatype
+    if len(pieces) == 1:
+        array = as_array(pieces[0], datatype, (forms[0].rows, *item) if batches else item)
         if array.flags.aligned and array.flags.c_contiguous:
             return array
         return np.array(array, order="C")
-    if planned.datatype.numpy.hasobject:
-        return np.concatenate([tensor.array() for tensor in tensors])
-    if all(type(tensor.data) is bytes for tensor in tensors):
-        pieces = [tensor.data for tensor in tensors]
-        if sum(map(len, pieces)) <= JOIN_BYTES:
-            return np.frombuffer(b"".join(pieces), planned.datatype.numpy)  # type: ignore[arg-type]  # all are bytes, checked above
-    into = slabs.rows(planned, total, item)
+    if datatype.numpy.hasobject:
+        return np.concatenate(
+            [
+                as_array(piece, datatype, (form.rows, *item))
+                for piece, form in zip(pieces, forms, strict=True)
+            ]
+        )
+    if set(map(type, pieces)) == _BYTES and sum(map(len, pieces)) <= JOIN_BYTES:
+        return np.frombuffer(b"".join(pieces), datatype.numpy)  # type: ignore[arg-type]  # all are bytes
+    into = slabs.rows(planned, sum([form.rows for form in forms]), item)
     at = 0
-    for tensor in tensors:
-        rows = tensor.shape[0]
-        into[at : at + rows] = tensor.array()
+    for piece, form in zip(pieces, forms, strict=True):
+        rows = form.rows
+        into[at : at + rows] = as_array(piece, datatype, (rows, *item))
         at += rows
     return into
 
@@ -113,45 +127,45 @@ def wanted_outputs(forms: Sequence[RequestForm]) -> tuple[int, ...]:
 
 
 def split(
-    outputs: Mapping[int, Array], forms: Sequence[RequestForm], plan: ModelPlan
-) -> list[tuple[Tensor, ...]]:
+    outputs: Mapping[int, Array],
+    requests: Sequence[InferRequest],
+    forms: Sequence[RequestForm],
+    plan: ModelPlan,
+    lease: Lease | None = None,
+) -> list[InferResponse]:
     """Cuts the batch's outputs into each request's own, as views: the reverse of `assemble`.
 
     `outputs` maps the plan's output index to what the model produced. Raises ExecutionFailed when
     the first dimension of an output is not the batch's rows.
     """
-    total = sum(form.rows for form in forms)
-    if not plan.batches:
-        (form,) = forms
-        return [tuple(_whole(outputs[index], index, plan) for index in form.outputs)]
+    total = sum([form.rows for form in forms])
+    heads: list[TensorHead] = []
     for index, array in outputs.items():
-        if array.ndim == 0 or array.shape[0] != total:
+        planned = plan.outputs[index]
+        shape = array.shape
+        if not plan.batches:
+            shape = planned.client_item(shape)
+        elif array.ndim == 0 or shape[0] != total:
             raise ExecutionFailed(
-                f"output '{plan.outputs[index].name}' of {plan.identity}: expected {total} rows "
-                f"first, the model produced {shape_text(array.shape)}"
+                f"output '{planned.name}' of {plan.identity}: expected {total} rows first, the "
+                f"model produced {shape_text(shape)}"
             )
-    items = {
-        index: plan.outputs[index].client_item(array.shape[1:]) for index, array in outputs.items()
-    }
-    answers: list[tuple[Tensor, ...]] = []
+        else:
+            shape = (total, *planned.client_item(shape[1:]))
+        heads.append(TensorHead(planned.name, planned.datatype, shape))
+    batch = OutputBatch(
+        plan.identity.name, plan.version, tuple(heads), tuple(outputs.values()), lease
+    )
+    places = {index: place for place, index in enumerate(outputs)}
+    answers: list[InferResponse] = []
     at = 0
-    for form in forms:
-        rows = form.rows
-        answers.append(
-            tuple(
-                Tensor(
-                    plan.outputs[index].name,
-                    plan.outputs[index].datatype,
-                    (rows, *items[index]),
-                    outputs[index][at : at + rows],
-                )
-                for index in form.outputs
-            )
-        )
-        at += rows
+    known: tuple[int, ...] | None = None
+    wanted: tuple[int, ...] = ()
+    for request, form in zip(requests, forms, strict=True):
+        if form.outputs is not known:
+            known = form.outputs
+            wanted = tuple([places[index] for index in known])
+        rows = form.rows if plan.batches else -1
+        answers.append(InferResponse(batch, wanted, at, rows, request.id))
+        at += form.rows
     return answers
-
-
-def _whole(array: Array, index: int, plan: ModelPlan) -> Tensor:
-    planned = plan.outputs[index]
-    return Tensor(planned.name, planned.datatype, planned.client_item(array.shape), array)

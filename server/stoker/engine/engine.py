@@ -99,7 +99,8 @@ class Engine:
 
     def submit(self, request: InferRequest, reply: Reply) -> Cancel:
         """Takes a request without a Task or Future. Never raises: refusals go to `reply`."""
-        served = self._registry.serving(request.model, request.version)
+        kind = request.kind
+        served = self._registry.serving(kind.model, kind.version)
         if served is None:
             self._refuse_unrouted(request, reply)
             return nothing_to_cancel
@@ -173,7 +174,7 @@ class Engine:
 
     def _refuse_unrouted(self, request: InferRequest, reply: Reply) -> None:
         try:
-            self._registry.resolve(request.model, request.version)
+            self._registry.resolve(request.kind.model, request.kind.version)
         except ServingError as error:
             is_known = isinstance(error, ModelNotReady)
             self._statistics.record_unrouted(

@@ -222,16 +222,13 @@ class Execution:
         ran = clock()
         self._pool.observe(names, produced)
         try:
-            answers = split(dict(zip(wanted, produced, strict=True)), forms, plan)
+            results: list[Result] = [
+                *split(dict(zip(wanted, produced, strict=True)), requests, forms, plan, lease)
+            ]
         except BaseException:
             if lease is not None:
                 lease.release_all()
             raise
-        name, version = plan.identity.name, plan.version
-        results: list[Result] = [
-            InferResponse(name, version, request.id, tensors, lease=lease)
-            for request, tensors in zip(requests, answers, strict=True)
-        ]
         outcome.runs.append(
             Run(
                 rows,

@@ -79,10 +79,10 @@ class OversizedRequest:
 
     def _part(self, request: InferRequest, place: int, start: int, rows: int) -> Pending:
         whole, form = self._whole, self._whole.form
-        part_request = InferRequest(
-            model=request.model,
+        part_request = InferRequest.of(
+            request.kind.model,
             id=request.id,
-            inputs=tuple([_rows_of(tensor, start, rows) for tensor in request.inputs]),
+            inputs=[_rows_of(tensor, start, rows) for tensor in request.inputs],
             deadline=request.deadline,
         )
         part_form = RequestForm(rows, form.signature, form.order, form.outputs, form.elements)
@@ -154,7 +154,7 @@ class OversizedRequest:
         self._whole.answer(result)
 
     def _response(self, answers: list[InferResponse], outputs: tuple[Tensor, ...]) -> InferResponse:
-        return InferResponse(answers[0].model, answers[0].version, self._id, outputs)
+        return InferResponse.of(answers[0].model, answers[0].version, self._id, outputs)
 
 
 def _rows_of(tensor: Tensor, start: int, rows: int) -> Tensor:

@@ -1,8 +1,8 @@
 """What the engine knows of a model before any request: its tensors and how requests must fit.
 
 `ModelPlan.check` is the second step of a request, after its codec: names, datatypes, shapes and
-batch size against the configuration. The verdict depends only on names, datatypes and shapes, so it
-is remembered: a client that repeats a shape pays one dictionary look-up. Knows nothing of queues or
+batch size against the configuration. The verdict depends only on the request's kind, so it is
+remembered: a client that repeats itself pays one dictionary look-up. Knows nothing of queues or
 ONNX Runtime.  Hot path.  Source: Triton's rules for requests, docs/models.md "Requests".
 """
 
@@ -13,11 +13,11 @@ from typing import Final
 
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig, ModelVersion, TensorConfig
-from stoker.request import InferRequest
-from stoker.tensor import DataType, Tensor, shape_text
+from stoker.request import InferRequest, RequestKind, TensorHead
+from stoker.tensor import DataType, shape_text
 
-REMEMBERED_SHAPES: Final = 1024
-"""Distinct request forms remembered per model; a client that never repeats one costs no memory."""
+REMEMBERED_KINDS: Final = 1024
+"""Kinds of requests remembered per model; a client that never repeats one costs no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +86,27 @@ class ModelPlan:
         self._inputs = {each.name: index for index, each in enumerate(self.inputs)}
         self._outputs = {each.name: index for index, each in enumerate(self.outputs)}
         self._all_outputs = tuple(range(len(self.outputs)))
-        self._forms: dict[tuple[object, ...], RequestForm] = {}
+        self._forms: dict[RequestKind, RequestForm] = {}
 
     def check(self, request: InferRequest) -> RequestForm:
         """The form of a request that fits. Raises InvalidRequest, naming model and tensor."""
-        key: tuple[object, ...] = (
-            request.requested_outputs,
-            *[(each.name, each.datatype, each.shape) for each in request.inputs],
-        )
-        form = self._forms.get(key)
+        kind = request.kind
+        form = self._forms.get(kind)
         if form is None:
-            form = self._form(request)
-            if len(self._forms) >= REMEMBERED_SHAPES:
+            form = self._form(kind)
+            if len(self._forms) >= REMEMBERED_KINDS:
                 self._forms.clear()
-            self._forms[key] = form
+            self._forms[kind] = form
         return form
 
-    def _form(self, request: InferRequest) -> RequestForm:
-        outputs = self._requested(request.requested_outputs)
-        places = self._places(request.inputs)
-        rows = self._rows(request.inputs)
+    def known(self, kind: RequestKind) -> RequestForm | None:
+        """The form of a kind that was checked before."""
+        return self._forms.get(kind)
+
+    def _form(self, kind: RequestKind) -> RequestForm:
+        outputs = self._requested(kind.requested_outputs)
+        places = self._places(kind.inputs)
+        rows = self._rows(kind.inputs)
         if rows > self.max_batch_size and not self.splits_oversized:
             raise InvalidRequest(
                 f"request to {self.identity}: expected at most max_batch_size "
@@ -117,7 +118,7 @@ class ModelPlan:
             if place < 0:
                 signature.append(None)
                 continue
-            tensor = request.inputs[place]
+            tensor = kind.inputs[place]
             self._check_tensor(planned, tensor)
             item = tensor.shape[1:] if self.batches else tensor.shape
             signature.append(item)
@@ -139,7 +140,7 @@ class ModelPlan:
             )
         return tuple(self._outputs[name] for name in names)
 
-    def _places(self, tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+    def _places(self, tensors: tuple[TensorHead, ...]) -> tuple[int, ...]:
         places = [-1] * len(self.inputs)
         for place, tensor in enumerate(tensors):
             index = self._inputs.get(tensor.name)
@@ -167,7 +168,7 @@ class ModelPlan:
             )
         return tuple(places)
 
-    def _rows(self, tensors: tuple[Tensor, ...]) -> int:
+    def _rows(self, tensors: tuple[TensorHead, ...]) -> int:
         if not self.batches:
             return 1
         rows = -1
@@ -188,7 +189,7 @@ class ModelPlan:
             raise InvalidRequest(f"request to {self.identity}: expected at least 1 row, got 0")
         return max(1, rows)
 
-    def _check_tensor(self, planned: PlannedInput, tensor: Tensor) -> None:
+    def _check_tensor(self, planned: PlannedInput, tensor: TensorHead) -> None:
         item = tensor.shape[1:] if self.batches else tensor.shape
         if tensor.datatype is planned.datatype and len(item) == len(planned.dims):
             for got, expected in zip(item, planned.dims, strict=True):

@@ -151,9 +151,9 @@ class ServedModel:
         admission = self.admission
         now = entry.arrived
         self.note_started()
-        entry.level = level = admission.level(request.priority)
-        entry.nbytes = sum([tensor.nbytes for tensor in request.inputs])
-        timeout = admission.timeout(level, request.timeout_us)
+        entry.level = level = admission.level(request.kind.priority)
+        entry.nbytes = request.nbytes
+        timeout = admission.timeout(level, request.kind.timeout_us)
         if timeout != math.inf:
             entry.delays = admission.policy(level).delays_on_timeout
             entry.expires = min(entry.deadline, now + timeout)

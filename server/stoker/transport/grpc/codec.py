@@ -106,7 +106,7 @@ def decode_request(
     requested: tuple[str, ...] = ()
     if wire.outputs:
         requested = _requested_outputs(wire)
-    return InferRequest(
+    return InferRequest.of(
         model=wire.model_name,
         version=wire.model_version,
         id=wire.id,

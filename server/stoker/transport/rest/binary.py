@@ -66,7 +66,7 @@ def decode_raw_body(
             )
         element = np.empty(shape, object)
         element.reshape(-1)[0] = text_of(bytes(body), 0, tensor=spec.name)
-        return InferRequest(
+        return InferRequest.of(
             model, version, inputs=(Tensor(spec.name, spec.datatype, shape, element),)
         )
     known = prod(size for size in shape if size >= 0) * spec.datatype.size
@@ -78,4 +78,6 @@ def decode_raw_body(
             f"got {len(body)} bytes"
         )
     shape = tuple(len(body) // known if size < 0 else size for size in shape)
-    return InferRequest(model, version, inputs=(from_raw(spec.name, spec.datatype, shape, body),))
+    return InferRequest.of(
+        model, version, inputs=(from_raw(spec.name, spec.datatype, shape, body),)
+    )

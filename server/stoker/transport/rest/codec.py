@@ -176,14 +176,14 @@ def _call(
         raise InvalidRequest(
             f"expected the body to end after its last input, got {len(body) - at} bytes more"
         )
-    request = InferRequest(
+    request = InferRequest.of(
         model,
         version,
         envelope.id,
-        tuple(inputs),
+        inputs,
         envelope.requested_outputs,
-        envelope.priority,
-        envelope.timeout_us,
+        priority=envelope.priority,
+        timeout_us=envelope.timeout_us,
         parameters=envelope.parameters,
     )
     return request, envelope.forms

@@ -208,7 +208,7 @@ class RestService:
         request, forms = decoded
         if forms.all_binary:
             return
-        for output in self._engine.config(request.model, request.version).outputs:
+        for output in self._engine.config(request.kind.model, request.kind.version).outputs:
             if (
                 not has_json(output.datatype)
                 and not forms.is_binary(output.name)
