@@ -79,6 +79,7 @@ def test_what_came_while_the_executor_was_busy_is_one_batch() -> None:
             served = at.add()
             first = await held(at)
             others = [at.submit(request(value=value)) for value in range(5)]
+            await asyncio.sleep(0)  # the turn in which they came ends
             assert served.statistics.pending == 5
             assert served.statistics.in_flight == 6
             at.runtime.release()

@@ -248,7 +248,7 @@ def test_every_request_is_taken_whenever_it_comes(requests: int, preemptions: in
         for result in played(act, stepper, max_rows=1):
             assert isinstance(result, InferResponse)
 
-    assert explore(scenario, preemptions=preemptions, traced=is_step) > 50
+    assert explore(scenario, preemptions=preemptions, traced=is_step) > 40
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_a_cancelled_request_is_answered_once_whatever_the_executor_does() -> No
         (result,) = played(act, stepper)
         seen.add(type(result))
 
-    assert explore(scenario, preemptions=2, traced=is_step) > 500
+    assert explore(scenario, preemptions=2, traced=is_step) > 400
     assert seen == {InferResponse, Cancelled}
 
 
@@ -300,7 +300,7 @@ def test_a_cancelled_request_does_not_disturb_its_batch() -> None:
         _, second = played(act, stepper)
         np.testing.assert_array_equal(answer(second), 2 * numbers(1, 2))
 
-    assert explore(scenario, preemptions=1, traced=is_step) > 50
+    assert explore(scenario, preemptions=1, traced=is_step) > 40
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ def test_a_request_that_expires_is_answered_once_whatever_the_executor_does() ->
         (result,) = played(act, stepper)
         seen.add(type(result))
 
-    assert explore(scenario, preemptions=2, traced=is_step) > 500
+    assert explore(scenario, preemptions=2, traced=is_step) > 400
     assert seen == {InferResponse, DeadlineExceeded}
 
 
@@ -334,7 +334,7 @@ def test_the_end_of_a_model_answers_everybody_once() -> None:
     def scenario(stepper: Stepper) -> None:
         seen.update(type(result) for result in played(act, stepper, max_rows=1))
 
-    assert explore(scenario, preemptions=1, traced=is_step) > 50
+    assert explore(scenario, preemptions=1, traced=is_step) > 40
     assert seen == {InferResponse, Draining}
 
 
@@ -351,7 +351,7 @@ def test_a_request_in_parts_is_answered_once_whatever_is_cancelled() -> None:
         (result,) = played(act, stepper)
         seen.add(type(result))
 
-    assert explore(scenario, preemptions=1, traced=is_step) > 50
+    assert explore(scenario, preemptions=1, traced=is_step) > 40
     assert seen == {InferResponse, Cancelled}
 
 

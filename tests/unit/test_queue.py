@@ -1,6 +1,7 @@
 """The order in which waiting requests run, and that none is lost, doubled or starved."""
 
 import math
+from collections import deque
 from typing import cast
 
 from hypothesis import given
@@ -34,7 +35,7 @@ def entry(
 
 def queue_of(*entries: Pending) -> RequestQueue:
     queue = RequestQueue()
-    queue.extend(entries)
+    queue.take_from(deque(entries))
     return queue
 
 

@@ -70,7 +70,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_retry() -> None:
             served = at.add(config(batching=policy(max_queue_size=2)))
             replies = await held(at)
             at.submit(request(), request(), to=replies)
-            refused = at.submit(request()).only
+            refused = (await at.submit(request()).all(1))[0]
             assert isinstance(refused, Overloaded)
             assert refused.retry_after == 1.0
             assert served.statistics.refusals[RefusalReason.QUEUE_FULL] == 1

@@ -60,6 +60,12 @@ class Admission:
         self._policies: Mapping[int, QueuePolicy] = batching.priority_queue_policies
         self._budget = budget
         self._max_bytes = max_bytes
+        self._most_requests = batching.default_queue_policy.max_queue_size or math.inf
+        policies = (self._default_policy, *self._policies.values())
+        self.is_plain = self._levels == 0 and not any(
+            policy.default_timeout_us or policy.allow_timeout_override for policy in policies
+        )
+        """Neither priorities nor queue timeouts: all requests are alike but for their deadlines."""
         self.requests_by_level: dict[int, int] = {}
         self.rows_by_level: dict[int, int] = {}
         self.entries_by_level: dict[int, int] = {}
@@ -97,6 +103,17 @@ class Admission:
         ):
             timeout_us = requested_us
         return timeout_us / 1e6 if timeout_us else math.inf
+
+    def has_room(self, *, requests: int, rows: int, nbytes: int, shells: int) -> bool:
+        """Whether `admit` would take all of these, one after another, at level 0."""
+        budget = self._budget
+        return (
+            self.requests_by_level.get(0, 0) + requests <= self._most_requests
+            and self.rows + rows <= MAX_QUEUED_ROWS
+            and shells + requests <= MAX_QUEUED_ROWS
+            and self.bytes + nbytes <= self._max_bytes
+            and budget.queued_bytes + nbytes <= budget.limit_bytes
+        )
 
     def admit(self, *, level: int, rows: int, nbytes: int, shells: int = 0) -> None:
         """Raises Refused when the queue of the level, the model or the server is full.
@@ -177,10 +194,46 @@ class Admission:
             max(0.05, whole - limit),
         )
 
+    def meets(
+        self,
+        time_left: float,
+        *,
+        requests: int,
+        rows: int,
+        curve: CostCurve,
+        sizes: RunSizes,
+        running: RunningNow,
+    ) -> bool:
+        """Whether none of these requests of level 0, of so many rows each, would be refused as late
+        with so many seconds to its deadline, all others being ahead of it."""
+        ahead = requests - 1
+        if not self.rows and not ahead:
+            return True
+        wait = self.predicted_wait(
+            level=0,
+            curve=curve,
+            sizes=sizes,
+            running=running,
+            more_rows=ahead * rows,
+            more_entries=ahead,
+        )
+        own = sizes.lone(curve, rows)
+        if wait is None or own is None:
+            return True
+        return wait + running.run(own, sizes.parts(rows)) <= MISS * time_left
+
     def predicted_wait(
-        self, *, level: int, curve: CostCurve, sizes: RunSizes, running: RunningNow
+        self,
+        *,
+        level: int,
+        curve: CostCurve,
+        sizes: RunSizes,
+        running: RunningNow,
+        more_rows: int = 0,
+        more_entries: int = 0,
     ) -> float | None:
-        """Seconds until a request of `level` that arrives now would start; None if unmeasured.
+        """Seconds until a request of `level` that arrives now would start, with so many more ahead
+        of it than wait; None if unmeasured.
 
         The rest of the earliest-free run, and the runs that come ahead at this priority.
         """
@@ -189,22 +242,22 @@ class Admission:
             entries = sum(count for each, count in self.entries_by_level.items() if each <= level)
         else:
             rows, entries = self.rows, self.entries_by_level.get(0, 0)
-        work = sizes.waiting(curve, rows=rows, entries=entries)
+        work = sizes.waiting(curve, rows=rows + more_rows, entries=entries + more_entries)
         return None if work is None else running.wait(work)
 
-    def add(self, *, level: int, rows: int, nbytes: int, weight: int) -> None:
-        """An entry joins the queue."""
+    def add(self, *, level: int, rows: int, nbytes: int, weight: int, entries: int = 1) -> None:
+        """An entry joins the queue, or several that weigh so much together."""
         self.requests_by_level[level] = self.requests_by_level.get(level, 0) + weight
-        self.entries_by_level[level] = self.entries_by_level.get(level, 0) + 1
+        self.entries_by_level[level] = self.entries_by_level.get(level, 0) + entries
         self.rows_by_level[level] = self.rows_by_level.get(level, 0) + rows
         self.rows += rows
         self.bytes += nbytes
         self._budget.queued_bytes += nbytes
 
-    def remove(self, *, level: int, rows: int, nbytes: int, weight: int) -> None:
-        """An entry left the queue: an executor took it, or it was answered in it."""
+    def remove(self, *, level: int, rows: int, nbytes: int, weight: int, entries: int = 1) -> None:
+        """An entry, or several, left the queue: an executor took it, or it was answered in it."""
         self.requests_by_level[level] -= weight
-        self.entries_by_level[level] -= 1
+        self.entries_by_level[level] -= entries
         self.rows_by_level[level] -= rows
         self.rows -= rows
         self.bytes -= nbytes

@@ -2,12 +2,14 @@
 
 States and their legal ways (all changes on the event loop, except `started`):
 
+    ARRIVED -> QUEUED                    the turn of the loop in which it came is over
+    ARRIVED -> ANSWERED                  refused, or cancelled: nothing counts it
     QUEUED -> STARTED -> ANSWERED        an executor took it, the outcome came back
     QUEUED -> ANSWERED                   expiry, cancel, drain, unload: an empty shell stays queued
     STARTED -> ANSWERED                  cancel or deadline while running: the result is dropped
 
 Invariants.
-  1. `reply` is called once, by `answer`, on the loop.
+  1. `reply` is called once, by `end`, on the loop.
   2. After the answer the entry holds nothing of its client: `request` is None, `reply` answers
      nobody. Executors read `request` once and skip the entry when it is None; they never write to
      the entry.
@@ -93,8 +95,12 @@ class Pending:
             if isinstance(result, InferResponse) and result.lease is not None:
                 result.lease.release()
             return
-        self.dead = True
         self.model.settle(self, result)
+        self.end(result)
+
+    def end(self, result: InferResponse | ServingError) -> None:
+        """Ends the request without settling it: it was not admitted, or the model has done so."""
+        self.dead = True
         self.request = None
         reply = self.reply
         self.reply = _nobody

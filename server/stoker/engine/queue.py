@@ -11,7 +11,8 @@ scheduler walks entries in order without taking them, and a batch leaves by one 
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from stoker.engine.pending import Pending
@@ -77,10 +78,27 @@ class RequestQueue:
         self._arrivals += 1
         self._insert((entry.level, False, entry.deadline, self._arrivals), entry)
 
-    def extend(self, entries: Iterable[Pending]) -> None:
-        """`push` for each."""
-        for entry in entries:
-            self.push(entry)
+    def take_from(self, inbox: "deque[Pending]") -> None:
+        """`push` for each of the inbox, which others go on filling."""
+        group: ShapeGroup | None = None
+        signature: object = None
+        number = self._arrivals
+        while inbox:
+            entry = inbox.popleft()
+            number += 1
+            key = (entry.level, False, entry.deadline, number)
+            if group is None or entry.form.signature is not signature:
+                signature = entry.form.signature
+                group = self._groups.get(signature)
+                if group is None:
+                    group = self._groups[signature] = ShapeGroup()
+            keys = group.keys
+            if not keys or key > keys[-1]:
+                keys.append(key)
+                group.entries.append(entry)
+            else:
+                group.insert(key, entry)
+        self._arrivals = number
 
     def by_urgency(self) -> Iterator[ShapeGroup]:
         """The groups with live entries, most urgent first. Empty groups are dropped."""

@@ -19,14 +19,15 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final
 
 from stoker.engine.admission import Admission, Refused
+from stoker.engine.arrivals import Arrivals
 from stoker.engine.cost_book import CostBook
-from stoker.engine.execution import Batch, FailureBudget, Outcome
+from stoker.engine.execution import Batch, Entry, FailureBudget, Outcome, Result
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.forecast import RunningNow, RunSizes, running_now
@@ -103,6 +104,8 @@ class ServedModel:
         self.refusal: ServingError | None = None
         """Set: new requests get this answer."""
         batching = plan.config.batching
+        self._is_plain = admission.is_plain
+        self._arrivals = Arrivals(self, loop)
         self.keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop
         self._clock = clock
@@ -125,13 +128,30 @@ class ServedModel:
     # --- the event loop: in ---------------------------------------------------------------------
 
     def submit(self, request: InferRequest, reply: Reply, now: float) -> Cancel:
-        """Checks, admits and queues a request; refusals are replied at once."""
+        """Checks, admits and queues a request; refusals are replied at once, or when this turn of
+        the loop ends."""
+        form = self.plan.known(request.kind)
+        if (
+            form is not None
+            and self._is_plain
+            and self.refusal is None
+            and form.rows <= self.costs.sizes.largest
+        ):  # a request like others before it: the usual case
+            entry = Pending(self, request, form, reply, now)
+            data = request.data
+            if len(data) == 1 and type(data[0]) is bytes:
+                entry.nbytes = len(data[0])
+            else:
+                entry.nbytes = request.nbytes
+            self._arrivals.add(entry)
+            return entry.cancel
+        self._arrivals.gather()
         try:
             form = self.plan.check(request)
             if self.refusal is not None:
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
-            self._count_demand(request, form, now)
+            self._count_demand(form, 1, now, is_retry=request.is_retry)
             if form.rows > self.costs.sizes.largest and self.plan.splits_oversized:
                 return OversizedRequest(self, request, form, reply, now).submit(request)
             entry = Pending(self, request, form, reply, now)
@@ -191,7 +211,22 @@ class ServedModel:
         self._inbox.append(entry)
         if not self._ring_is_due:
             self._ring_is_due = True
-            self._loop.call_soon(self._ring)
+            self._loop.call_soon(self.ring)
+
+    def enqueue_all(
+        self, entries: Sequence[Pending], rows: int, nbytes: int, *, has_deadlines: bool
+    ) -> None:
+        """Puts requests of level 0 that found room into the inbox; who calls rings the bell."""
+        count = len(entries)
+        self.admission.add(level=0, rows=rows, nbytes=nbytes, weight=count, entries=count)
+        self.statistics.pending += count
+        self.statistics.in_flight += count
+        self._live.update(entries)
+        self._last = entries[-1]
+        if has_deadlines:
+            for entry in entries:
+                self._expiry.watch(entry, entry.deadline)
+        self._inbox.extend(entries)
 
     def hold(self, entry: Pending) -> None:
         """Takes an admitted request that does not wait itself: its parts do."""
@@ -201,6 +236,7 @@ class ServedModel:
 
     def predicted_wait(self, now: float) -> float | None:
         """Seconds that a request of the default level would wait; None before a measurement."""
+        self._arrivals.gather()
         self.note_started()
         return self.admission.predicted_wait(
             level=self.admission.level(0),
@@ -212,12 +248,53 @@ class ServedModel:
     def _running(self, now: float) -> RunningNow:
         return running_now(self.instances, self.costs.usual, self.prior_slowdown, now)
 
-    def _count_demand(self, request: InferRequest, form: RequestForm, now: float) -> None:
-        if self.add_demand is None or request.is_retry:
+    def has_room(self, requests: int, rows: int, nbytes: int) -> bool:
+        """Whether so many requests, which are alike, find room in the queue."""
+        shells = len(self._inbox) + self._queued
+        return self.admission.has_room(requests=requests, rows=rows, nbytes=nbytes, shells=shells)
+
+    def meets(self, deadline: float, entries: Sequence[Pending]) -> bool:
+        """Whether all of these are predicted to meet the nearest of their deadlines, each behind
+        all others. False where they are not of one form: nothing is said of those."""
+        first = entries[0]
+        form, now = first.form, first.arrived
+        for entry in entries:
+            if entry.form is not form:
+                return False
+        return self.admission.meets(
+            deadline - now,
+            requests=len(entries),
+            rows=form.rows,
+            curve=self.costs.curve(form.elements),
+            sizes=self.costs.sizes,
+            running=self._running(now),
+        )
+
+    def count_demand(self, entries: Sequence[Pending]) -> None:
+        """Adds requests that arrived to what the autoscaler sees."""
+        if self.add_demand is None:
+            return
+        first = entries[0].form
+        retries = 0
+        for entry in entries:
+            request = entry.request
+            if entry.form is not first:
+                for each in entries:
+                    if each.request is not None:
+                        self._count_demand(
+                            each.form, 1, each.arrived, is_retry=each.request.is_retry
+                        )
+                return
+            if request is not None and request.is_retry:
+                retries += 1
+        self._count_demand(first, len(entries) - retries, entries[0].arrived, is_retry=False)
+
+    def _count_demand(self, form: RequestForm, count: int, now: float, *, is_retry: bool) -> None:
+        if self.add_demand is None or is_retry:
             return
         seconds = self.costs.worth(form.elements, form.rows)
         if seconds is not None:
-            self.add_demand(seconds, now)
+            self.add_demand(seconds * count, now)
 
     def _watch_refusal(self, refused: Pending) -> None:
         """Remembers a refused request at the one that it would have followed, to judge later."""
@@ -240,7 +317,7 @@ class ServedModel:
         )
         reply(refusal)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
         """Wakes one idle executor; if none is idle, all learn of the work for when they finish."""
         self._ring_is_due = False
         for instance in self.instances:
@@ -259,8 +336,7 @@ class ServedModel:
         """
         with self.lock:
             inbox, queue = self._inbox, self._queue
-            while inbox:
-                queue.push(inbox.popleft())
+            queue.take_from(inbox)
             if self._delays:
                 queue.delay_expired(now)
             wait = math.inf
@@ -316,13 +392,37 @@ class ServedModel:
         batch = outcome.batch
         now = self._clock()
         self._count(outcome)
-        for (entry, _), result in zip(batch.entries, outcome.results, strict=True):
-            if entry.shadows is not None:
-                self.statistics.wrong_refusals += sum(now <= latest for latest in entry.shadows)
-                entry.shadows = None
-            entry.answer(result)
+        self._answer(batch.entries, outcome.results, now)
         if outcome.device_failed is not None:
             self._stop(outcome.device_failed, outcome.device_failed)
+
+    def _answer(self, entries: Sequence[Entry], results: Sequence[Result], now: float) -> None:
+        """Answers the requests of a batch. Those that came together are counted together."""
+        statistics = self.statistics
+        counted, came, taken = 0, 0.0, 0.0
+        for (entry, _), result in zip(entries, results, strict=True):
+            if entry.shadows is not None:
+                statistics.wrong_refusals += sum(now <= latest for latest in entry.shadows)
+                entry.shadows = None
+            if entry.dead or not entry.counts or isinstance(result, ServingError):
+                entry.answer(result)
+                continue
+            if entry.arrived != came or entry.taken != taken:
+                if counted:
+                    self._succeeded(counted, came, taken, now)
+                counted, came, taken = 0, entry.arrived, entry.taken
+            counted += 1
+            self._live.discard(entry)
+            entry.end(result)
+        if counted:
+            self._succeeded(counted, came, taken, now)
+        self._wake_if_idle()
+
+    def _succeeded(self, count: int, came: float, taken: float, now: float) -> None:
+        self.statistics.in_flight -= count
+        self.statistics.record_success(
+            round((now - came) * 1e9), round((taken - came) * 1e9), count=count
+        )
 
     def _count(self, outcome: Outcome) -> None:
         batch = outcome.batch
@@ -355,11 +455,16 @@ class ServedModel:
 
     def settle(self, entry: Pending, result: InferResponse | ServingError) -> None:
         """An entry gets its answer: it waits no more. Called by `Pending.answer` only."""
+        if entry not in self._live:
+            return  # it came in this turn of the loop and is not admitted
         if entry.counts:
             self._record(result, entry)
         if not entry.started:
             self._leave_queue(entry)
         self._live.discard(entry)
+        self._wake_if_idle()
+
+    def _wake_if_idle(self) -> None:
         if self._idle is not None and not self._live:
             self._idle.set()
             self._idle = None
@@ -383,11 +488,13 @@ class ServedModel:
 
     def answer_all(self, error: ServingError) -> None:
         """Ends every request that has no answer yet."""
+        self._arrivals.refuse_all(error)
         for entry in list(self._live):
             entry.answer(error)
 
     async def drained(self) -> None:
         """Returns when no request is queued or running."""
+        self._arrivals.gather()
         while self._live:
             if self._idle is None:
                 self._idle = asyncio.Event()
@@ -402,11 +509,25 @@ class ServedModel:
         log = self._started
         while log:
             batch = log.popleft()
+            taken = batch.taken
+            level = rows = nbytes = weight = count = 0
             for entry, _ in batch.entries:
-                if not entry.dead:
-                    entry.started = True
-                    entry.taken = max(batch.taken, entry.arrived)  # it may come after the look
+                if entry.dead:
+                    continue
+                entry.started = True
+                entry.taken = taken if taken > entry.arrived else entry.arrived  # after the look
+                if entry.level != level:
                     self._leave_queue(entry)
+                    continue
+                count += 1
+                rows += entry.rows
+                nbytes += entry.nbytes
+                weight += entry.weight
+            if count:
+                self.admission.remove(
+                    level=level, rows=rows, nbytes=nbytes, weight=weight, entries=count
+                )
+                self.statistics.pending -= weight
 
     def _leave_queue(self, entry: Pending) -> None:
         self.admission.remove(

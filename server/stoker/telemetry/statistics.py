@@ -68,10 +68,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0
 
-    def observe(self, value: int) -> None:
-        """Adds one observation, in the unit of `bounds`."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: int, count: int = 1) -> None:
+        """Adds one observation, or several of one value, in the unit of `bounds`."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
 
 
 class BatchStatistics:
@@ -185,13 +185,14 @@ class ModelStatistics:
         self.batch_rows.observe(rows)
         self.compute_histogram.observe(infer_ns)
 
-    def record_success(self, request_ns: int, queue_ns: int) -> None:
-        """One answered request: nanoseconds from arrival to answer, and of waiting before that."""
-        self.success_count += 1
-        self.success_ns += request_ns
-        self.queue_ns += queue_ns
-        self.request_histogram.observe(request_ns)
-        self.queue_histogram.observe(queue_ns)
+    def record_success(self, request_ns: int, queue_ns: int, *, count: int = 1) -> None:
+        """An answered request, or several that came and left together: nanoseconds from arrival to
+        answer, and of waiting before that, of each."""
+        self.success_count += count
+        self.success_ns += request_ns * count
+        self.queue_ns += queue_ns * count
+        self.request_histogram.observe(request_ns, count)
+        self.queue_histogram.observe(queue_ns, count)
 
     def record_failure(self, reason: FailureReason, request_ns: int) -> None:
         """One request that was accepted, or refused by a full queue, and got an error."""
