@@ -11,11 +11,10 @@ from stoker.protocol.inference_pb2 import (
     InferParameter,
     InferTensorContents,
     ModelInferRequest,
-    ModelInferResponse,
 )
-from stoker.request import InferRequest, InferResponse
+from stoker.request import InferRequest
 from stoker.tensor import DataType, Tensor, encode_bytes, to_raw
-from stoker.transport.grpc.codec import MAX_RESPONSE_BYTES, decode_request, encode_response
+from stoker.transport.grpc.codec import decode_request
 
 Input = ModelInferRequest.InferInputTensor
 Output = ModelInferRequest.InferRequestedOutputTensor
@@ -207,58 +206,6 @@ def test_absurd_tensors_give_a_request_or_a_refusal(
     inputs: list[ModelInferRequest.InferInputTensor], raw: list[bytes]
 ) -> None:
     decode_or_refuse(message(*inputs, raw=tuple(raw)))
-
-
-@some
-@given(tensor_lists(), names, names, names, custom)
-def test_a_response_is_what_protobuf_reads(
-    outputs: tuple[Tensor, ...], model: str, version: str, id: str, parameters: dict[str, Any]
-) -> None:
-    encoded = encode_response(InferResponse.of(model, version, id, outputs, parameters))
-    read = ModelInferResponse.FromString(encoded)
-    assert read == ModelInferResponse(
-        model_name=model,
-        model_version=version,
-        id=id,
-        parameters={key: parameter(value) for key, value in parameters.items()},
-        outputs=[
-            ModelInferResponse.InferOutputTensor(
-                name=each.name, datatype=each.datatype.wire, shape=each.shape
-            )
-            for each in outputs
-        ],
-        raw_output_contents=[bytes(to_raw(each)) for each in outputs],
-    )
-
-
-def test_large_and_strided_outputs_are_copied_in_row_major_order() -> None:
-    large = np.arange(40_000, dtype=np.float32).reshape(200, 200)
-    encoded = encode_response(
-        InferResponse.of(
-            "m",
-            "1",
-            "",
-            (
-                Tensor("plain", DataType.FP32, (200, 200), large),
-                Tensor("strided", DataType.FP32, (200, 200), large.T),
-                Tensor("few", DataType.FP32, (2, 2), large[:2, :4:2]),
-                Tensor("view", DataType.FP32, (2,), memoryview(b"12345678")),
-            ),
-        )
-    )
-    assert list(ModelInferResponse.FromString(encoded).raw_output_contents) == [
-        large.tobytes(),
-        large.T.tobytes(),
-        large[:2, :4:2].tobytes(),
-        b"12345678",
-    ]
-
-
-def test_an_answer_over_the_limit_of_protobuf_is_refused() -> None:
-    huge = np.zeros(MAX_RESPONSE_BYTES + 1, np.uint8)  # pages that nobody touches take no memory
-    response = InferResponse.of("m", "3", "", (Tensor("y", DataType.UINT8, huge.shape, huge),))
-    with pytest.raises(InvalidRequest, match="'m' v3 has 2147483648 bytes"):
-        encode_response(response)
 
 
 @pytest.mark.parametrize("datatype", TYPED)

@@ -1,17 +1,14 @@
-"""ModelInfer's messages: bytes -> InferRequest and InferResponse -> bytes.  Hot path.
+"""ModelInferRequest's bytes -> InferRequest: what protobuf reads, and all that is checked.
 
-Stands between a transport's method table and the engine. Requests are parsed by protobuf, which
-gives each raw entry as `bytes` of its own: tensors refer to those, never to a receive buffer.
-Responses are written by hand, because all but the id and the data is the same in every answer of
-a model: those bytes are made once. Whether a model has these tensors is the engine's to check.
+Stands between a transport's method table and the engine, behind `known_requests.py`, which reads
+requests that are like others before. Protobuf gives each raw entry as `bytes` of its own: tensors
+refer to those. Whether a model has these tensors is the engine's to check.
 
-Source: Open Inference Protocol v2 over gRPC, messages ModelInferRequest and ModelInferResponse,
-with Triton's parameters.
+Source: Open Inference Protocol v2 over gRPC, message ModelInferRequest, with Triton's parameters.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -21,27 +18,18 @@ from stoker.protocol.inference_pb2 import (
     InferParameter,
     InferTensorContents,
     ModelInferRequest,
-    ModelInferResponse,
 )
-from stoker.request import NO_PARAMETERS, InferRequest, InferResponse, Parameters
+from stoker.request import NO_PARAMETERS, InferRequest, Parameters
 from stoker.tensor import (
     DataType,
-    Raw,
     Tensor,
     datatype_of,
     element_count,
     from_raw,
     shape_text,
     text_of,
-    to_raw,
 )
 from stoker.transport.grpc.call import MessageBytes, parse
-
-MAX_RESPONSE_BYTES: Final = 2**31 - 1
-"""Protobuf's own limit for a message; no client can read a larger one."""
-
-_COPIED_BYTES: Final = 16 * 1024
-"""`tobytes()` of a small array costs 0.1 us, a view of it 0.6 us; above, the copy itself counts."""
 
 _CONTENTS: Final[dict[DataType, str]] = {
     DataType.BOOL: "bool_contents",
@@ -107,8 +95,8 @@ def decode_request(
     if wire.outputs:
         requested = _requested_outputs(wire)
     return InferRequest.of(
-        model=wire.model_name,
-        version=wire.model_version,
+        wire.model_name,
+        wire.model_version,
         id=wire.id,
         inputs=inputs,
         requested_outputs=requested,
@@ -275,95 +263,3 @@ def _refuse_duplicates(kind: str, names: Iterable[str]) -> None:
         if name in seen:
             raise InvalidRequest(f"{kind} '{name}': expected each {kind} once, got it twice")
         seen.add(name)
-
-
-def encode_response(response: InferResponse) -> bytes:
-    """The ModelInferResponse message: all data raw, one entry per output, in the same order.
-
-    Copies every output, so the response's lease may be released afterwards; the caller does that.
-    Raises InvalidRequest for an answer over protobuf's limit, before its data is joined.
-    """
-    pieces: list[Raw] = [_model_head(response.model, response.version)]
-    if response.id:
-        pieces.append(_delimited(0x1A, response.id.encode()))
-    if response.parameters:
-        pieces.append(_response_parameters(response.parameters))
-    outputs = response.outputs
-    pieces += [_output_head(each.name, each.datatype.wire, each.shape) for each in outputs]
-    total = 0
-    for output in outputs:
-        raw = _raw(output)
-        size = len(raw)
-        total += size
-        pieces.append(_raw_head(size))
-        pieces.append(raw)
-    if total > MAX_RESPONSE_BYTES:
-        raise InvalidRequest(
-            f"the answer of '{response.model}' v{response.version} has {total} bytes, more than "
-            f"the {MAX_RESPONSE_BYTES} that a message can hold: request fewer outputs or rows"
-        )
-    return b"".join(pieces)
-
-
-def _raw(output: Tensor) -> Raw:
-    """The output's raw bytes, as whatever buffer is cheapest to join."""
-    data = output.data
-    if isinstance(data, np.ndarray) and data.nbytes < _COPIED_BYTES and not data.dtype.hasobject:
-        return data.tobytes()
-    return data if isinstance(data, bytes) else to_raw(output)
-
-
-def _response_parameters(parameters: Parameters) -> bytes:
-    wire = ModelInferResponse()
-    for key, value in parameters.items():
-        parameter = wire.parameters[key]
-        if isinstance(value, bool):
-            parameter.bool_param = value
-        elif isinstance(value, str):
-            parameter.string_param = value
-        elif isinstance(value, float):
-            parameter.double_param = value
-        elif value < 2**63:
-            parameter.int64_param = value
-        else:
-            parameter.uint64_param = value
-    return wire.SerializeToString()
-
-
-# The fields below are protobuf's wire form: a tag (field number * 8 + 2 for delimited bytes), the
-# length as a varint, the bytes. Sizes of the caches: models and output shapes in use at once.
-
-
-@lru_cache(maxsize=1024)
-def _model_head(model: str, version: str) -> bytes:
-    """Fields 1 and 2, model_name and model_version."""
-    return _delimited(0x0A, model.encode()) + _delimited(0x12, version.encode())
-
-
-@lru_cache(maxsize=8192)
-def _output_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    """One InferOutputTensor of field 5, with its name, datatype and packed shape."""
-    tensor = _delimited(0x0A, name.encode()) + _delimited(0x12, datatype.encode())
-    if shape:
-        tensor += _delimited(0x1A, b"".join(map(varint, shape)))
-    return _delimited(0x2A, tensor)
-
-
-@lru_cache(maxsize=8192)
-def _raw_head(size: int) -> bytes:
-    """Tag and length of one raw_output_contents entry, field 6."""
-    return b"\x32" + varint(size)
-
-
-def _delimited(tag: int, content: bytes) -> bytes:
-    return bytes((tag,)) + varint(len(content)) + content
-
-
-def varint(number: int) -> bytes:
-    """Protobuf's base-128 form of a number from 0 up, lowest seven bits first."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

@@ -29,12 +29,15 @@ from stoker.transport.grpc.call import (
     Method,
     Reply,
     StreamMethod,
+    UnaryAnswer,
     UnaryMethod,
     answering,
     unforeseen,
 )
-from stoker.transport.grpc.codec import decode_request, encode_response, varint
+from stoker.transport.grpc.codec import decode_request
+from stoker.transport.grpc.encode import encode_response, varint
 from stoker.transport.grpc.health import HealthBoard, health_methods
+from stoker.transport.grpc.known_requests import KnownRequests
 from stoker.transport.grpc.reflection import reflection_methods
 
 SERVER_NAME: Final = "stoker"
@@ -76,6 +79,7 @@ class InferenceMethods:
         self._engine = engine
         self._control = control
         self._statistics = statistics
+        self._known = KnownRequests()
 
     def table(self) -> dict[str, Method]:
         """The service's methods by full name."""
@@ -101,11 +105,11 @@ class InferenceMethods:
     ) -> Cancel | None:
         # Hot path.
         try:
-            request = decode_request(
-                message,
-                deadline=context.deadline,
-                is_retry=context.metadata.get(_PREVIOUS_ATTEMPTS, "0") != "0",
-            )
+            is_retry = context.metadata.get(_PREVIOUS_ATTEMPTS, "0") != "0"
+            request = self._known.read(message, context.deadline, is_retry)
+            if request is None:
+                request = decode_request(message, deadline=context.deadline, is_retry=is_retry)
+                self._known.remember(message, request)
             return self._engine.submit(request, partial(_answer_inference, reply))
         except ServingError as error:
             self._statistics.record_unrouted(UnroutedReason.MALFORMED)
@@ -171,15 +175,13 @@ def _answer_inference(reply: Reply, outcome: InferResponse | ServingError) -> No
     if isinstance(outcome, ServingError):
         reply(outcome)
         return
-    answer: bytes | ServingError
+    answer: UnaryAnswer
     try:
         answer = encode_response(outcome)
     except ServingError as error:
         answer = error.bare()
     except Exception as error:
         answer = unforeseen("ModelInfer", error)
-    if outcome.lease is not None:  # every byte was copied
-        outcome.lease.release()
     reply(answer)
 
 
