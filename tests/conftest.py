@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar, get_args
 
+import hypothesis
 import pytest
 import uvloop
 from stoker.app import Server, open_repository
@@ -31,6 +32,10 @@ from stoker.runtime.session import Runtime
 from stoker.settings import GrpcTransport, Settings
 
 T = TypeVar("T")
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 PATIENCE = 60.0
 """Seconds after which waiting for a server is a failure."""

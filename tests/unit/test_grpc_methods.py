@@ -254,7 +254,7 @@ def test_inference_answers_with_the_engines_outputs() -> None:
 def test_deadline_and_declared_retry_reach_the_request() -> None:
     engine = EngineDouble()
     deadline = time.monotonic() + 1
-    context = CallContext({"grpc-previous-rpc-attempts": "2"}, deadline)
+    context = CallContext(deadline=deadline, is_retry=True)
     call("ModelInfer", infer_request(), engine=engine, context=context)
     call("ModelInfer", infer_request(), engine=engine)
     assert [(each.deadline, each.is_retry) for each in engine.requests] == [

@@ -34,6 +34,7 @@ class Arrivals:
         entries = self._entries
         if not entries:
             self._loop.call_soon(self._end_turn)
+            self._model.turn_began = entry.arrived
         entries.append(entry)
 
     def gather(self) -> None:
@@ -77,6 +78,7 @@ class Arrivals:
                 entry.end(error)
 
     def _end_turn(self) -> None:
+        self._model.turn_began = 0.0
         self.gather()
         self._model.ring()  # also for what somebody gathered before
 

@@ -104,7 +104,7 @@ class Engine:
         if served is None:
             self._refuse_unrouted(request, reply)
             return nothing_to_cancel
-        return served.submit(request, reply, self._clock())
+        return served.submit(request, reply, served.turn_began or self._clock())
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """`submit`, awaitable. Raises ServingError; cancelling the await cancels the request."""

@@ -105,6 +105,9 @@ class ServedModel:
         """Set: new requests get this answer."""
         batching = plan.config.batching
         self._is_plain = admission.is_plain
+        self.turn_began = 0.0
+        """When the first request of this turn of the loop came, which counts for all of them: their
+        bytes lay in their sockets. 0: none has come."""
         self._arrivals = Arrivals(self, loop)
         self.keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop

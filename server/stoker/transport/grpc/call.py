@@ -35,6 +35,13 @@ class CallContext:
     """Keys are lower case; of a key that came twice, the last value."""
     deadline: float = math.inf
     """time.monotonic() seconds; infinite when the client set none."""
+    is_retry: bool = False
+    """The client says that it tried before (`grpc-previous-rpc-attempts`, gRFC A6)."""
+
+
+def is_retry(metadata: Metadata) -> bool:
+    """What `CallContext.is_retry` says."""
+    return metadata.get("grpc-previous-rpc-attempts", "0") != "0"
 
 
 MessageBytes: TypeAlias = bytes | memoryview

@@ -8,8 +8,10 @@ import math
 from typing import Final
 
 from stoker.errors import ServingError
+from stoker.transport.grpc.message_reader import PREFIX_BYTES
 from stoker.transport.status import STATUS
 from stoker.transport.wire.http2 import answer_fields
+from stoker.transport.wire.http2.flow import MessageForm
 
 CONTENT_TYPE: Final = "application/grpc"
 ACCEPTED_CODINGS: Final = "identity,deflate,gzip"
@@ -22,6 +24,14 @@ HEAD: Final = answer_fields.head(200, (("content-type", CONTENT_TYPE),))
 """Of an answer whose messages are plain."""
 OK: Final = answer_fields.trailers((("grpc-status", "0"),))
 """The trailers of a call that went well."""
+
+
+def _prefix(size: int) -> bytes:
+    return b"\0" + (size - PREFIX_BYTES).to_bytes(4, "big")
+
+
+PLAIN: Final = MessageForm(HEAD, OK, _prefix, PREFIX_BYTES)
+"""Of a call that went well with one plain message."""
 
 
 def coded_head(coding: str) -> bytes:

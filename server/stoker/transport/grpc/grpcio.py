@@ -43,6 +43,7 @@ from stoker.transport.grpc.call import (
     StreamMethod,
     UnaryAnswer,
     UnaryHandler,
+    is_retry,
     unforeseen,
 )
 from stoker.transport.grpc.call_end import details
@@ -282,9 +283,11 @@ def _is_taken(host: str, port: int) -> bool:
 
 def _call_context(context: _Context) -> CallContext:
     remaining = context.time_remaining()
+    metadata = dict(context.invocation_metadata() or ())
     return CallContext(
-        metadata=dict(context.invocation_metadata() or ()),
-        deadline=math.inf if remaining is None else time.monotonic() + remaining,
+        metadata,
+        math.inf if remaining is None else time.monotonic() + remaining,
+        is_retry(metadata),
     )
 
 

@@ -50,8 +50,6 @@ EXTENSIONS: Final = (
 )
 """What of Triton's extensions is served, in its spelling and order."""
 
-_PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
-
 
 def method_table(
     engine: InferenceEngine,
@@ -105,10 +103,10 @@ class InferenceMethods:
     ) -> Cancel | None:
         # Hot path.
         try:
-            is_retry = context.metadata.get(_PREVIOUS_ATTEMPTS, "0") != "0"
-            request = self._known.read(message, context.deadline, is_retry)
+            deadline, is_retry = context.deadline, context.is_retry
+            request = self._known.read(message, deadline, is_retry)
             if request is None:
-                request = decode_request(message, deadline=context.deadline, is_retry=is_retry)
+                request = decode_request(message, deadline=deadline, is_retry=is_retry)
                 self._known.remember(message, request)
             return self._engine.submit(request, partial(_answer_inference, reply))
         except ServingError as error:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from stoker.errors import ServingError, Unsupported
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
-from stoker.transport.grpc.call import CallContext, Method, UnaryMethod
+from stoker.transport.grpc.call import CallContext, Method, UnaryMethod, is_retry
 from stoker.transport.grpc.call_end import ACCEPTED_CODINGS, failed_at_once
 from stoker.transport.grpc.native_call import CallHead, CallHost
 from stoker.transport.grpc.native_head import (
@@ -111,7 +111,7 @@ class GrpcRequests(CallHost):
         coding = message_coding(headers)
         asked = CallHead(
             head.request.path,
-            CallContext(metadata(headers)),
+            CallContext(metadata(headers), is_retry=is_retry(headers)),
             timeout(headers),
             coding,
             answer_coding(headers, coding),
@@ -136,8 +136,6 @@ class _Refused:
 
 class _RefusedCall(Stream):
     """Answers as soon as it may."""
-
-    __slots__ = ("_answer",)
 
     def __init__(self, session: Session, number: int, answer: bytes) -> None:
         super().__init__(session, number)

@@ -18,11 +18,12 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Final
 
 from stoker.errors import Cancelled, DeadlineExceeded, InvalidRequest, ServingError
 from stoker.transport.coding import inflate_in_steps, inflate_small
-from stoker.transport.grpc.call import CallContext, MessageBytes, StreamMethod, unforeseen
+from stoker.transport.grpc.call import MessageBytes, StreamMethod, unforeseen
 from stoker.transport.grpc.call_end import HEAD, OK, failed, failed_at_once
 from stoker.transport.grpc.message_reader import PREFIX_BYTES, MessageReader
 from stoker.transport.grpc.native_call import (
@@ -64,25 +65,6 @@ class StreamOpening:
 class StreamCall(Stream):
     """See the module's docstring."""
 
-    __slots__ = (
-        "_changed",
-        "_context",
-        "_credit",
-        "_expiry",
-        "_has_head",
-        "_held",
-        "_is_over",
-        "_is_whole",
-        "_large",
-        "_message_began",
-        "_messages",
-        "_opening",
-        "_reader",
-        "_reserved",
-        "_sent",
-        "_task",
-    )
-
     def __init__(self, session: Session, number: int, opening: StreamOpening) -> None:
         super().__init__(session, number)
         self._opening = opening
@@ -112,7 +94,7 @@ class StreamCall(Stream):
         self._context, seconds = opening.head.context, opening.head.timeout
         self._expiry: asyncio.TimerHandle | None = None
         if seconds != math.inf:
-            self._context = CallContext(self._context.metadata, time.monotonic() + seconds)
+            self._context = replace(self._context, deadline=time.monotonic() + seconds)
             self._expiry = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     # --- what the session calls -----------------------------------------------------------------

@@ -22,7 +22,7 @@ from stoker.transport.grpc.call import (
     UnaryHandler,
     unforeseen,
 )
-from stoker.transport.grpc.call_end import HEAD, OK, coded_head, failed_at_once
+from stoker.transport.grpc.call_end import HEAD, OK, PLAIN, coded_head, failed_at_once
 from stoker.transport.grpc.message_reader import PREFIX_BYTES, MessageReader
 from stoker.transport.grpc.native_call import (
     CallHead,
@@ -49,12 +49,16 @@ _INLINE_BYTES: Final = 64 << 10
 class UnaryOpening:
     """A unary call by its head. Implements `Opening`."""
 
-    __slots__ = ("handle", "head", "host")
+    __slots__ = ("answer_coding", "handle", "head", "host", "is_special", "small_bytes")
 
     def __init__(self, host: CallHost, head: CallHead, handle: UnaryHandler) -> None:
         self.host = host
         self.head = head
         self.handle = handle
+        self.answer_coding = head.answer_coding
+        self.is_special = head.timeout != math.inf or head.content_length >= 0
+        self.small_bytes = min(WHOLE_BODY_BYTES, host.max_message_bytes)
+        """A message up to here needs no admission but the budget's."""
 
     def open(self, session: Session, number: int) -> Stream:
         """Implements `Opening`."""
@@ -64,44 +68,52 @@ class UnaryOpening:
 class UnaryCall(Stream):
     """See the module's docstring."""
 
-    __slots__ = (
-        "_arrived",
-        "_cancel",
-        "_is_answered",
-        "_is_compressed",
-        "_message",
-        "_opening",
-        "_reader",
-        "_reserved",
-    )
+    _arrived: float = 0.0
+    """Where the call has a deadline."""
+    _reader: MessageReader | None = None
+    """Of a message that did not come in one frame."""
+    _message: Piece | None = None
+    _is_compressed: bool = False
+    _reserved: int = 0
+    _is_answered: bool = False
+    _cancel: Cancel | None = None
 
     def __init__(self, session: Session, number: int, opening: UnaryOpening) -> None:
-        super().__init__(session, number)
+        # As `Stream` does; a call to it takes as long as all of this.
+        self.session = session
+        self.number = number
+        self.opened_at = session.seconds
+        self.send_window = session.sending.peer_window
         self._opening = opening
-        head = opening.head
-        self.body_left = head.content_length
-        self._arrived = time.monotonic() if head.timeout != math.inf else 0.0
-        self._reader: MessageReader | None = None
-        """Of a message that did not come in one frame."""
-        self._message: Piece | None = None
-        self._is_compressed = False
-        self._reserved = 0
-        self._is_answered = False
-        self._cancel: Cancel | None = None
+        if opening.is_special:
+            head = opening.head
+            self.body_left = head.content_length
+            if head.timeout != math.inf:
+                self._arrived = time.monotonic()
+
+    def whole(self, payload: memoryview) -> None:
+        """A message in one frame: the usual case."""
+        size = len(payload) - PREFIX_BYTES
+        opening = self._opening
+        if (
+            self._reader is None
+            and self._message is None
+            and 0 <= size <= opening.small_bytes
+            and payload[0] == 0
+            and size == int.from_bytes(payload[1:PREFIX_BYTES], "big")
+        ):
+            budget = opening.host.budget
+            if budget.used + size <= budget.limit:
+                budget.used += size
+                self._reserved = size
+                self._handle(bytes(payload[PREFIX_BYTES:]))
+                return
+        super().whole(payload)
 
     def data(self, payload: memoryview) -> None:
         """A part of the message, prefix first."""
         reader = self._reader
         if reader is None:
-            size = len(payload) - PREFIX_BYTES
-            if (
-                self._message is None
-                and 0 <= size <= WHOLE_BODY_BYTES
-                and payload[0] == 0
-                and size == int.from_bytes(payload[1:PREFIX_BYTES], "big")
-            ):  # whole in one frame: the usual case
-                self._message = bytes(payload[PREFIX_BYTES:])
-                return
             reader = self._reader = MessageReader(self._admit)
         try:
             for is_compressed, message in reader.feed(payload):
@@ -119,11 +131,6 @@ class UnaryCall(Stream):
         try:
             if message is None or (reader is not None and reader.is_amid):
                 raise InvalidRequest("expected one whole message, got none or a part of one")
-            if not self._reserved:
-                size = len(message)
-                check_size(opening.host, size)
-                opening.host.budget.reserve(size)
-                self._reserved = size
             if self._is_compressed:
                 self._inflate(message)
                 return
@@ -170,7 +177,8 @@ class UnaryCall(Stream):
         opening = self._opening
         context = opening.head.context
         if self._arrived:
-            context = CallContext(context.metadata, self._arrived + opening.head.timeout)
+            deadline = self._arrived + opening.head.timeout
+            context = CallContext(context.metadata, deadline, context.is_retry)
         cancel = opening.handle(message, context, self._reply)
         if not self._is_answered:
             self._cancel = cancel
@@ -223,12 +231,10 @@ class UnaryCall(Stream):
         self._cancel = None
         if self._reserved:
             self._release()
-        if self._opening.head.answer_coding is not None and self._compresses(answer):
+        if self._opening.answer_coding is not None and self._compresses(answer):
             return
         if isinstance(answer, bytes):
-            size = len(answer)
-            body = (b"\0" + size.to_bytes(4, "big"), answer)
-            self.session.answer(self, HEAD, body, size + PREFIX_BYTES, OK)
+            self.session.message(self, PLAIN, answer)
         elif isinstance(answer, ServingError):
             self.session.answer(self, failed_at_once(answer), (), 0)
         else:

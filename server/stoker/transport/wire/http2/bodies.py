@@ -36,7 +36,8 @@ class Bodies:
 
     def __init__(self, table: StreamTable) -> None:
         self._table = table
-        self._window = CONNECTION_WINDOW
+        self.window = CONNECTION_WINDOW
+        """Bytes that the peer may send on the connection."""
         self._payload: _Payload | None = None
 
     @property
@@ -44,34 +45,19 @@ class Bodies:
         """Whether what comes next belongs to a DATA frame that has begun."""
         return self._payload is not None
 
+    def take(self, length: int) -> None:
+        """So many bytes of the connection's window are used, and soon given back."""
+        self.window -= length
+        if self.window < CONNECTION_WINDOW >> 1:
+            self._table.sending.control(frames.window_update(0, CONNECTION_WINDOW - self.window))
+            self.window = CONNECTION_WINDOW
+
     def begin(
         self, view: memoryview, at: int, end: int, number: int, flags: int, length: int
     ) -> int:
         """A frame whose payload of `length` bytes begins at `at`. Gives where it, or what is here
         of it, ends; -1 when the pad length has not come. Raises ConnectionFault."""
         stream = self._table.open.get(number)
-        if (
-            stream is not None
-            and stream.can_receive
-            and not flags & PADDED
-            and 0 < length <= end - at
-            and length <= stream.receive_window
-            and length <= self._window
-            and stream.body_left < 0
-        ):  # all is well, and all is here: the usual case
-            self._window -= length
-            if self._window < CONNECTION_WINDOW >> 1:
-                self._credit()
-            stream.receive_window -= length
-            stop = at + length
-            if flags & END_STREAM:
-                stream.can_receive = False
-                stream.data(view[at:stop])
-                if self._table.open.get(number) is stream:
-                    stream.ended()
-            else:
-                stream.data(view[at:stop])
-            return stop
         data, padding = length, 0
         if flags & PADDED:
             if not length:
@@ -87,14 +73,12 @@ class Bodies:
                 )
         if stream is None:
             self._table.check_opened("DATA", number)
-        if length > self._window:
+        if length > self.window:
             raise ConnectionFault(
                 ErrorCode.FLOW_CONTROL_ERROR,
-                f"expected at most {self._window} bytes on the connection, got {length}",
+                f"expected at most {self.window} bytes on the connection, got {length}",
             )
-        self._window -= length
-        if self._window < CONNECTION_WINDOW >> 1:
-            self._credit()
+        self.take(length)
         ends = bool(flags & END_STREAM)
         if not data and not ends:
             self._table.count_idle()
@@ -150,7 +134,3 @@ class Bodies:
                 raise StreamFault(
                     ErrorCode.PROTOCOL_ERROR, "expected as many bytes as content-length says"
                 )
-
-    def _credit(self) -> None:
-        self._table.sending.control(frames.window_update(0, CONNECTION_WINDOW - self._window))
-        self._window = CONNECTION_WINDOW

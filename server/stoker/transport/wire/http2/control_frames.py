@@ -32,8 +32,6 @@ class ControlFrames:
     """What the peer's control frames do to one session."""
 
     def __init__(self, table: StreamTable) -> None:
-        self.peer_window = frames.DEFAULT_WINDOW
-        """What new streams may send at first."""
         self.is_settled = False
         """The peer's first SETTINGS came."""
         self._table = table
@@ -114,8 +112,9 @@ class ControlFrames:
         if key == frames.INITIAL_WINDOW_SIZE:
             if value > frames.LARGEST_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, _TOO_WIDE)
-            change, self.peer_window = value - self.peer_window, value
-            if not self._table.sending.change_windows(self._table.open.values(), change):
+            sending = self._table.sending
+            change, sending.peer_window = value - sending.peer_window, value
+            if not sending.change_windows(self._table.open.values(), change):
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, _TOO_WIDE)
         elif key == frames.MAX_FRAME_SIZE:
             if not frames.DEFAULT_FRAME_BYTES <= value <= frames.LARGEST_FRAME_BYTES:

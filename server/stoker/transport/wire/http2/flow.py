@@ -26,6 +26,37 @@ from stoker.transport.wire.outgoing import Outgoing
 
 _NOTHING: Final = b""
 
+_REMEMBERED_SIZES: Final = 256
+
+
+class MessageForm:
+    """What answers of one small message have in common. Each is
+
+    HEADERS frame | DATA frame: a prefix that tells the message's size, message | HEADERS frame
+    """
+
+    def __init__(
+        self, head: bytes, trailers: bytes, prefix: Callable[[int], bytes], prefix_bytes: int
+    ) -> None:
+        """`head` and `trailers` are header blocks; `prefix(size)` gives the `prefix_bytes` that
+        stand before a message, with them of `size` bytes."""
+        self.head = head
+        self.trailers = trailers
+        self.prefix = prefix
+        self.prefix_bytes = prefix_bytes
+        self.begin = pack_header(0, len(head), HEADERS, END_HEADERS, 0)[:5]
+        self.end = pack_header(0, len(trailers), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
+        self.framed: dict[int, tuple[bytes, bytes]] = {}
+        """By the size of the DATA: what stands between the stream's numbers, and the prefix."""
+
+    def frame(self, size: int) -> tuple[bytes, bytes]:
+        """Adds a size to `framed`."""
+        if len(self.framed) >= _REMEMBERED_SIZES:
+            self.framed.clear()
+        data = pack_header(size >> 16, size & 0xFFFF, DATA, 0, 0)[:5]
+        framed = self.framed[size] = self.head + data, self.prefix(size)
+        return framed
+
 
 class Sending:
     """The sending side of one session."""
@@ -37,6 +68,8 @@ class Sending:
         a `take` soon, perhaps several times."""
         self.frame_bytes = frames.DEFAULT_FRAME_BYTES
         """The largest payload that the peer takes."""
+        self.peer_window = frames.DEFAULT_WINDOW
+        """What new streams may send at first."""
         self.is_held = False
         """The kernel has not taken what it was given: answers wait, only control frames go on."""
         self.control_bytes = 0
@@ -126,7 +159,10 @@ class Sending:
                 self._out.append(
                     pack_header(0, len(head), HEADERS, END_HEADERS | END_STREAM, number) + head
                 )
-            self._end(stream)
+            if lease is not None:
+                self.leases.append(lease)
+                stream.lease = None
+            self._closed(stream)
             return
         if not size and not trailers:
             self._out.append(
@@ -137,6 +173,32 @@ class Sending:
         self.head(stream, head)
         self.write(stream, body)
         self.finish(stream, trailers)
+
+    def message(self, stream: Stream, form: "MessageForm", message: bytes) -> None:
+        """A whole answer of one small message between a head and trailers that never change: what
+        `answer` does, in a third of the time."""
+        size = len(message) + form.prefix_bytes
+        if (
+            size > stream.send_window
+            or size > self._window
+            or size > self.frame_bytes
+            or self.is_held
+            or self._ready
+            or self._size >= TURN_BYTES
+        ):
+            body = (form.prefix(size), message)
+            self.answer(stream, form.head, body, size, form.trailers, None)
+            return
+        out = self._out
+        if not out:
+            self._wake()
+        self._window -= size
+        self._size += size
+        number = stream.number.to_bytes(4, "big")
+        framed = form.framed.get(size) or form.frame(size)
+        out += (form.begin, number, framed[0], number, framed[1], message, form.end, number,
+                form.trailers)  # fmt: skip
+        self._closed(stream)
 
     def head(self, stream: Stream, head: bytes) -> None:
         """The head of an answer whose body follows."""

@@ -36,9 +36,13 @@ class HeaderBlocks(Generic[HeadT]):
         self._lasting: dict[bytes, HeadT] = {}
         self._until_change: dict[bytes, HeadT] = {}
 
+    def known(self, block: bytes) -> HeadT | None:
+        """The head that a remembered block stands for."""
+        return self._lasting.get(block) or self._until_change.get(block)
+
     def head(self, block: bytes) -> HeadT:
         """The head that a block stands for. Raises CompressionError, and what `read` raises."""
-        known = self._lasting.get(block) or self._until_change.get(block)
+        known = self.known(block)
         if known is not None:
             return known
         decoded = self.decode(block)

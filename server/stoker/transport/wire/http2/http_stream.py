@@ -99,8 +99,6 @@ class _Refusal:
 class RefusedStream(Stream):
     """Answers at once when it may, and drops the body."""
 
-    __slots__ = ("_response",)
-
     def __init__(self, session: Session, number: int, response: HttpResponse) -> None:
         super().__init__(session, number)
         self._response = response
@@ -127,8 +125,6 @@ class RefusedStream(Stream):
 
 class HttpStream(Stream):
     """One request."""
-
-    __slots__ = ("_body", "_cancel", "_filled", "_head", "_is_answered", "_requests", "_reserved")
 
     def __init__(
         self, session: Session, number: int, requests: HttpRequests, head: Http2Head

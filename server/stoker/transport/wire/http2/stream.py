@@ -27,42 +27,37 @@ if TYPE_CHECKING:
 class Stream:
     """The base of what requests are. The session owns the fields."""
 
-    __slots__ = (
-        "body_left",
-        "can_receive",
-        "charged",
-        "is_endless",
-        "lease",
-        "number",
-        "opened_at",
-        "outgoing",
-        "receive_window",
-        "send_window",
-        "session",
-        "trailers",
-    )
+    # No __slots__, and defaults in the class: most streams never leave them, and one that sets four
+    # fields is made in a third of the time of one that sets twelve.
+
+    is_endless: bool = False
+    """Only its client would end it: a server that goes away does not wait for it."""
+    can_receive: bool = True
+    """The peer has not ended its side."""
+    body_left: int = -1
+    """Bytes that content-length promises and that have not come; -1: it promised nothing."""
+    receive_window: int = STREAM_WINDOW
+    outgoing: "Outgoing | None" = None
+    """What waits for the peer's window."""
+    trailers: bytes | None = None
+    """The frame that ends our side, once it may follow what waits."""
+    charged: int = 0
+    """Bytes of the answer that the budget holds until they have left."""
+    lease: Lease | None = None
+    """Of the memory that the answer's pieces are views of."""
 
     def __init__(self, session: "Session", number: int) -> None:
         self.session = session
         self.number = number
         self.opened_at = session.seconds
         """Of the session's whole seconds."""
-        self.is_endless = False
-        """Only its client would end it: a server that goes away does not wait for it."""
-        self.can_receive = True
-        """The peer has not ended its side."""
-        self.body_left = -1
-        """Bytes that content-length promises and that have not come; -1: it promised nothing."""
-        self.receive_window = STREAM_WINDOW
-        self.send_window = session.peer_window
-        self.outgoing: Outgoing | None = None
-        """What waits for the peer's window."""
-        self.trailers: bytes | None = None
-        """The frame that ends our side, once it may follow what waits."""
-        self.charged = 0
-        """Bytes of the answer that the budget holds until they have left."""
-        self.lease: Lease | None = None
-        """Of the memory that the answer's pieces are views of."""
+        self.send_window = session.sending.peer_window
+
+    def whole(self, payload: memoryview) -> None:
+        """All of the body came at once, and ends. The view is valid during the call only."""
+        self.data(payload)
+        if self.session.holds(self):
+            self.ended()
 
     def data(self, payload: memoryview) -> None:
         """Bytes of the body came. The view is valid during the call only."""
