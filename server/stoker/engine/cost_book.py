@@ -5,8 +5,15 @@ the power of two of the elements in one row over all inputs. Models of fixed sha
 Owned by the event loop.  Hot path.
 """
 
+from typing import Final
+
 from stoker.engine.cost_curve import CostCurve
 from stoker.engine.forecast import RunSizes
+
+_RUNS: Final = 16
+_LONG_S: Final = 0.001
+"""What a row is worth is worked out again after a long run, or 16 short ones: doing it after each
+took 4 % of the loop under small requests (benchmarks/results/0006-grpc.md)."""
 
 
 class CostBook:
@@ -18,6 +25,8 @@ class CostBook:
         self._curves = {self._usual_bucket: measured}
         self._per_row: dict[int, float | None] = {}
         self._sizes = sizes
+        self._unseen_runs = 0
+        """Runs since `_per_row` was worked out."""
 
     @property
     def sizes(self) -> RunSizes:
@@ -66,7 +75,10 @@ class CostBook:
     def observe(self, elements: int, rows: int, seconds: float, *, alone: bool) -> None:
         """Takes note of a run while serving."""
         self.curve(elements).observe(rows, seconds, alone=alone)
-        self._per_row.pop(_bucket(elements), None)
+        self._unseen_runs += 1
+        if seconds >= _LONG_S or self._unseen_runs >= _RUNS:
+            self._unseen_runs = 0
+            self._per_row.clear()
 
 
 def _bucket(elements: int) -> int:

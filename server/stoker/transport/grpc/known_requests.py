@@ -64,6 +64,7 @@ class KnownRequests:
     def __init__(self) -> None:
         self._layouts: dict[bytes, _Layout] = {}
         """By the field model_name with its tag and length."""
+        self._last: _Layout | None = None
         self._kinds: dict[bytes, _Known] = {}
         """By all of a message but data and id."""
 
@@ -71,12 +72,18 @@ class KnownRequests:
         """The request, its data views of the message (of small ones copies); None for one that
         protobuf must read."""
         size = len(message)
-        if size > 2 and message[0] == _MODEL_NAME and message[1] < 0x80:
-            layout = self._layouts.get(bytes(message[: 2 + message[1]]))
-            if layout is not None and layout.size == size:
-                begins = layout.begins
-                if message[:begins] == layout.head:
-                    return InferRequest(layout.kind, (message[begins:],), "", deadline, is_retry)
+        layout = self._last
+        if layout is None or layout.size != size or message[: layout.begins] != layout.head:
+            layout = None
+            if size > 2 and message[0] == _MODEL_NAME and message[1] < 0x80:
+                layout = self._layouts.get(bytes(message[: 2 + message[1]]))
+                if layout is not None and (
+                    layout.size != size or message[: layout.begins] != layout.head
+                ):
+                    layout = None
+        if layout is not None:
+            self._last = layout
+            return InferRequest(layout.kind, (message[layout.begins :],), "", deadline, is_retry)
         found = scan(message)
         if found is None:
             return None

@@ -10,6 +10,7 @@ Hot path.
 
 import math
 import time
+from struct import Struct
 from typing import Final
 
 from stoker.errors import Cancelled, InvalidRequest, ServingError
@@ -41,6 +42,8 @@ from stoker.transport.wire.problems import HttpError
 
 COMPRESS_FROM_BYTES: Final = 1024
 """A smaller answer is sent plain, which every client must take: zlib costs more than it saves."""
+
+_prefix: Final = Struct(">BI").unpack_from
 
 _INLINE_BYTES: Final = 64 << 10
 """A larger answer is compressed in the thread: some 1 ms."""
@@ -91,24 +94,23 @@ class UnaryCall(Stream):
             if head.timeout != math.inf:
                 self._arrived = time.monotonic()
 
-    def whole(self, payload: memoryview) -> None:
+    def whole(self, view: memoryview, begin: int, end: int) -> None:
         """A message in one frame: the usual case."""
-        size = len(payload) - PREFIX_BYTES
+        size = end - begin - PREFIX_BYTES
         opening = self._opening
         if (
             self._reader is None
             and self._message is None
             and 0 <= size <= opening.small_bytes
-            and payload[0] == 0
-            and size == int.from_bytes(payload[1:PREFIX_BYTES], "big")
+            and _prefix(view, begin) == (0, size)
         ):
             budget = opening.host.budget
             if budget.used + size <= budget.limit:
                 budget.used += size
                 self._reserved = size
-                self._handle(bytes(payload[PREFIX_BYTES:]))
+                self._handle(bytes(view[begin + PREFIX_BYTES : end]))
                 return
-        super().whole(payload)
+        super().whole(view, begin, end)
 
     def data(self, payload: memoryview) -> None:
         """A part of the message, prefix first."""

@@ -25,14 +25,15 @@ class BlockAssembly:
     """The header block that a peer is sending; there is at most one."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []
+        """Of a block that is not whole."""
         self._number = 0
         self._ends = False
 
     @property
     def is_amid(self) -> bool:
         """Whether nothing but CONTINUATION may come."""
-        return bool(self._pieces)
+        return bool(self.pieces)
 
     def headers(self, payload: bytes, flags: int, number: int) -> WholeBlock | None:
         """HEADERS came; the block if it is whole. Raises ConnectionFault."""
@@ -50,21 +51,21 @@ class BlockAssembly:
 
     def continuation(self, payload: bytes, flags: int, number: int) -> WholeBlock | None:
         """CONTINUATION came; the block if it is whole. Raises ConnectionFault."""
-        if not self._pieces or number != self._number:
+        if not self.pieces or number != self._number:
             raise ConnectionFault(
                 ErrorCode.PROTOCOL_ERROR, "expected CONTINUATION only after a part of a head"
             )
         self._add(payload)
         if not flags & END_HEADERS:
             return None
-        block = b"".join(self._pieces)
-        self._pieces.clear()
+        block = b"".join(self.pieces)
+        self.pieces.clear()
         return number, self._ends, block
 
     def _add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        too_many = len(self._pieces) > MAX_CONTINUATIONS + 1
-        if too_many or sum(map(len, self._pieces)) > MAX_BLOCK_BYTES:
+        self.pieces.append(piece)
+        too_many = len(self.pieces) > MAX_CONTINUATIONS + 1
+        if too_many or sum(map(len, self.pieces)) > MAX_BLOCK_BYTES:
             raise ConnectionFault(
                 ErrorCode.ENHANCE_YOUR_CALM,
                 f"expected a head of at most {MAX_BLOCK_BYTES} bytes in at most "

@@ -236,21 +236,14 @@ class Session:
             number &= LARGEST_STREAM
             begin = at + HEADER_BYTES
             stop = begin + length
-            if length > MAX_FRAME_BYTES:
-                raise ConnectionFault(
-                    ErrorCode.FRAME_SIZE_ERROR,
-                    f"expected frames of at most {MAX_FRAME_BYTES} bytes, got {length}",
-                )
-            if assembly.is_amid and kind != CONTINUATION:
+            if assembly.pieces and kind != CONTINUATION:
                 raise ConnectionFault(
                     ErrorCode.PROTOCOL_ERROR, "expected CONTINUATION after a part of a head"
                 )
-            if kind == DATA:
+            if kind == DATA and flags == END_STREAM and stop <= end:
                 stream = streams.get(number)
                 if (
-                    flags == END_STREAM
-                    and stop <= end
-                    and stream is not None
+                    stream is not None
                     and stream.can_receive
                     and (stream.body_left == length or stream.body_left < 0)
                     and 0 < length <= stream.receive_window
@@ -258,9 +251,30 @@ class Session:
                 ):
                     bodies.take(length)
                     stream.can_receive = False
-                    stream.whole(view[begin:stop])
+                    stream.whole(view, begin, stop)
                     at = stop
                     continue
+            elif (
+                kind == HEADERS
+                and flags == END_HEADERS
+                and stop <= end
+                and number > table.highest
+                and number & 1
+                and number <= self._last_accepted
+                and len(streams) < MAX_STREAMS
+            ):
+                opening = blocks.known(bytes(view[begin:stop]))
+                if opening is not None:
+                    table.highest = number
+                    streams[number] = opening.open(self, number)
+                    at = stop
+                    continue
+            if length > MAX_FRAME_BYTES:
+                raise ConnectionFault(
+                    ErrorCode.FRAME_SIZE_ERROR,
+                    f"expected frames of at most {MAX_FRAME_BYTES} bytes, got {length}",
+                )
+            if kind == DATA:
                 reached = bodies.begin(view, begin, end, number, flags, length)
                 if reached < 0:
                     break
@@ -275,19 +289,6 @@ class Session:
                     )
                 break
             if kind == HEADERS:
-                if (
-                    flags == END_HEADERS
-                    and number > table.highest
-                    and number & 1
-                    and number <= self._last_accepted
-                    and len(streams) < MAX_STREAMS
-                ):
-                    opening = blocks.known(bytes(view[begin:stop]))
-                    if opening is not None:
-                        table.highest = number
-                        streams[number] = opening.open(self, number)
-                        at = stop
-                        continue
                 if not self._control.is_settled:
                     raise unsettled()
                 whole = assembly.headers(bytes(view[begin:stop]), flags, number)

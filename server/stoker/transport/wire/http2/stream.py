@@ -53,9 +53,10 @@ class Stream:
         """Of the session's whole seconds."""
         self.send_window = session.sending.peer_window
 
-    def whole(self, payload: memoryview) -> None:
-        """All of the body came at once, and ends. The view is valid during the call only."""
-        self.data(payload)
+    def whole(self, view: memoryview, begin: int, end: int) -> None:
+        """All of the body came at once, `view[begin:end]`, and ends. The view is valid during the
+        call only."""
+        self.data(view[begin:end])
         if self.session.holds(self):
             self.ended()
 
