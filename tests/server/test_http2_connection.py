@@ -8,6 +8,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from stoker.transport.wire.http2 import frames
+from stoker.transport.wire.http2.connection import LEAVE_S
 from stoker.transport.wire.limits import (
     BODY_GRACE_S,
     MAX_CONTROL_BYTES,
@@ -273,6 +274,7 @@ def test_a_connection_that_rests_too_long_is_closed() -> None:
             served.later(50)
             assert served.server.open_connections == 1
             served.later(70)
+            served.later(70 + LEAVE_S + 1)
             assert await client.end() == ErrorCodes.NO_ERROR
 
     run(steps())

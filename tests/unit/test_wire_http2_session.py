@@ -34,7 +34,8 @@ from stoker.transport.wire.http2.frames import (
     ErrorCode,
     frame,
 )
-from stoker.transport.wire.http2.request_fields import Http2Head
+from stoker.transport.wire.http2.hpack import Field
+from stoker.transport.wire.http2.request_fields import Http2Head, with_fresh
 from stoker.transport.wire.http2.session import Session
 from stoker.transport.wire.http2.stream import Opening, Stream
 from stoker.transport.wire.limits import (
@@ -45,6 +46,7 @@ from stoker.transport.wire.limits import (
     MAX_HEAD_BYTES,
     MAX_IDLE_FRAMES,
     MAX_RESETS,
+    MAX_SETTINGS_FRAMES,
     MAX_STREAMS,
     STREAM_WINDOW,
     TURN_BYTES,
@@ -164,6 +166,10 @@ class _Opening:
         seen = self.server.seen[number] = Seen(self.head)
         stream = self.server.streams[number] = Echo(session, number, seen, self.server.answer)
         return stream
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        assert isinstance(self.head, Http2Head)
+        return _Opening(self.server, with_fresh(self.head, fresh))
 
 
 def settled(answer: Answer | None = echo, settings: dict[int, int] | None = None) -> Server:
@@ -692,7 +698,8 @@ def test_the_connections_window_is_kept() -> None:
     [
         (frame(PING, 0, 0, bytes(8)), MAX_IDLE_FRAMES),
         (frame(PING, ACK, 0, bytes(8)), MAX_IDLE_FRAMES),
-        (frame(SETTINGS, 0, 0), MAX_IDLE_FRAMES),
+        (frame(SETTINGS, 0, 0), MAX_SETTINGS_FRAMES),
+        (frame(SETTINGS, ACK, 0), MAX_IDLE_FRAMES),
         (frame(PRIORITY, 0, 3, bytes(5)), MAX_IDLE_FRAMES),
         (frame(DATA, 0, 1), MAX_IDLE_FRAMES),
         (frame(0xEE, 0, 0, b"x"), MAX_IDLE_FRAMES),
@@ -703,7 +710,7 @@ def test_a_flood_of_frames_that_move_nothing_ends_the_session(data: bytes, limit
     server.feed(opened(1))
     server.feed(data * (limit - 1))
     assert not server.session.is_over
-    server.session.tick()
+    server.session.tick(60)
     server.feed(data * limit)
     assert not server.session.is_over
     server.feed(data * 2)
@@ -770,9 +777,9 @@ def test_slow_bodies_are_refused_and_whole_requests_are_not() -> None:
     server = settled(None)
     server.feed(opened(1) + opened(3, ends=True))
     for _ in range(3):
-        server.session.tick()
+        server.session.tick(60)
     assert server.sent() == b""
-    server.session.tick()
+    server.session.tick(60)
     assert [(each.kind, each.stream) for each in frames_of(server.sent())] == [
         (HEADERS, 1),
         (RST_STREAM, 1),

@@ -27,9 +27,10 @@ Metadata: TypeAlias = Mapping[str, str | bytes]
 NO_METADATA: Final[Metadata] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallContext:
-    """What a handler may know of its call besides the message."""
+    """What a handler may know of its call besides the message. Nobody changes it; not frozen
+    because one is made for each call with a deadline."""
 
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
     """Keys are lower case; of a key that came twice, the last value."""

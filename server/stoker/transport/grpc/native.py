@@ -11,26 +11,25 @@ from collections.abc import Mapping
 
 from stoker.errors import ServingError, Unsupported
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
-from stoker.transport.grpc.call import CallContext, Method, UnaryMethod, is_retry
-from stoker.transport.grpc.call_end import ACCEPTED_CODINGS, failed_at_once
+from stoker.transport.grpc.call import Method, UnaryMethod, is_retry
+from stoker.transport.grpc.call_end import ACCEPTED_CODINGS
 from stoker.transport.grpc.native_call import CallHead, CallHost
 from stoker.transport.grpc.native_head import (
+    CallMetadata,
     UnsupportedCoding,
     answer_coding,
     check_format,
     is_grpc,
     message_coding,
-    metadata,
     timeout,
 )
+from stoker.transport.grpc.native_refused import RefusedOpening
 from stoker.transport.grpc.native_stream import StreamOpening
 from stoker.transport.grpc.native_unary import UnaryOpening
 from stoker.transport.steps import StepThread
-from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.request_fields import Http2Head
-from stoker.transport.wire.http2.session import Session
-from stoker.transport.wire.http2.stream import Opening, Requests, Stream
-from stoker.transport.wire.limits import BODY_GRACE_S, BufferBudget
+from stoker.transport.wire.http2.stream import Opening, Requests
+from stoker.transport.wire.limits import BufferBudget
 from stoker.transport.wire.problems import HttpError, Problem
 
 
@@ -88,14 +87,16 @@ class GrpcRequests(CallHost):
                 )
             )
         if method is None:
-            return _Refused(Unsupported(f"expected a method that is served, got {request.path}"))
+            return RefusedOpening(
+                Unsupported(f"expected a method that is served, got {request.path}")
+            )
         try:
             return self._opening(method, head)
         except UnsupportedCoding as error:
-            return _Refused(error, (("grpc-accept-encoding", ACCEPTED_CODINGS),))
+            return RefusedOpening(error, (("grpc-accept-encoding", ACCEPTED_CODINGS),))
         except ServingError as error:
             self.statistics.record_unrouted(UnroutedReason.MALFORMED)
-            return _Refused(error)
+            return RefusedOpening(error)
 
     def refusal(self, error: HttpError) -> Opening:
         """Implements `Requests`."""
@@ -111,54 +112,13 @@ class GrpcRequests(CallHost):
         coding = message_coding(headers)
         asked = CallHead(
             head.request.path,
-            CallContext(metadata(headers), is_retry=is_retry(headers)),
+            CallMetadata(headers),
             timeout(headers),
             coding,
             answer_coding(headers, coding),
             -1 if head.content_length is None else head.content_length,
+            is_retry(headers),
         )
         if isinstance(method, UnaryMethod):
             return UnaryOpening(self, asked, method.handle)
         return StreamOpening(self, asked, method)
-
-
-class _Refused:
-    """A call that is answered with an error by its head alone."""
-
-    __slots__ = ("_answer",)
-
-    def __init__(self, error: ServingError, more: tuple[tuple[str, str], ...] = ()) -> None:
-        self._answer = failed_at_once(error.bare(), more=more)
-
-    def open(self, session: Session, number: int) -> Stream:
-        return _RefusedCall(session, number, self._answer)
-
-
-class _RefusedCall(Stream):
-    """Answers as soon as it may."""
-
-    def __init__(self, session: Session, number: int, answer: bytes) -> None:
-        super().__init__(session, number)
-        self._answer = answer
-
-    def data(self, payload: memoryview) -> None:
-        """Nobody wants the message."""
-        self._end()
-
-    def ended(self) -> None:
-        """There was no message."""
-        self._end()
-
-    def lost(self, code: ErrorCode) -> None:
-        """Nobody waits for the error."""
-
-    def refuse(self, error: ServingError | HttpError) -> None:
-        """Implements `Stream`: its own error says more."""
-        self._end()
-
-    def is_slow(self, seconds: int) -> bool:
-        """Implements `Stream`: it has waited for a message."""
-        return seconds > BODY_GRACE_S
-
-    def _end(self) -> None:
-        self.session.answer(self, self._answer, (), 0)

@@ -3,32 +3,71 @@ the transport.
 """
 
 import asyncio
-from dataclasses import dataclass
 from typing import Protocol
 
 from stoker.errors import DeadlineExceeded, Overloaded, ServingError, TooLarge
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
-from stoker.transport.grpc.call import CallContext
+from stoker.transport.grpc.call import CallContext, Metadata
+from stoker.transport.grpc.native_head import CallMetadata, timeout_seconds
 from stoker.transport.steps import StepThread
+from stoker.transport.wire.http2.hpack import Field
+from stoker.transport.wire.http2.request_fields import check_fresh
 from stoker.transport.wire.limits import BufferBudget
 from stoker.transport.wire.problems import HttpError
 
 
-@dataclass(frozen=True, slots=True)
 class CallHead:
-    """What is known of a call by its head alone."""
+    """What is known of a call by its head alone. Nobody changes it; plain because one is made for
+    each call of a client whose heads differ."""
 
-    path: str
-    context: CallContext
-    """Of every such call without a deadline."""
-    timeout: float
-    """Seconds from the call's arrival; infinite without a grpc-timeout."""
-    coding: str | None
-    """Of messages that are compressed."""
-    answer_coding: str | None
-    """What the answer's messages are compressed with."""
-    content_length: int
-    """Bytes of all messages, where the client says them; else -1."""
+    __slots__ = ("answer_coding", "coding", "content_length", "is_retry", "metadata", "path",
+                 "timeout")  # fmt: skip
+
+    def __init__(
+        self,
+        path: str,
+        metadata: Metadata,
+        timeout: float,
+        coding: str | None,
+        answer_coding: str | None,
+        content_length: int,
+        is_retry: bool,
+    ) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.timeout = timeout
+        """Seconds from the call's arrival; infinite without a grpc-timeout."""
+        self.coding = coding
+        """Of messages that are compressed."""
+        self.answer_coding = answer_coding
+        """What the answer's messages are compressed with."""
+        self.content_length = content_length
+        """Bytes of all messages, where the client says them; else -1."""
+        self.is_retry = is_retry
+
+    def varied(self, fresh: list[Field]) -> "CallHead":
+        """The same with these fields besides. Raises MalformedRequest, and InvalidRequest for a
+        deadline that is none."""
+        check_fresh(fresh)
+        seconds, retries = self.timeout, self.is_retry
+        for name, value in fresh:
+            if name == "grpc-timeout":
+                seconds = timeout_seconds(value)
+            elif name == "grpc-previous-rpc-attempts":
+                retries = value != "0"
+        return CallHead(
+            self.path,
+            CallMetadata(self.metadata, fresh),
+            seconds,
+            self.coding,
+            self.answer_coding,
+            self.content_length,
+            retries,
+        )
+
+    def context(self, deadline: float) -> CallContext:
+        """What the handler sees."""
+        return CallContext(self.metadata, deadline, self.is_retry)
 
 
 class CallHost(Protocol):

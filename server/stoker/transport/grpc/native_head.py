@@ -4,16 +4,14 @@ header block that repeats.  Source: gRPC over HTTP2, "Requests" and "Custom-Meta
 
 import binascii
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from stoker.errors import InvalidRequest, Unsupported
 from stoker.transport.coding import WINDOW
-from stoker.transport.grpc.call import Metadata
 from stoker.transport.grpc.call_end import ACCEPTED_CODINGS, CONTENT_TYPE
+from stoker.transport.wire.http2.hpack import Field
 
-_TIMEOUT: Final = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _FORMATS: Final = ("", "proto")
 
@@ -37,15 +35,18 @@ def check_format(content_type: str) -> None:
 def timeout(headers: Mapping[str, str]) -> float:
     """Seconds that the call may take; infinite without a grpc-timeout. Raises InvalidRequest."""
     text = headers.get("grpc-timeout")
-    if text is None:
-        return math.inf
-    match = _TIMEOUT.fullmatch(text)
-    if match is None:
+    return math.inf if text is None else timeout_seconds(text)
+
+
+def timeout_seconds(text: str) -> float:
+    """The seconds of a grpc-timeout: up to 8 digits and a unit. Raises InvalidRequest."""
+    digits, unit = text[:-1], _UNITS.get(text[-1:])
+    if unit is None or len(digits) > 8 or not (digits.isascii() and digits.isdigit()):
         raise InvalidRequest(
             "expected a grpc-timeout of up to 8 digits and one of H, M, S, m, u, n, "
             f"got '{text[:32]}'"
         )
-    return int(match[1]) * _UNITS[match[2]]
+    return int(digits) * unit
 
 
 def message_coding(headers: Mapping[str, str]) -> str | None:
@@ -74,16 +75,38 @@ def answer_coding(headers: Mapping[str, str], coding: str | None) -> str | None:
     return coding if coding in [each.strip().lower() for each in accepted.split(",")] else None
 
 
-def metadata(headers: Mapping[str, str]) -> Metadata:
-    """What handlers see: values of `-bin` keys as bytes, of these the last one. Raises
-    InvalidRequest for one that is no base64."""
-    binary = [name for name in headers if name.endswith("-bin")]
-    if not binary:
-        return headers
-    return {**headers, **{name: _decoded(name, headers[name]) for name in binary}}
+class CallMetadata(Mapping[str, str | bytes]):
+    """A call's metadata as handlers see it: values of `-bin` keys are bytes, of several the last.
+
+    Raises InvalidRequest for one that is no base64, when it is asked for.
+    """
+
+    __slots__ = ("_fields", "_fresh")
+
+    def __init__(self, fields: Mapping[str, str | bytes], fresh: Sequence[Field] = ()) -> None:
+        """`fresh` are fields besides, with other names."""
+        self._fields = fields
+        self._fresh = fresh
+
+    def __getitem__(self, name: str) -> str | bytes:
+        for fresh, value in self._fresh:
+            if fresh == name:
+                return _decoded(name, value) if name.endswith("-bin") else value
+        found = self._fields[name]
+        return _decoded(name, found) if name.endswith("-bin") else found
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._fields
+        for name, _ in self._fresh:
+            yield name
+
+    def __len__(self) -> int:
+        return len(self._fields) + len(self._fresh)
 
 
-def _decoded(name: str, text: str) -> bytes:
+def _decoded(name: str, text: str | bytes) -> bytes:
+    if isinstance(text, bytes):
+        return text
     last = text.rpartition(",")[2].strip()
     try:
         return binascii.a2b_base64(last + "=" * (-len(last) % 4), strict_mode=True)

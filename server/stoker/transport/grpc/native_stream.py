@@ -18,7 +18,6 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from typing import Final
 
 from stoker.errors import Cancelled, DeadlineExceeded, InvalidRequest, ServingError
@@ -33,9 +32,11 @@ from stoker.transport.grpc.native_call import (
     check_size,
     count_refusal,
 )
+from stoker.transport.grpc.native_refused import RefusedOpening
 from stoker.transport.wire.http2.frames import ErrorCode
+from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.http2.session import Session
-from stoker.transport.wire.http2.stream import Stream
+from stoker.transport.wire.http2.stream import Opening, Stream
 from stoker.transport.wire.limits import BODY_GRACE_S, STREAM_WINDOW, body_rate
 from stoker.transport.wire.message import Piece
 from stoker.transport.wire.problems import HttpError
@@ -60,6 +61,14 @@ class StreamOpening:
     def open(self, session: Session, number: int) -> Stream:
         """Implements `Opening`."""
         return StreamCall(session, number, self)
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        """Implements `Opening`."""
+        try:
+            return StreamOpening(self.host, self.head.varied(fresh), self.method)
+        except InvalidRequest as error:
+            count_refusal(self.host, error)
+            return RefusedOpening(error)
 
 
 class StreamCall(Stream):
@@ -91,16 +100,18 @@ class StreamCall(Stream):
         self._sent: asyncio.Future[None] | None = None
         """The handler waits for the peer to take its answers."""
         self._task: asyncio.Task[None] | None = None
-        self._context, seconds = opening.head.context, opening.head.timeout
+        seconds = opening.head.timeout
+        self._context = opening.head.context(time.monotonic() + seconds)
         self._expiry: asyncio.TimerHandle | None = None
         if seconds != math.inf:
-            self._context = replace(self._context, deadline=time.monotonic() + seconds)
             self._expiry = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     # --- what the session calls -----------------------------------------------------------------
 
     def data(self, payload: memoryview) -> None:
         """Bytes of messages."""
+        if self._is_over:
+            return
         was_amid = self._reader.is_amid
         try:
             self._messages += self._reader.feed(payload)
@@ -115,6 +126,8 @@ class StreamCall(Stream):
 
     def ended(self) -> None:
         """No more messages come."""
+        if self._is_over:
+            return
         if self._reader.is_amid:
             error = InvalidRequest("expected whole messages, got a part of one at the end")
             count_refusal(self._opening.host, error)

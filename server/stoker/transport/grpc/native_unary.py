@@ -32,10 +32,12 @@ from stoker.transport.grpc.native_call import (
     check_size,
     count_refusal,
 )
+from stoker.transport.grpc.native_refused import RefusedOpening
 from stoker.transport.steps import run_through
 from stoker.transport.wire.http2.frames import ErrorCode
+from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.http2.session import Session
-from stoker.transport.wire.http2.stream import Stream
+from stoker.transport.wire.http2.stream import Opening, Stream
 from stoker.transport.wire.limits import BODY_GRACE_S, STREAM_WINDOW, WHOLE_BODY_BYTES, body_rate
 from stoker.transport.wire.message import Piece
 from stoker.transport.wire.problems import HttpError
@@ -52,7 +54,7 @@ _INLINE_BYTES: Final = 64 << 10
 class UnaryOpening:
     """A unary call by its head. Implements `Opening`."""
 
-    __slots__ = ("answer_coding", "handle", "head", "host", "is_special", "small_bytes")
+    __slots__ = ("answer_coding", "context", "handle", "head", "host", "is_special", "small_bytes")
 
     def __init__(self, host: CallHost, head: CallHead, handle: UnaryHandler) -> None:
         self.host = host
@@ -62,10 +64,25 @@ class UnaryOpening:
         self.is_special = head.timeout != math.inf or head.content_length >= 0
         self.small_bytes = min(WHOLE_BODY_BYTES, host.max_message_bytes)
         """A message up to here needs no admission but the budget's."""
+        self.context: CallContext | None = None
+        """Of every such call without a deadline, made with the first."""
 
     def open(self, session: Session, number: int) -> Stream:
         """Implements `Opening`."""
         return UnaryCall(session, number, self)
+
+    def common_context(self) -> CallContext:
+        """Makes `context`."""
+        self.context = context = self.head.context(math.inf)
+        return context
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        """Implements `Opening`."""
+        try:
+            return UnaryOpening(self.host, self.head.varied(fresh), self.handle)
+        except InvalidRequest as error:
+            count_refusal(self.host, error)
+            return RefusedOpening(error)
 
 
 class UnaryCall(Stream):
@@ -177,10 +194,10 @@ class UnaryCall(Stream):
 
     def _handle(self, message: MessageBytes) -> None:
         opening = self._opening
-        context = opening.head.context
         if self._arrived:
-            deadline = self._arrived + opening.head.timeout
-            context = CallContext(context.metadata, deadline, context.is_retry)
+            context = opening.head.context(self._arrived + opening.head.timeout)
+        else:
+            context = opening.context or opening.common_context()
         cancel = opening.handle(message, context, self._reply)
         if not self._is_answered:
             self._cancel = cancel

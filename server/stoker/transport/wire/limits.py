@@ -68,9 +68,16 @@ MAX_CONTINUATIONS: Final = 8
 endless row of empty ones costs the peer nothing (CVE-2024-27316)."""
 
 MAX_RESETS: Final = 500
-"""RST_STREAM frames of a connection in a second. A request that is opened and reset costs the peer
-nothing and us a turn (CVE-2023-44487); a proxy of thousands of users sees some deadlines a second
-pass."""
+"""Streams of a connection that end by a reset in a second, of the peer's (CVE-2023-44487) or of
+ours that it provokes (CVE-2025-8671). A request that is opened and reset costs it nothing and us a
+turn; a proxy of thousands of users sees some deadlines a second pass."""
+
+MAX_SETTINGS_FRAMES: Final = 100
+"""SETTINGS frames of a connection in a second. Each may change the windows of all its open streams,
+0.3 ms of work; clients send one at the start, and some a few to tune their windows."""
+
+MAX_SETTINGS: Final = 64
+"""Settings of one frame: RFC 9113 has six, extensions a few more."""
 
 MAX_IDLE_FRAMES: Final = 10_000
 """Frames of a connection in a second that move no request forward: SETTINGS, PING, PRIORITY, empty

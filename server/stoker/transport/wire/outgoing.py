@@ -37,7 +37,7 @@ class Outgoing:
     def take(self, limit: int) -> list[memoryview]:
         """The next bytes, at most `limit`, in order; the last piece may be cut."""
         taken: list[memoryview] = []
-        while self._pieces and limit:
+        while self._pieces and limit > 0:
             piece = self._pieces.popleft()
             if len(piece) > limit:
                 self._pieces.appendleft(piece[limit:])

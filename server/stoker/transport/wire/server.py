@@ -6,6 +6,7 @@ Source of the drain's steps: design, section "Operating it".
 """
 
 import asyncio
+import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from stoker.transport.wire.limits import (
 from stoker.transport.wire.message import Handler
 from stoker.transport.wire.port import Port
 from stoker.transport.wire.problems import HttpError, Problem
+
+logger: Final = logging.getLogger(__name__)
 
 _STEPS_OF_A_DRAIN: Final = 50
 """Groups of connections that are told of a drain: their clients must not all come back at once."""
@@ -236,7 +239,11 @@ class HttpServer:
     def _flush(self) -> None:
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception:  # its neighbours are written all the same
+                logger.exception("writing to a connection failed")
+                connection.abort()
 
     def _forget(self, connection: HostedConnection) -> bool:
         """It counts as open no longer. False: it did not."""

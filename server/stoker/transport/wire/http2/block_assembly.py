@@ -41,6 +41,11 @@ class BlockAssembly:
             raise ConnectionFault(
                 ErrorCode.PROTOCOL_ERROR, f"expected HEADERS on an odd stream, got it on {number}"
             )
+        if len(payload) > MAX_BLOCK_BYTES:
+            raise ConnectionFault(
+                ErrorCode.ENHANCE_YOUR_CALM,
+                f"expected a head of at most {MAX_BLOCK_BYTES} bytes, got {len(payload)}",
+            )
         if flags & (PADDED | PRIORITISED):
             payload = _unwrapped(payload, flags)
         if flags & END_HEADERS:

@@ -87,8 +87,10 @@ class Bodies:
         except StreamFault as fault:
             self._table.fault(stream, number, fault)
             stream = None
-        if stream is not None and ends:
-            stream.can_receive = False
+        if stream is not None and length > data and not ends:
+            # What pads is nobody's: the stream's window gets it back at once.
+            stream.receive_window += length - data
+            self._table.sending.control(frames.window_update(number, length - data))
         self._payload = _Payload(stream, data, padding, ends)
         return self.go_on(view, at, end)
 
@@ -100,7 +102,7 @@ class Bodies:
         part = min(payload.data_left, end - at)
         if part:
             payload.data_left -= part
-            if stream is not None and self._table.holds(stream):  # else reset, or answered
+            if stream is not None and self._takes(stream):
                 stream.data(view[at : at + part])
             at += part
         if not payload.data_left:
@@ -110,8 +112,14 @@ class Bodies:
         if not payload.data_left and not payload.pad_left:
             self._payload = None
             if payload.ends and stream is not None and self._table.holds(stream):
-                stream.ended()
+                stream.can_receive = False
+                if not stream.is_answered:
+                    stream.ended()
         return at
+
+    def _takes(self, stream: Stream) -> bool:
+        """Whether the stream has use for data: it was neither reset nor answered."""
+        return not stream.is_answered and self._table.holds(stream)
 
     def _admit(
         self, stream: Stream | None, number: int, length: int, data: int, ends: bool

@@ -65,6 +65,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         "_is_resting",
         "_leave_at",
         "_rest",
+        "_seen_requests",
         "_session",
         "_stalled",
         "_transport",
@@ -89,6 +90,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._age_limit = age_limit
         self._leave_at = float("inf")
         self._idle_since = host.time()
+        self._seen_requests = 0
+        """The last stream, when the server last looked."""
         self._rest = b""
         self._unfinished_since = float("inf")
         """Since when the server waits for the rest of one frame or head."""
@@ -219,8 +222,9 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         session, limits = self._session, self._host.limits
-        session.tick()
-        if session.open_streams:
+        session.tick(limits.write_stall_s)
+        if session.open_streams or session.requests != self._seen_requests:
+            self._seen_requests = session.requests
             self._idle_since = now
         if self._has_stalled(now):
             self._transport.abort()
@@ -228,9 +232,9 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._is_unfinished(now):
             self._fail(ErrorCode.ENHANCE_YOUR_CALM, "expected whole frames and heads in less time")
             return
-        if now >= self._leave_at or now - self._idle_since >= limits.idle_timeout_s:
+        if now >= self._leave_at:
             self._leave()
-        elif now >= self._age_limit:
+        elif now >= self._age_limit or now - self._idle_since >= limits.idle_timeout_s:
             session.announce_leave()
             self._leave_at = min(self._leave_at, now + LEAVE_S)
         self._look_again()
@@ -258,21 +262,16 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self._host.budget.charge(unsent)
                 self._unsent += unsent
                 sending.is_held = True
-            elif sending.leases:
-                self._free()
+        if sending.leases and not sending.is_held:
+            self._free()
         if sending.can_go_on and not sending.is_held:
-            self._host.next_turn(self._go_on)
+            self._wake()  # waiting bodies have another turn, after other connections had theirs
         self._rest_or_end()
 
     # The rest.
 
     def _wake(self) -> None:
         self._host.flush_soon(self)
-
-    def _go_on(self) -> None:
-        """Waiting bodies have another turn."""
-        if self.phase is not Phase.CLOSED:
-            self.flush()
 
     def _read_on(self) -> None:
         """Reading was given up for a turn, or while the kernel was full."""

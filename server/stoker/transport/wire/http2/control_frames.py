@@ -68,9 +68,9 @@ class ControlFrames:
         if number:
             table.check_opened("WINDOW_UPDATE", number)
             stream = table.open.get(number)
-            if stream is None:
-                table.count_idle()
-            elif not increment:
+            if stream is None:  # it is closed, which the peer may not know
+                return
+            if not increment:
                 fault = StreamFault(ErrorCode.PROTOCOL_ERROR, "expected an increment above 0")
                 table.fault(stream, number, fault)
             elif not table.sending.widen_stream(stream, increment):
@@ -97,25 +97,36 @@ class ControlFrames:
         if flags & ACK:
             if payload:
                 raise _wrong_size("acknowledged SETTINGS", payload, 0)
+            self._table.count_idle()
             return
         if len(payload) % _SETTING_BYTES:
             raise _wrong_size("each setting", payload, _SETTING_BYTES)
-        self._table.count_idle()
+        self._table.count_settings(len(payload) // _SETTING_BYTES)
         self.is_settled = True
+        window: int | None = None
         for at in range(0, len(payload), _SETTING_BYTES):
             key = int.from_bytes(payload[at : at + 2], "big")
-            self._set(key, int.from_bytes(payload[at + 2 : at + _SETTING_BYTES], "big"))
+            value = int.from_bytes(payload[at + 2 : at + _SETTING_BYTES], "big")
+            if key == frames.INITIAL_WINDOW_SIZE:
+                if value > frames.LARGEST_WINDOW:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, _TOO_WIDE)
+                window = value
+            else:
+                self._set(key, value)
+        if window is not None:
+            self._set_window(window)  # the last one counts, and touches every open stream once
         self._table.sending.control(frames.SETTINGS_ACK)
 
+    def _set_window(self, value: int) -> None:
+        sending = self._table.sending
+        change, sending.peer_window = value - sending.peer_window, value
+        if change and not sending.change_windows([*self._table.open.values()], change):
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, _TOO_WIDE)
+
     def _set(self, key: int, value: int) -> None:
-        """One setting. What our encoder never uses (the table) and unknown ones are ignored."""
-        if key == frames.INITIAL_WINDOW_SIZE:
-            if value > frames.LARGEST_WINDOW:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, _TOO_WIDE)
-            sending = self._table.sending
-            change, sending.peer_window = value - sending.peer_window, value
-            if not sending.change_windows(self._table.open.values(), change):
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, _TOO_WIDE)
+        """One setting but the window. Unknown ones are ignored."""
+        if key == frames.HEADER_TABLE_SIZE:
+            self._table.sending.shrink_table(value)
         elif key == frames.MAX_FRAME_SIZE:
             if not frames.DEFAULT_FRAME_BYTES <= value <= frames.LARGEST_FRAME_BYTES:
                 raise ConnectionFault(
@@ -142,6 +153,8 @@ class ControlFrames:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "expected PRIORITY on a stream")
         self._table.count_idle()
         if len(payload) != 5:
+            if number > self._table.highest:  # an idle stream cannot be reset
+                raise _wrong_size("PRIORITY", payload, 5)
             fault = StreamFault(
                 ErrorCode.FRAME_SIZE_ERROR, f"expected 5 bytes of PRIORITY, got {len(payload)}"
             )

@@ -26,6 +26,10 @@ from stoker.transport.wire.outgoing import Outgoing
 
 _NOTHING: Final = b""
 
+_DEFAULT_TABLE_BYTES: Final = 4096
+_NO_TABLE: Final = b"\x20"
+"""A size update to 0 (RFC 7541, 6.3)."""
+
 _REMEMBERED_SIZES: Final = 256
 
 
@@ -70,6 +74,8 @@ class Sending:
         """The largest payload that the peer takes."""
         self.peer_window = frames.DEFAULT_WINDOW
         """What new streams may send at first."""
+        self.seconds = 0
+        """Whole seconds, as the session counts them."""
         self.is_held = False
         """The kernel has not taken what it was given: answers wait, only control frames go on."""
         self.control_bytes = 0
@@ -85,6 +91,8 @@ class Sending:
         self._size = 0
         self._ready: dict[Stream, None] = {}
         """Streams with something to send and a window for it, in the order of their turns."""
+        self._opening = b""
+        """What the next header block begins with."""
         self._waiting: set[Stream] = set()
         """Streams with something to send whose own window is empty."""
 
@@ -98,6 +106,15 @@ class Sending:
         """Whether bodies wait that the peer has windows for."""
         return bool(self._ready) and self._window > 0
 
+    def stuck(self, before: int) -> list[Stream]:
+        """Streams of whose bodies the peer has taken nothing since the second `before`."""
+        return [
+            stream
+            for streams in (self._ready, self._waiting)
+            for stream in streams
+            if stream.moved_at <= before
+        ]
+
     @property
     def waiting_bytes(self) -> int:
         """Bytes of bodies that wait, whatever for."""
@@ -107,6 +124,21 @@ class Sending:
             for each in streams
             if each.outgoing is not None
         )
+
+    def shrink_table(self, size: int) -> None:
+        """The peer's HPACK table has this size at most. Ours uses none of it, and must say so once
+        it is smaller than the default (RFC 7541, 4.2)."""
+        if size < _DEFAULT_TABLE_BYTES:
+            self._opening = _NO_TABLE
+
+    def _opened(self, block: bytes) -> bytes:
+        """A header block as it is sent: the next one begins with what the table's size became."""
+        opening, self._opening = self._opening, b""
+        return opening + block
+
+    def interim(self, stream: int, head: bytes) -> None:
+        """A head that is not the answer's."""
+        self.control(frames.frame(HEADERS, END_HEADERS, stream, self._opened(head)))
 
     def control(self, frame: bytes) -> None:
         """Sends a frame that no window holds back."""
@@ -126,6 +158,8 @@ class Sending:
     ) -> None:
         """A whole answer: see `Session.answer`."""
         stream.lease = lease
+        if self._opening:
+            head = self._opened(head)
         if not self._out:
             self._wake()
         if (
@@ -170,7 +204,7 @@ class Sending:
             )
             self._end(stream)
             return
-        self.head(stream, head)
+        self._head(stream, head)
         self.write(stream, body)
         self.finish(stream, trailers)
 
@@ -185,6 +219,7 @@ class Sending:
             or self.is_held
             or self._ready
             or self._size >= TURN_BYTES
+            or self._opening
         ):
             body = (form.prefix(size), message)
             self.answer(stream, form.head, body, size, form.trailers, None)
@@ -202,6 +237,9 @@ class Sending:
 
     def head(self, stream: Stream, head: bytes) -> None:
         """The head of an answer whose body follows."""
+        self._head(stream, self._opened(head))
+
+    def _head(self, stream: Stream, head: bytes) -> None:
         if not self._out:
             self._wake()
         self._out.append(pack_header(0, len(head), HEADERS, END_HEADERS, stream.number) + head)
@@ -212,6 +250,8 @@ class Sending:
         if outgoing is None:
             outgoing = stream.outgoing = Outgoing()
         before = outgoing.size
+        if not before:
+            stream.moved_at = self.seconds
         outgoing.add(pieces)
         added = outgoing.size - before
         stream.charged += added
@@ -231,6 +271,8 @@ class Sending:
         self._waiting.discard(stream)
         if stream.outgoing is not None:
             stream.outgoing.clear()
+        if stream.lease is not None:
+            self._wake()  # a flush releases it
         self._settle(stream)
 
     def widen(self, increment: int) -> bool:
@@ -243,7 +285,7 @@ class Sending:
     def widen_stream(self, stream: Stream, increment: int) -> bool:
         """The same for one stream."""
         stream.send_window += increment
-        if stream in self._waiting:
+        if stream in self._waiting or stream in self._ready:
             self._sort(stream)
         return stream.send_window <= LARGEST_WINDOW
 
@@ -269,6 +311,7 @@ class Sending:
         assert outgoing is not None  # it is ready
         size = min(limit, stream.send_window, self._window, self.frame_bytes, outgoing.size)
         pieces = outgoing.take(size)
+        stream.moved_at = self.seconds
         stream.send_window -= size
         self._window -= size
         is_last = not outgoing.size and stream.trailers == _NOTHING

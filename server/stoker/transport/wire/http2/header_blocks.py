@@ -20,8 +20,9 @@ REMEMBERED_BLOCKS: Final = 64
 """Of one connection; at the limit all are forgotten. A client has a few: one for each method that
 it calls and each of its deadlines."""
 
-REMEMBERED_BYTES: Final = 1 << 10
-"""Longer blocks carry tokens and hardly come twice. 64 KiB for a connection at most."""
+REMEMBERED_BYTES: Final = 2 << 10
+"""Of a block and of its fields. Longer ones carry tokens and hardly come twice; a short one may
+stand for many times its bytes by its indices. Some 256 KiB for a connection at most."""
 
 HeadT = TypeVar("HeadT")
 
@@ -47,7 +48,7 @@ class HeaderBlocks(Generic[HeadT]):
             return known
         decoded = self.decode(block)
         head = self._read(decoded)
-        if not decoded.changes_table and len(block) <= REMEMBERED_BYTES:
+        if not decoded.changes_table and max(len(block), decoded.size) <= REMEMBERED_BYTES:
             remembered = self._until_change if decoded.reads_table else self._lasting
             if len(remembered) >= REMEMBERED_BLOCKS:
                 remembered.clear()

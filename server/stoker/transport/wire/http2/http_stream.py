@@ -14,7 +14,8 @@ from stoker.errors import ServingError, TooLarge
 from stoker.inference import Cancel
 from stoker.transport.wire.http2 import answer_fields
 from stoker.transport.wire.http2.frames import ErrorCode
-from stoker.transport.wire.http2.request_fields import Http2Head
+from stoker.transport.wire.http2.hpack import Field
+from stoker.transport.wire.http2.request_fields import Http2Head, with_fresh
 from stoker.transport.wire.http2.session import Session
 from stoker.transport.wire.http2.stream import Opening, Stream
 from stoker.transport.wire.limits import (
@@ -83,6 +84,9 @@ class _Opening:
             session.interim(number, _CONTINUE)
         return HttpStream(session, number, self._requests, self._head)
 
+    def varied(self, fresh: list[Field]) -> Opening:
+        return _Opening(self._requests, with_fresh(self._head, fresh))
+
 
 class _Refusal:
     """A request that is answered with an error, whatever it was."""
@@ -94,6 +98,9 @@ class _Refusal:
 
     def open(self, session: Session, number: int) -> Stream:
         return RefusedStream(session, number, error_response(self._error))
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        return self
 
 
 class RefusedStream(Stream):
@@ -137,6 +144,8 @@ class HttpStream(Stream):
         self._filled = 0
         self._reserved = 0
         self._is_answered = False
+        self._is_handed = False
+        """The handler has the request."""
         self._cancel: Cancel | None = None
         if head.content_length is not None:
             self.body_left = head.content_length
@@ -172,6 +181,7 @@ class HttpStream(Stream):
 
     def ended(self) -> None:
         """The request is whole."""
+        self._is_handed = True
         body, self._body = self._body, None
         if body is None:
             body = b""
@@ -188,13 +198,15 @@ class HttpStream(Stream):
         self._body = None
         if self._cancel is not None:
             self._cancel()
-        elif self.can_receive:
+        elif not self._is_handed:
             self._release()
 
     def refuse(self, error: ServingError | HttpError) -> None:
         """Implements `Stream`."""
+        if self._is_answered:
+            return
         cancel = self._cancel
-        if self.can_receive:
+        if not self._is_handed:
             self._requests.on_refused(error)
         self._answer(error_response(error))
         if cancel is not None:

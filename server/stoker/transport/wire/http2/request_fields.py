@@ -34,6 +34,9 @@ _REMEMBERED: Final = 4096
 """Fields that were looked at and are sound: clients send the same ones again and again, and those
 in their tables are the same objects. At the limit all are forgotten."""
 
+_REMEMBERED_BYTES: Final = 256
+"""Longer fields are tokens, which nobody keeps longer than the request."""
+
 _sound: dict[Field, None] = {}
 
 
@@ -75,6 +78,23 @@ def read_request(fields: Sequence[Field]) -> Http2Head:
         else:
             headers[name] = value
     return _head(pseudo, headers, lengths)
+
+
+def with_fresh(head: Http2Head, fresh: Sequence[Field]) -> Http2Head:
+    """The head with these fields besides, which it does not have. Raises MalformedRequest."""
+    check_fresh(fresh)
+    request = head.request
+    headers = MappingProxyType({**request.headers, **dict(fresh)})
+    return Http2Head(RequestHead(request.method, request.path, headers), head.content_length)
+
+
+def check_fresh(fresh: Sequence[Field]) -> None:
+    """Looks at the values of fields whose names are sound. Raises MalformedRequest."""
+    for name, value in fresh:
+        if not _VALUE.fullmatch(value):
+            raise MalformedRequest(
+                f"expected a value of {name} without control bytes, or blanks around it"
+            )
 
 
 def check_trailers(fields: Sequence[Field]) -> None:
@@ -130,6 +150,7 @@ def _check(field: Field) -> None:
         )
     if name in _OF_A_CONNECTION or (name == "te" and value.lower() != "trailers"):
         raise MalformedRequest(f"expected no {name} in HTTP/2, got {value[:32]!r}")
-    if len(_sound) >= _REMEMBERED:
-        _sound.clear()
-    _sound[field] = None
+    if len(name) + len(value) <= _REMEMBERED_BYTES:
+        if len(_sound) >= _REMEMBERED:
+            _sound.clear()
+        _sound[field] = None

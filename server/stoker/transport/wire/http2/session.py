@@ -9,7 +9,8 @@ A header block is always decoded, also of a stream that is refused: the table mu
 Hot path.  Source: RFC 9113, sections 3.4, 4, 5.1, 6.8 and 8.1.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Final
 
@@ -34,6 +35,7 @@ from stoker.transport.wire.http2.frames import (
 )
 from stoker.transport.wire.http2.header_blocks import HeaderBlocks
 from stoker.transport.wire.http2.hpack import Block, CompressionError, Decoder
+from stoker.transport.wire.http2.repeated_heads import RepeatedHeads
 from stoker.transport.wire.http2.request_fields import (
     MalformedRequest,
     check_trailers,
@@ -88,6 +90,7 @@ class Session:
         self._blocks: HeaderBlocks[Opening] = HeaderBlocks(
             Decoder(max_table_bytes=_TABLE_BYTES, max_list_bytes=MAX_HEAD_BYTES), self._read
         )
+        self._heads: RepeatedHeads[Opening] = RepeatedHeads(self._read_whole)
         self.seconds = 0
         """Calls of `tick`: a clock that costs nothing to read."""
         self._is_leaving = False
@@ -98,6 +101,16 @@ class Session:
     def open_streams(self) -> int:
         """Streams that are not closed."""
         return len(self._table.open)
+
+    @property
+    def streams(self) -> Mapping[int, Stream]:
+        """Those that are open, by number."""
+        return self._table.open
+
+    @property
+    def requests(self) -> int:
+        """Grows with every request."""
+        return self._table.highest
 
     @property
     def is_amid_head(self) -> bool:
@@ -117,12 +130,25 @@ class Session:
             self.fail(fault.code, fault.message)
             return end
 
-    def tick(self) -> None:
-        """A second has passed: what is bounded by the second begins anew, and slow bodies end."""
+    def tick(self, stall_s: float) -> None:
+        """A second has passed: what is bounded by the second begins anew, slow bodies end, and so
+        do answers of which the peer has taken nothing for `stall_s`."""
         self.seconds += 1
+        self.sending.seconds = self.seconds
         self._table.tick()
+        if self.sending.is_held:  # nothing is read meanwhile: the bodies' time stands still
+            for stream in self._table.open.values():
+                stream.opened_at += 1
+            return
+        for stream in self.sending.stuck(self.seconds - math.ceil(stall_s)):
+            self._table.send_reset(stream.number, ErrorCode.CANCEL)
+            self._table.lose(stream, ErrorCode.CANCEL)
         for stream in [*self._table.open.values()]:
-            if stream.can_receive and stream.is_slow(self.seconds - stream.opened_at):
+            if (
+                stream.can_receive
+                and not stream.is_answered
+                and stream.is_slow(self.seconds - stream.opened_at)
+            ):
                 stream.refuse(_TOO_SLOW)
 
     def announce_leave(self) -> None:
@@ -153,7 +179,8 @@ class Session:
     def fail(self, code: ErrorCode, message: str) -> None:
         """Ends the session: tells the client why, and all streams that they are over."""
         if not self.is_over:
-            self.sending.control(frames.goaway(self._table.highest, code, message))
+            last = min(self._table.highest, self._last_accepted)
+            self.sending.control(frames.goaway(last, code, message))
             self.lose(code)
 
     def lose(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
@@ -163,7 +190,7 @@ class Session:
 
     def interim(self, number: int, head: bytes) -> None:
         """Sends a head that is not the answer's, such as 100 Continue, on an open stream."""
-        self.sending.control(frames.frame(HEADERS, END_HEADERS, number, head))
+        self.sending.interim(number, head)
 
     def holds(self, stream: Stream) -> bool:
         """Whether the stream is open."""
@@ -183,29 +210,32 @@ class Session:
         """Sends a whole answer and ends the stream. `head` and `trailers` are header blocks; a body
         of `size` bytes is the end where there are no trailers. The lease ends when the bytes have
         left, or at once."""
-        if self._table.open.get(stream.number) is stream:
+        if self._table.open.get(stream.number) is stream and not stream.is_answered:
+            stream.is_answered = True
             self.sending.answer(stream, head, body, size, trailers, lease)
         elif lease is not None:
             lease.release()
 
     def message(self, stream: Stream, form: MessageForm, message: bytes) -> None:
         """Sends a whole answer of one small message and ends the stream."""
-        if self._table.open.get(stream.number) is stream:
+        if self._table.open.get(stream.number) is stream and not stream.is_answered:
+            stream.is_answered = True
             self.sending.message(stream, form, message)
 
     def start(self, stream: Stream, head: bytes) -> None:
         """Sends the head of an answer that comes in pieces."""
-        if self._table.holds(stream):
+        if self._table.holds(stream) and not stream.is_answered:
             self.sending.head(stream, head)
 
     def write(self, stream: Stream, pieces: Iterable[Piece]) -> None:
         """Sends a piece of an answer. `stream.outgoing` holds what the peer has no window for."""
-        if self._table.holds(stream):
+        if self._table.holds(stream) and not stream.is_answered:
             self.sending.write(stream, pieces)
 
     def finish(self, stream: Stream, trailers: bytes) -> None:
         """Sends trailers behind what was written, and ends the stream."""
-        if self._table.holds(stream):
+        if self._table.holds(stream) and not stream.is_answered:
+            stream.is_answered = True
             self.sending.finish(stream, trailers)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
@@ -251,7 +281,8 @@ class Session:
                 ):
                     bodies.take(length)
                     stream.can_receive = False
-                    stream.whole(view, begin, stop)
+                    if not stream.is_answered:
+                        stream.whole(view, begin, stop)
                     at = stop
                     continue
             elif (
@@ -336,6 +367,9 @@ class Session:
                 Problem.HEAD_TOO_LARGE,
                 f"expected header fields of at most {MAX_HEAD_BYTES} bytes, got {block.size}",
             )
+        return self._heads.head(block)
+
+    def _read_whole(self, block: Block) -> Opening:
         return self._requests.opening(read_request(block.fields))
 
     def _trailers(self, number: int, ends: bool, block: Block) -> None:
@@ -367,5 +401,5 @@ class Session:
             message = "expected as many bytes as content-length says"
             fault = StreamFault(ErrorCode.PROTOCOL_ERROR, message)
             self._table.fault(stream, stream.number, fault)
-        else:
+        elif not stream.is_answered:
             stream.ended()

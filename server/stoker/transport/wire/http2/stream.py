@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from stoker.errors import ServingError
 from stoker.request import Lease
 from stoker.transport.wire.http2.frames import ErrorCode
+from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.http2.request_fields import Http2Head
 from stoker.transport.wire.limits import STREAM_WINDOW
 from stoker.transport.wire.problems import HttpError
@@ -39,8 +40,13 @@ class Stream:
     receive_window: int = STREAM_WINDOW
     outgoing: "Outgoing | None" = None
     """What waits for the peer's window."""
+    moved_at: int = 0
+    """Since when what waits has waited, or the second in which the peer last took some of it."""
     trailers: bytes | None = None
     """The frame that ends our side, once it may follow what waits."""
+    is_answered: bool = False
+    """An answer has begun. Nothing that comes of the request matters any more: the session passes
+    no data on, and drops a second answer."""
     charged: int = 0
     """Bytes of the answer that the budget holds until they have left."""
     lease: Lease | None = None
@@ -69,7 +75,8 @@ class Stream:
         raise NotImplementedError
 
     def lost(self, code: ErrorCode) -> None:
-        """The stream is over before it was answered: nobody waits for the answer."""
+        """The stream is over before its answer was sent: nobody waits for it. Whether the request
+        was whole, or an answer had begun, the stream lets go of everything."""
         raise NotImplementedError
 
     def refuse(self, error: ServingError | HttpError) -> None:
@@ -89,6 +96,9 @@ class Opening(Protocol):
 
     def open(self, session: "Session", number: int) -> Stream:
         """A stream for such a request."""
+
+    def varied(self, fresh: list[Field]) -> "Opening":
+        """Such a request with these fields besides. Raises MalformedRequest."""
 
 
 class Requests(Protocol):

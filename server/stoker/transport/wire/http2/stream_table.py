@@ -16,7 +16,13 @@ from stoker.transport.wire.http2 import frames
 from stoker.transport.wire.http2.flow import Sending
 from stoker.transport.wire.http2.frames import ConnectionFault, ErrorCode, StreamFault
 from stoker.transport.wire.http2.stream import Stream
-from stoker.transport.wire.limits import MAX_IDLE_FRAMES, MAX_RESETS, BufferBudget
+from stoker.transport.wire.limits import (
+    MAX_IDLE_FRAMES,
+    MAX_RESETS,
+    MAX_SETTINGS,
+    MAX_SETTINGS_FRAMES,
+    BufferBudget,
+)
 
 _REMEMBERED_RESETS: Final = 1024
 
@@ -32,10 +38,11 @@ class StreamTable:
         self._reset: OrderedDict[int, None] = OrderedDict()
         self._resets = 0
         self._idle_frames = 0
+        self._settings_frames = 0
 
     def tick(self) -> None:
         """A second has passed: what is bounded by the second begins anew."""
-        self._resets = self._idle_frames = 0
+        self._resets = self._idle_frames = self._settings_frames = 0
 
     def holds(self, stream: Stream) -> bool:
         """Whether the stream is open."""
@@ -61,8 +68,18 @@ class StreamTable:
                 f"expected at most {MAX_IDLE_FRAMES} frames a second that move no request",
             )
 
+    def count_settings(self, settings: int) -> None:
+        """SETTINGS came. Raises ConnectionFault for too many of them, or in one."""
+        self._settings_frames += 1
+        if self._settings_frames > MAX_SETTINGS_FRAMES or settings > MAX_SETTINGS:
+            raise ConnectionFault(
+                ErrorCode.ENHANCE_YOUR_CALM,
+                f"expected at most {MAX_SETTINGS_FRAMES} SETTINGS a second of at most "
+                f"{MAX_SETTINGS} settings",
+            )
+
     def count_reset(self) -> None:
-        """The peer reset a stream. Raises ConnectionFault for too many."""
+        """The peer reset a stream, or made us do it. Raises ConnectionFault for too many."""
         self._resets += 1
         if self._resets > MAX_RESETS:
             raise ConnectionFault(
@@ -71,10 +88,12 @@ class StreamTable:
 
     def fault(self, stream: Stream | None, number: int, fault: StreamFault) -> None:
         """Ends a stream that its peer broke, if it is open."""
-        self.count_idle()
         self.send_reset(number, fault.code)
-        if stream is not None:
-            self.lose(stream, fault.code)
+        if stream is None:
+            self.count_idle()
+            return
+        self.lose(stream, fault.code)
+        self.count_reset()
 
     def lose(self, stream: Stream, code: ErrorCode) -> None:
         """The stream is over, and nobody waits for its answer."""

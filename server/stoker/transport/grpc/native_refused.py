@@ -1,0 +1,57 @@
+"""A call of the native gRPC transport that is refused by its head alone."""
+
+from stoker.errors import ServingError
+from stoker.transport.grpc.call_end import failed_at_once
+from stoker.transport.wire.http2.frames import ErrorCode
+from stoker.transport.wire.http2.hpack import Field
+from stoker.transport.wire.http2.session import Session
+from stoker.transport.wire.http2.stream import Opening, Stream
+from stoker.transport.wire.limits import BODY_GRACE_S
+from stoker.transport.wire.problems import HttpError
+
+
+class RefusedOpening:
+    """Implements `Opening`."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, error: ServingError, more: tuple[tuple[str, str], ...] = ()) -> None:
+        self._answer = failed_at_once(error.bare(), more=more)
+
+    def open(self, session: Session, number: int) -> Stream:
+        """Implements `Opening`."""
+        return _RefusedCall(session, number, self._answer)
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        """Implements `Opening`: it is refused all the same."""
+        return self
+
+
+class _RefusedCall(Stream):
+    """Answers as soon as it may."""
+
+    def __init__(self, session: Session, number: int, answer: bytes) -> None:
+        super().__init__(session, number)
+        self._answer = answer
+
+    def data(self, payload: memoryview) -> None:
+        """Nobody wants the message."""
+        self._end()
+
+    def ended(self) -> None:
+        """There was no message."""
+        self._end()
+
+    def lost(self, code: ErrorCode) -> None:
+        """Nobody waits for the error."""
+
+    def refuse(self, error: ServingError | HttpError) -> None:
+        """Implements `Stream`: its own error says more."""
+        self._end()
+
+    def is_slow(self, seconds: int) -> bool:
+        """Implements `Stream`: it has waited for a message."""
+        return seconds > BODY_GRACE_S
+
+    def _end(self) -> None:
+        self.session.answer(self, self._answer, (), 0)
