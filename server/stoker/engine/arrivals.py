@@ -11,6 +11,7 @@ An entry here is not admitted: cancelled, it is dropped and counted when its tur
 
 import asyncio
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stoker.engine.pending import Pending
@@ -53,7 +54,7 @@ class Arrivals:
         nbytes = sum([entry.nbytes for entry in entries])
         deadline = min([entry.deadline for entry in entries])
         model.note_started()
-        model.count_demand(entries)
+        self._count_demand(entries)
         if model.has_room(len(entries), rows, nbytes) and (
             deadline == math.inf or model.meets(deadline, entries)
         ):
@@ -76,6 +77,19 @@ class Arrivals:
         for entry in entries:
             if not entry.dead:
                 entry.end(error)
+
+    def _count_demand(self, entries: Sequence[Pending]) -> None:
+        model, first, retries = self._model, entries[0], 0
+        for entry in entries:
+            if entry.form is not first.form:
+                for each in entries:
+                    if each.request is not None:
+                        retry = each.request.is_retry
+                        model.count_demand(each.form, 1, each.arrived, is_retry=retry)
+                return
+            if entry.request is not None and entry.request.is_retry:
+                retries += 1
+        model.count_demand(first.form, len(entries) - retries, first.arrived, is_retry=False)
 
     def _end_turn(self) -> None:
         self._model.turn_began = 0.0

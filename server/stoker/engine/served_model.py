@@ -13,7 +13,6 @@ Invariants.
 """
 
 import asyncio
-import heapq
 import logging
 import math
 import threading
@@ -27,9 +26,10 @@ from typing import Final
 from stoker.engine.admission import Admission, Refused
 from stoker.engine.arrivals import Arrivals
 from stoker.engine.cost_book import CostBook
-from stoker.engine.execution import Batch, Entry, FailureBudget, Outcome, Result
+from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
+from stoker.engine.finishing import Finishing
 from stoker.engine.forecast import RunningNow, RunSizes, running_now
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending
@@ -44,7 +44,6 @@ from stoker.errors import (
     Internal,
     InvalidRequest,
     ModelNotReady,
-    OutOfMemory,
     ServingError,
 )
 from stoker.inference import Cancel, Reply
@@ -111,7 +110,7 @@ class ServedModel:
         self._arrivals = Arrivals(self, loop)
         self.keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop
-        self._clock = clock
+        self.clock = clock
         self._inbox: deque[Pending] = deque()
         self._queue = RequestQueue()
         self._queued = 0
@@ -125,8 +124,7 @@ class ServedModel:
         self._ring_is_due = False
         self._idle: asyncio.Event | None = None
         self._is_stopped = False
-        self._next_outcome = 1
-        self._early: list[tuple[int, Outcome]] = []
+        self._finishing = Finishing(self, keeps_order=self.keeps_order)
 
     # --- the event loop: in ---------------------------------------------------------------------
 
@@ -154,7 +152,7 @@ class ServedModel:
             if self.refusal is not None:
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
-            self._count_demand(form, 1, now, is_retry=request.is_retry)
+            self.count_demand(form, 1, now, is_retry=request.is_retry)
             if form.rows > self.costs.sizes.largest and self.plan.splits_oversized:
                 return OversizedRequest(self, request, form, reply, now).submit(request)
             entry = Pending(self, request, form, reply, now)
@@ -273,26 +271,8 @@ class ServedModel:
             running=self._running(now),
         )
 
-    def count_demand(self, entries: Sequence[Pending]) -> None:
-        """Adds requests that arrived to what the autoscaler sees."""
-        if self.add_demand is None:
-            return
-        first = entries[0].form
-        retries = 0
-        for entry in entries:
-            request = entry.request
-            if entry.form is not first:
-                for each in entries:
-                    if each.request is not None:
-                        self._count_demand(
-                            each.form, 1, each.arrived, is_retry=each.request.is_retry
-                        )
-                return
-            if request is not None and request.is_retry:
-                retries += 1
-        self._count_demand(first, len(entries) - retries, entries[0].arrived, is_retry=False)
-
-    def _count_demand(self, form: RequestForm, count: int, now: float, *, is_retry: bool) -> None:
+    def count_demand(self, form: RequestForm, count: int, now: float, *, is_retry: bool) -> None:
+        """Adds valid requests that arrived to what the autoscaler sees."""
         if self.add_demand is None or is_retry:
             return
         seconds = self.costs.worth(form.elements, form.rows)
@@ -382,79 +362,11 @@ class ServedModel:
 
     def finish(self, outcome: Outcome) -> None:
         """Takes a batch's outcome: counts it and answers its requests."""
-        if self.keeps_order:
-            heapq.heappush(self._early, (outcome.batch.number, outcome))
-            while self._early and self._early[0][0] == self._next_outcome:
-                self._next_outcome += 1
-                self._finish(heapq.heappop(self._early)[1])
-        else:
-            self._finish(outcome)
+        self._finishing.finish(outcome)
 
-    def _finish(self, outcome: Outcome) -> None:
-        self.note_started()
-        batch = outcome.batch
-        now = self._clock()
-        self._count(outcome)
-        self._answer(batch.entries, outcome.results, now)
-        if outcome.device_failed is not None:
-            self._stop(outcome.device_failed, outcome.device_failed)
-
-    def _answer(self, entries: Sequence[Entry], results: Sequence[Result], now: float) -> None:
-        """Answers the requests of a batch. Those that came together are counted together."""
-        statistics = self.statistics
-        counted, came, taken = 0, 0.0, 0.0
-        for (entry, _), result in zip(entries, results, strict=True):
-            if entry.shadows is not None:
-                statistics.wrong_refusals += sum(now <= latest for latest in entry.shadows)
-                entry.shadows = None
-            if entry.dead or not entry.counts or isinstance(result, ServingError):
-                entry.answer(result)
-                continue
-            if entry.arrived != came or entry.taken != taken:
-                if counted:
-                    self._succeeded(counted, came, taken, now)
-                counted, came, taken = 0, entry.arrived, entry.taken
-            counted += 1
-            self._live.discard(entry)
-            entry.end(result)
-        if counted:
-            self._succeeded(counted, came, taken, now)
-        self._wake_if_idle()
-
-    def _succeeded(self, count: int, came: float, taken: float, now: float) -> None:
-        self.statistics.in_flight -= count
-        self.statistics.record_success(
-            round((now - came) * 1e9), round((taken - came) * 1e9), count=count
-        )
-
-    def _count(self, outcome: Outcome) -> None:
-        batch = outcome.batch
-        now_ms = time.time_ns() // 1_000_000
-        for run in outcome.runs:
-            self.statistics.record_run(
-                rows=run.rows,
-                requests=run.requests,
-                input_ns=run.input_ns,
-                infer_ns=run.infer_ns,
-                output_ns=run.output_ns,
-                end=batch.end,
-                now_ms=now_ms,
-            )
-            seconds = (run.input_ns + run.infer_ns + run.output_ns) / 1e9
-            elements = batch.entries[0][0].form.elements
-            self.costs.observe(elements, run.rows, seconds, alone=outcome.alone)
-        self.statistics.bisections += outcome.bisections
-        if outcome.out_of_memory_rows and not all(
-            isinstance(result, OutOfMemory) for result in outcome.results
-        ):  # what does not fit alone says nothing about batches
-            self._lower_limit(outcome.out_of_memory_rows)
-        if outcome.bug is not None:
-            logger.error(
-                "a batch of %s failed for a reason that is a bug",
-                self.plan.identity,
-                exc_info=outcome.bug,
-            )
-            outcome.bug = None  # its traceback holds the outcome
+    def leave(self, entry: Pending) -> None:
+        """An entry that has started is answered; who calls counts it."""
+        self._live.discard(entry)
 
     def settle(self, entry: Pending, result: InferResponse | ServingError) -> None:
         """An entry gets its answer: it waits no more. Called by `Pending.answer` only."""
@@ -465,9 +377,10 @@ class ServedModel:
         if not entry.started:
             self._leave_queue(entry)
         self._live.discard(entry)
-        self._wake_if_idle()
+        self.wake_if_idle()
 
-    def _wake_if_idle(self) -> None:
+    def wake_if_idle(self) -> None:
+        """Tells who waits for the last answer."""
         if self._idle is not None and not self._live:
             self._idle.set()
             self._idle = None
@@ -475,7 +388,7 @@ class ServedModel:
     def _record(self, result: InferResponse | ServingError, entry: Pending) -> None:
         statistics, arrived = self.statistics, entry.arrived
         statistics.in_flight -= 1
-        nanoseconds = round((self._clock() - arrived) * 1e9)
+        nanoseconds = round((self.clock() - arrived) * 1e9)
         if isinstance(result, InferResponse):
             statistics.record_success(nanoseconds, round((entry.taken - arrived) * 1e9))
         else:
@@ -484,7 +397,7 @@ class ServedModel:
 
     def fail(self, error: Exception) -> None:
         """An executor broke: every request is answered, and no more are taken."""
-        self._stop(
+        self.stop(
             Internal(f"{self.plan.identity} stopped serving after an internal error"),
             DeviceFailed(f"internal error: {error}"),
         )
@@ -540,7 +453,7 @@ class ServedModel:
 
     def _expire(self, entry: Pending) -> None:
         self.note_started()
-        now = self._clock()
+        now = self.clock()
         if entry.started and now < entry.deadline:
             self._expiry.watch(entry, entry.deadline)  # the queue timeout does not bind a run
             return
@@ -553,7 +466,8 @@ class ServedModel:
             )
         )
 
-    def _lower_limit(self, rows: int) -> None:
+    def lower_limit(self, rows: int) -> None:
+        """A batch of so many rows did not fit into memory."""
         limit = max(1, min(self.policy.max_rows, rows) // 2)
         if limit < self.policy.max_rows:
             logger.warning(
@@ -569,7 +483,8 @@ class ServedModel:
             )
             self.costs.resize(RunSizes(limit, limit))
 
-    def _stop(self, refusal: ServingError, cause: DeviceFailed) -> None:
+    def stop(self, refusal: ServingError, cause: DeviceFailed) -> None:
+        """The device or an executor broke: everybody is refused from here on."""
         if self._is_stopped:
             return  # another instance of it failed before
         self._is_stopped = True

@@ -1,0 +1,109 @@
+"""What becomes of a batch's outcome, on the event loop: it is counted and its requests answered.
+
+Sixth step of a request, behind the second hop. Requests that came together and were taken together
+are counted together.  Hot path.
+"""
+
+import heapq
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from stoker.engine.execution import Entry, Outcome, Result
+from stoker.errors import OutOfMemory, ServingError
+
+if TYPE_CHECKING:
+    from stoker.engine.served_model import ServedModel
+
+logger: Final = logging.getLogger(__name__)
+
+
+class Finishing:
+    """The outcomes of one model version's batches."""
+
+    def __init__(self, model: "ServedModel", *, keeps_order: bool) -> None:
+        """`keeps_order`: batches are answered in the order in which they were taken."""
+        self._model = model
+        self._keeps_order = keeps_order
+        self._next_outcome = 1
+        self._early: list[tuple[int, Outcome]] = []
+
+    def finish(self, outcome: Outcome) -> None:
+        """Takes a batch's outcome: counts it and answers its requests."""
+        if self._keeps_order:
+            heapq.heappush(self._early, (outcome.batch.number, outcome))
+            while self._early and self._early[0][0] == self._next_outcome:
+                self._next_outcome += 1
+                self._finish(heapq.heappop(self._early)[1])
+        else:
+            self._finish(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        model = self._model
+        model.note_started()
+        batch = outcome.batch
+        now = model.clock()
+        self._count(outcome)
+        self._answer(batch.entries, outcome.results, now)
+        if outcome.device_failed is not None:
+            model.stop(outcome.device_failed, outcome.device_failed)
+
+    def _answer(self, entries: Sequence[Entry], results: Sequence[Result], now: float) -> None:
+        """Answers the requests of a batch. Those that came together are counted together."""
+        model = self._model
+        statistics = model.statistics
+        counted, came, taken = 0, 0.0, 0.0
+        for (entry, _), result in zip(entries, results, strict=True):
+            if entry.shadows is not None:
+                statistics.wrong_refusals += sum(now <= latest for latest in entry.shadows)
+                entry.shadows = None
+            if entry.dead or not entry.counts or isinstance(result, ServingError):
+                entry.answer(result)
+                continue
+            if entry.arrived != came or entry.taken != taken:
+                if counted:
+                    self._succeeded(counted, came, taken, now)
+                counted, came, taken = 0, entry.arrived, entry.taken
+            counted += 1
+            model.leave(entry)
+            entry.end(result)
+        if counted:
+            self._succeeded(counted, came, taken, now)
+        model.wake_if_idle()
+
+    def _succeeded(self, count: int, came: float, taken: float, now: float) -> None:
+        statistics = self._model.statistics
+        statistics.in_flight -= count
+        statistics.record_success(
+            round((now - came) * 1e9), round((taken - came) * 1e9), count=count
+        )
+
+    def _count(self, outcome: Outcome) -> None:
+        batch, model = outcome.batch, self._model
+        now_ms = time.time_ns() // 1_000_000
+        for run in outcome.runs:
+            model.statistics.record_run(
+                rows=run.rows,
+                requests=run.requests,
+                input_ns=run.input_ns,
+                infer_ns=run.infer_ns,
+                output_ns=run.output_ns,
+                end=batch.end,
+                now_ms=now_ms,
+            )
+            seconds = (run.input_ns + run.infer_ns + run.output_ns) / 1e9
+            elements = batch.entries[0][0].form.elements
+            model.costs.observe(elements, run.rows, seconds, alone=outcome.alone)
+        model.statistics.bisections += outcome.bisections
+        if outcome.out_of_memory_rows and not all(
+            isinstance(result, OutOfMemory) for result in outcome.results
+        ):  # what does not fit alone says nothing about batches
+            model.lower_limit(outcome.out_of_memory_rows)
+        if outcome.bug is not None:
+            logger.error(
+                "a batch of %s failed for a reason that is a bug",
+                model.plan.identity,
+                exc_info=outcome.bug,
+            )
+            outcome.bug = None  # its traceback holds the outcome
