@@ -46,6 +46,7 @@ from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.grpc.grpcio import GrpcioOptions, GrpcioServer
 from stoker.transport.grpc.health import HealthBoard
+from stoker.transport.grpc.infer_stream import InferStreams
 from stoker.transport.grpc.methods import EXTENSIONS, SERVER_NAME, method_table
 from stoker.transport.management.endpoints import GiveMetrics, management_handler
 from stoker.transport.rest.descriptions import ServerInfo
@@ -118,8 +119,9 @@ class Server:
         self._scrapes: set[asyncio.Task[None]] = set()
         age_s = settings.max_connection_age_s or float("inf")
         budget = BufferBudget(settings.max_buffered_bytes)
+        self._streams = InferStreams(self.engine, statistics, budget)
         self._grpc = GrpcioServer(
-            method_table(self.engine, self._loader, self._board, statistics),
+            method_table(self.engine, self._loader, self._board, statistics, self._streams),
             GrpcioOptions(max_message_bytes=settings.max_message_bytes, max_connection_age_s=age_s),
             budget=budget,
             statistics=statistics,
@@ -182,7 +184,11 @@ class Server:
         self._board.drain()
         return await drain(
             self.health,
-            (_DrainingHttp(self._http), _DrainingGrpc(self._grpc)),
+            (
+                _DrainingStreams(self._streams),
+                _DrainingHttp(self._http),
+                _DrainingGrpc(self._grpc),
+            ),
             self._registry.served,
             delay=self._settings.drain_delay_s,
             grace=self._settings.drain_timeout_s,
@@ -302,6 +308,20 @@ class _DrainingGrpc:
 
     async def finish(self, grace: float) -> None:
         await self.server.stop(grace)
+
+
+@dataclass(frozen=True, slots=True)
+class _DrainingStreams:
+    """Inference streams, which end by themselves when they may read no more: a transport's wait for
+    its open calls is then the wait for their last answers."""
+
+    streams: InferStreams
+
+    def announce_drain(self, delay: float) -> None:
+        pass
+
+    async def finish(self, grace: float) -> None:
+        self.streams.stop()
 
 
 def open_repository(settings: Settings) -> Repository:

@@ -5,7 +5,8 @@ and takes bytes or a `ServingError` back. Nothing here or in the table knows grp
 socket, so that every transport serves the same table.
 
 Unary handlers call `reply` once, on the loop, perhaps before they return: no Task, no Future.
-Stream handlers are asynchronous generators: one Task a stream, and a slow reader slows its own.
+Stream handlers are asynchronous generators: the transport's Task runs one for each stream, and a
+slow reader slows its own. A handler that reads ahead of its answers owns the task that reads.
 """
 
 import logging
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 Metadata: TypeAlias = Mapping[str, str | bytes]
 NO_METADATA: Final[Metadata] = MappingProxyType({})
 
+_PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
+
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
@@ -34,6 +37,11 @@ class CallContext:
     """Keys are lower case; of a key that came twice, the last value."""
     deadline: float = math.inf
     """time.monotonic() seconds; infinite when the client set none."""
+
+    @property
+    def is_retry(self) -> bool:
+        """The client declares that it tried before."""
+        return self.metadata.get(_PREVIOUS_ATTEMPTS, "0") != "0"
 
 
 ReplyBytes: TypeAlias = Callable[[bytes | ServingError], None]

@@ -10,13 +10,13 @@ with Triton's parameters.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
-from stoker.errors import InvalidRequest, Unsupported
+from stoker.errors import InvalidRequest, ServingError, Unsupported
 from stoker.protocol.inference_pb2 import (
     InferParameter,
     InferTensorContents,
@@ -35,7 +35,7 @@ from stoker.tensor import (
     text_of,
     to_raw,
 )
-from stoker.transport.grpc.call import parse
+from stoker.transport.grpc.call import parse, unforeseen
 
 MAX_RESPONSE_BYTES: Final = 2**31 - 1
 """Protobuf's own limit for a message; no client can read a larger one."""
@@ -92,13 +92,17 @@ _REGION: Final[dict[str, str]] = {
 def decode_request(
     message: bytes, *, deadline: float = math.inf, is_retry: bool = False
 ) -> InferRequest:
-    """The request that a ModelInferRequest message holds.
+    """The request that a ModelInferRequest message holds. Raises as `request_of`."""
+    return request_of(parse(ModelInferRequest, message), deadline=deadline, is_retry=is_retry)
+
+
+def request_of(wire: ModelInferRequest, *, deadline: float, is_retry: bool) -> InferRequest:
+    """The request that a parsed message means.
 
     Raises InvalidRequest for anything malformed, Unsupported for well-formed shared memory or
     classification. Inputs are views of protobuf's own `bytes`, or arrays where the data came
     typed or is BYTES or BOOL.
     """
-    wire = parse(ModelInferRequest, message)
     priority, timeout_us, parameters = 0, 0, NO_PARAMETERS
     if wire.parameters:
         priority, timeout_us, parameters = _request_parameters(wire.parameters)
@@ -283,6 +287,31 @@ def encode_response(response: InferResponse) -> bytes:
     Copies every output, so the response's lease may be released afterwards; the caller does that.
     Raises InvalidRequest for an answer over protobuf's limit, before its data is joined.
     """
+    return b"".join(response_pieces(response))
+
+
+def encode_and_release(
+    response: InferResponse, encode: Callable[[InferResponse], bytes]
+) -> bytes | ServingError:
+    """What `encode` makes of the response, or the error that takes its place; then its lease is
+    released, because every byte was copied."""
+    answer: bytes | ServingError
+    try:
+        answer = encode(response)
+    except ServingError as error:
+        answer = error.bare()
+    except Exception as error:
+        answer = unforeseen("ModelInfer", error)
+    if response.lease is not None:
+        response.lease.release()
+    return answer
+
+
+def response_pieces(response: InferResponse) -> list[Raw]:
+    """The ModelInferResponse message in parts to join: fields and views of the outputs' data.
+
+    Raises as `encode_response`.
+    """
     pieces: list[Raw] = [_model_head(response.model, response.version)]
     if response.id:
         pieces.append(_delimited(0x1A, response.id.encode()))
@@ -302,7 +331,7 @@ def encode_response(response: InferResponse) -> bytes:
             f"the answer of '{response.model}' v{response.version} has {total} bytes, more than "
             f"the {MAX_RESPONSE_BYTES} that a message can hold: request fewer outputs or rows"
         )
-    return b"".join(pieces)
+    return pieces
 
 
 def _raw(output: Tensor) -> Raw:
