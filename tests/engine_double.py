@@ -80,9 +80,12 @@ class EngineDouble:
 
         return cancel
 
-    def release(self) -> None:
-        """Echoes everything that is held."""
-        held, self._held = self._held, []
+    def release(self, *ids: str) -> None:
+        """Echoes the held requests of these ids in this order, or everything that is held."""
+        held = self._held
+        if ids:
+            held = [each for id in ids for each in self._held if each[0].id == id]
+        self._held = [each for each in self._held if each not in held]
         for request, reply in held:
             reply(echo(request))
 

@@ -46,6 +46,7 @@ from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.data_ports import DataPorts
 from stoker.transport.grpc.health import HealthBoard
+from stoker.transport.grpc.infer_stream import InferStreams
 from stoker.transport.grpc.methods import EXTENSIONS, SERVER_NAME, method_table
 from stoker.transport.management.endpoints import GiveMetrics, management_handler
 from stoker.transport.rest.descriptions import ServerInfo
@@ -116,6 +117,7 @@ class Server:
         self._scrapes: set[asyncio.Task[None]] = set()
         age_s = settings.max_connection_age_s or float("inf")
         budget = BufferBudget(settings.max_buffered_bytes)
+        self._streams = InferStreams(self.engine, statistics, budget)
         limits = HttpLimits(
             max_json_bytes=settings.max_json_bytes,
             max_message_bytes=settings.max_message_bytes,
@@ -130,7 +132,7 @@ class Server:
         )
         self._data = DataPorts(
             self._rest,
-            method_table(self.engine, self._loader, self._board, statistics),
+            method_table(self.engine, self._loader, self._board, statistics, self._streams),
             limits,
             budget,
             statistics,
@@ -173,7 +175,7 @@ class Server:
         self._board.drain()
         return await drain(
             self.health,
-            self._data.draining(),
+            (_DrainingStreams(self._streams), *self._data.draining()),
             self._registry.served,
             delay=self._settings.drain_delay_s,
             grace=self._settings.drain_timeout_s,
@@ -260,6 +262,20 @@ class Server:
         task = asyncio.create_task(render(), name="render metrics")
         self._scrapes.add(task)
         task.add_done_callback(self._scrapes.discard)
+
+
+@dataclass(frozen=True, slots=True)
+class _DrainingStreams:
+    """Inference streams, which end by themselves when they may read no more: a transport's wait for
+    its open calls is then the wait for their last answers."""
+
+    streams: InferStreams
+
+    def announce_drain(self, delay: float) -> None:
+        pass
+
+    async def finish(self, grace: float) -> None:
+        self.streams.stop()
 
 
 def open_repository(settings: Settings) -> Repository:

@@ -538,7 +538,6 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(at: Endpoints) -> Non
         SERVICE + "Nope",
         "/inference.Other/ModelInfer",
         "/nonsense",
-        SERVICE + "ModelStreamInfer",
         SERVICE + "RepositoryModelLoad",
         SERVICE + "LogSettings",
     ],

@@ -124,13 +124,31 @@ def test_what_is_not_served_is_unimplemented_for_tritonclient(serving: ServeCall
     run(steps())
 
 
-def test_the_stream_is_unimplemented(serving: ServeCalls) -> None:
+def test_an_inference_stream_is_answered_and_ends_with_its_client(serving: ServeCalls) -> None:
     async def steps() -> None:
         async with serving() as served:
+            stream = served.stream(SERVICE + "ModelStreamInfer", infer_message(), infer_message(2))
+            answers = [pb.ModelStreamInferResponse.FromString(each) async for each in stream]
+            shapes = [list(each.infer_response.outputs[0].shape) for each in answers]
+            assert shapes == [[1, 4], [2, 4]]
+            assert await stream.code() is grpc.StatusCode.OK
+
+    run(steps())
+
+
+def test_an_inference_stream_that_outlives_the_grace_is_told_of_the_drain(
+    serving: ServeCalls,
+) -> None:
+    async def steps() -> None:
+        engine = EngineDouble(answer=None)
+        async with serving(engine) as served:
             stream = served.stream(SERVICE + "ModelStreamInfer", infer_message())
+            await engine.submitted.wait()
+            await served.server.stop(0)
             error = await failure(stream.read())
-            assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert "ModelStreamInfer" in str(error.details())
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert engine.cancelled.is_set()
+            assert served.held_bytes == 0
 
     run(steps())
 

@@ -1,9 +1,8 @@
 """The method table: every method of the service, bytes in and bytes out, without a transport."""
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 import stoker
@@ -220,22 +219,6 @@ def test_a_method_that_is_not_served_says_so(method: str) -> None:
     error = call(method, b"").error
     assert error.code is ErrorCode.UNSUPPORTED
     assert method in error.message
-
-
-def test_a_stream_that_is_not_served_says_so() -> None:
-    method = table()[SERVICE + "ModelStreamInfer"]
-    assert isinstance(method, StreamMethod)
-
-    async def nothing() -> AsyncIterator[bytes]:
-        return
-        yield b""
-
-    async def first() -> bytes:
-        return await anext(method.handle(nothing(), CallContext()))
-
-    with pytest.raises(ServingError, match="ModelStreamInfer") as caught:
-        asyncio.run(first())
-    assert caught.value.code is ErrorCode.UNSUPPORTED
 
 
 @pytest.mark.parametrize("method", ["ServerLive", "ModelMetadata", "ModelInfer"])

@@ -5,7 +5,8 @@ and takes bytes or a `ServingError` back. Nothing here or in the table knows grp
 socket, so that every transport serves the same table.
 
 Unary handlers call `reply` once, on the loop, perhaps before they return: no Task, no Future.
-Stream handlers are asynchronous generators: one Task a stream, and a slow reader slows its own.
+Stream handlers are asynchronous generators: the transport's Task runs one for each stream, and a
+slow reader slows its own. A handler that reads ahead of its answers owns the task that reads.
 """
 
 import logging
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 Metadata: TypeAlias = Mapping[str, str | bytes]
 NO_METADATA: Final[Metadata] = MappingProxyType({})
 
+_PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
+
 
 @dataclass(slots=True)
 class CallContext:
@@ -42,7 +45,7 @@ class CallContext:
 
 def is_retry(metadata: Metadata) -> bool:
     """What `CallContext.is_retry` says."""
-    return metadata.get("grpc-previous-rpc-attempts", "0") != "0"
+    return metadata.get(_PREVIOUS_ATTEMPTS, "0") != "0"
 
 
 MessageBytes: TypeAlias = bytes | memoryview

@@ -80,13 +80,17 @@ _REGION: Final[dict[str, str]] = {
 def decode_request(
     message: MessageBytes, *, deadline: float = math.inf, is_retry: bool = False
 ) -> InferRequest:
-    """The request that a ModelInferRequest message holds.
+    """The request that a ModelInferRequest message holds. Raises as `request_of`."""
+    return request_of(parse(ModelInferRequest, message), deadline=deadline, is_retry=is_retry)
+
+
+def request_of(wire: ModelInferRequest, *, deadline: float, is_retry: bool) -> InferRequest:
+    """The request that a parsed message means.
 
     Raises InvalidRequest for anything malformed, Unsupported for well-formed shared memory or
     classification. Inputs are views of protobuf's own `bytes`, or arrays where the data came
     typed or is BYTES or BOOL.
     """
-    wire = parse(ModelInferRequest, message)
     priority, timeout_us, parameters = 0, 0, NO_PARAMETERS
     if wire.parameters:
         priority, timeout_us, parameters = _request_parameters(wire.parameters)

@@ -81,7 +81,7 @@ def _slices(batch: OutputBatch, wanted: tuple[int, ...], rows: int) -> _Slices |
 def _encode(response: InferResponse) -> bytes | PiecedMessage:
     lease = response.lease
     try:
-        pieces = _pieces(response)
+        pieces = response_pieces(response)
     except BaseException:
         if lease is not None:
             lease.release()
@@ -94,7 +94,9 @@ def _encode(response: InferResponse) -> bytes | PiecedMessage:
     return message
 
 
-def _pieces(response: InferResponse) -> list[Raw]:
+def response_pieces(response: InferResponse) -> list[Raw]:
+    """The message in parts to join: fields, and views of the outputs' data. The lease is the
+    caller's. Raises InvalidRequest as `encode_response`."""
     pieces: list[Raw] = [_model_head(response.model, response.version)]
     if response.id:
         pieces.append(_delimited(0x1A, response.id.encode()))

@@ -10,8 +10,9 @@ Draining, as far as grpcio can do it (design, section "Operating it"):
      to leave in this step; balancers that watch health or endpoints move on.
   2. `stop(grace)` closes the listener and sends GOAWAY on every connection; calls that are open
      finish, later ones never reach a handler and clients retry them elsewhere. Endless streams
-     (health Watch, reflection) end at once with Draining. What is open after `grace` seconds gets
-     Draining, then the connections close.
+     (health Watch, reflection) end at once with Draining. Inference streams are not endless: they
+     hold accepted requests, and who drains stops them (`infer_stream.py`), so that each ends with
+     its last answer. What is open after `grace` seconds gets Draining, then the connections close.
 
 grpcio's limit: a call that arrives in the very moment of `stop`, or waits unread in gRPC core, is
 ended with CANCELLED. Loops that keep up lose none; a saturated one loses about a call for each
@@ -304,6 +305,7 @@ async def _write_answers(
         async for answer in answers:
             call.is_writing = True
             await context.write(answer)
+            del answer  # a stream may be quiet for hours after it
             call.is_writing = False
             if call.error is not None:
                 return call.error

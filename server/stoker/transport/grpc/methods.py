@@ -2,13 +2,14 @@
 
 On the way of a request it stands between a transport, which knows bytes and streams, and the two
 interfaces `InferenceEngine` and `ModelControl`. It turns messages into their calls and never knows
-what a connection is. ModelInfer is the hot path: parse, submit, and a callback that encodes.
+what a connection is. ModelInfer is the hot path: parse, submit, and a callback that encodes; its
+stream is in `infer_stream.py`.
 
 Every method of the service is in the table; those that are not served answer UNIMPLEMENTED with a
 sentence.  Source: Open Inference Protocol v2 over gRPC, with Triton's extensions.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -37,6 +38,7 @@ from stoker.transport.grpc.call import (
 from stoker.transport.grpc.codec import decode_request
 from stoker.transport.grpc.encode import encode_response, varint
 from stoker.transport.grpc.health import HealthBoard, health_methods
+from stoker.transport.grpc.infer_stream import InferStreams
 from stoker.transport.grpc.known_requests import KnownRequests
 from stoker.transport.grpc.reflection import reflection_methods
 
@@ -56,13 +58,17 @@ def method_table(
     control: ModelControl,
     health: HealthBoard,
     statistics: ServerStatistics | None = None,
+    streams: InferStreams | None = None,
 ) -> dict[str, Method]:
     """Every method that a gRPC transport serves, by its full name (`/package.Service/Method`).
 
-    `statistics` counts the calls that never reach the engine.
+    `statistics` counts the calls that never reach the engine. `streams` answers ModelStreamInfer;
+    whoever drains the server stops them.
     """
+    statistics = statistics or ServerStatistics()
+    streams = streams or InferStreams(engine, statistics)
     return {
-        **InferenceMethods(engine, control, statistics or ServerStatistics()).table(),
+        **InferenceMethods(engine, control, statistics, streams).table(),
         **health_methods(health),
         **reflection_methods(),
     }
@@ -72,12 +78,17 @@ class InferenceMethods:
     """`inference.GRPCInferenceService` over the two interfaces."""
 
     def __init__(
-        self, engine: InferenceEngine, control: ModelControl, statistics: ServerStatistics
+        self,
+        engine: InferenceEngine,
+        control: ModelControl,
+        statistics: ServerStatistics,
+        streams: InferStreams,
     ) -> None:
         self._engine = engine
         self._control = control
         self._statistics = statistics
         self._known = KnownRequests()
+        self._streams = streams
 
     def table(self) -> dict[str, Method]:
         """The service's methods by full name."""
@@ -88,6 +99,7 @@ class InferenceMethods:
             "ServerMetadata": answering(pb.ServerMetadataRequest, self._server_metadata),
             "ModelMetadata": answering(pb.ModelMetadataRequest, self._model_metadata),
             "ModelInfer": UnaryMethod(self._model_infer),
+            "ModelStreamInfer": StreamMethod(self._streams.answer),
             "ModelConfig": answering(pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": answering(pb.ModelStatisticsRequest, self._model_statistics),
             "RepositoryIndex": answering(pb.RepositoryIndexRequest, self._repository_index),
@@ -183,21 +195,14 @@ def _answer_inference(reply: Reply, outcome: InferResponse | ServingError) -> No
     reply(answer)
 
 
-def _unserved(method: MethodDescriptor) -> Method:
+def _unserved(method: MethodDescriptor) -> UnaryMethod:
     """A method of the protocol that answers UNIMPLEMENTED with a sentence."""
     sentence = f"{method.name} is part of the protocol, but this server does not serve it"
 
     def refuse(message: MessageBytes, context: CallContext, reply: Reply) -> None:
         reply(Unsupported(sentence))
 
-    async def refuse_stream(
-        requests: AsyncIterator[MessageBytes], context: CallContext
-    ) -> AsyncGenerator[bytes, None]:
-        raise Unsupported(sentence)
-        yield  # makes it a generator
-
-    is_stream = method.client_streaming or method.server_streaming
-    return StreamMethod(refuse_stream) if is_stream else UnaryMethod(refuse)
+    return UnaryMethod(refuse)
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
