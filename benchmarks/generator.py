@@ -10,6 +10,7 @@ part of the result, and says where the generator, not the server, is the limit.
 import contextlib
 import gc
 import itertools
+import math
 import select
 import time
 from collections import Counter
@@ -62,6 +63,24 @@ class Outcome:
     def per_second(self) -> float:
         """Good answers a second."""
         return self.good / self.seconds
+
+    def steady_per_second(self, gap: float = 0.02) -> float:
+        """Good answers a second between the first and the last whole batch.
+
+        For models whose runs take longer than `gap`: answers that come closer together than that
+        are one batch. Where a run holds few batches, a rate by the clock would count the parts that
+        its ends cut off.
+        """
+        starts, sizes, last = list[float](), list[int](), -math.inf
+        for moment in self.moments:
+            if moment - last > gap:
+                starts.append(moment)
+                sizes.append(0)
+            sizes[-1] += 1
+            last = moment
+        if len(starts) < 3:
+            raise ValueError(f"{len(starts)} batches: expected at least 3, so a longer run")
+        return sum(sizes[1:-1]) / (starts[-2] - starts[0])
 
     def us(self, share: float, code: int = 0) -> float:
         """A percentile of the latencies of one kind of answer, in microseconds; NaN without any."""
