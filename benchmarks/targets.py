@@ -5,6 +5,7 @@ clients are driven by `h2load` and `wrk`, open loops by `benchmarks.generator`.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
@@ -25,7 +26,7 @@ from benchmarks.bodies import (
 from benchmarks.generator import Outcome, arrivals, open_loop
 from benchmarks.load_tools import Load
 from benchmarks.raw_http1 import Http1Client, request
-from benchmarks.raw_http2 import Http2Client
+from benchmarks.raw_http2 import Http2Client, ServerGone
 from benchmarks.serving import Endpoint
 
 ClientT = TypeVar("ClientT", Http1Client, Http2Client)
@@ -152,7 +153,10 @@ def measured_at_rate(
 ) -> tuple[Outcome, Account]:
     """An open loop in which every call has to be answered well, held against the server's count."""
     with audited(target.at) as account:
-        outcome = target.at_rate(rate, connections, streams, seconds).all_good()
+        try:
+            outcome = target.at_rate(rate, connections, streams, seconds).all_good()
+        except ServerGone as error:
+            sys.exit(f"{target.name}, {rate:.0f} requests/s: {error}")
         account.counted = outcome.good
     return outcome, account
 
