@@ -4,7 +4,8 @@ Not a benchmark itself. The open loop sends each call at a time that was fixed b
 counts its latency from that time: a call that had to wait for the generator or for a free stream
 waited for the server, as far as a user is concerned. Arrivals have exponential gaps by default, as
 those of many users who know nothing of each other. The loop spins on its core; how late it sent is
-part of the result, and says where the generator, not the server, is the limit.
+part of the result: lateness near the latency means that connections were full or the core was not
+the generator's own.
 """
 
 import contextlib

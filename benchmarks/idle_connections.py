@@ -3,7 +3,8 @@
 REST over HTTP/1.1 (each connection has had one answer) and each gRPC transport (each has exchanged
 settings). The rate of `tiny` under the usual load (wrk with 64 connections, h2load with 4 of 16
 streams) is taken without and with the idle ones, in turn; the server's memory is read before they
-come and when all are there.
+come and when all are there. What the kernel keeps for a socket is not in it; later rounds find
+memory that the first one left.
 
     python -m benchmarks.idle_connections [--connections 10000] [--rounds 3] [--seconds 2]
 """

@@ -54,6 +54,7 @@ from stoker.protocol.inference_pb2 import (
     ModelStreamInferResponse,
 )
 
+from benchmarks.blocking_grpc import SERVICE, connected, stream, why_no_stream
 from benchmarks.fitting_requests import (
     Input,
     binary_body,
@@ -67,7 +68,6 @@ from benchmarks.load_shapes import SHAPES
 
 grpc_gevent.init_gevent()
 
-SERVICE: Final = "/inference.GRPCInferenceService/"
 DEADLINE_S: Final = 60.0
 """After this a call counts as failed: a server that never answers is told, not waited for."""
 SHAPED_S: Final = 60.0
@@ -220,12 +220,6 @@ class CallFailed(Exception):
     """A gRPC call that failed. Its text is the status alone, so that Locust counts by status."""
 
 
-def connected(address: str) -> grpc.Channel:
-    """A connection of its own, as a separate client has."""
-    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    return grpc.insecure_channel(address, [*unlimited, ("grpc.use_local_subchannel_pool", 1)])
-
-
 class _GrpcUser(User):
     """Calls with raw tensors."""
 
@@ -340,16 +334,6 @@ class StreamUser(_GrpcUser):
         return answer.infer_response
 
 
-def stream(
-    channel: grpc.Channel, outgoing: "queue.SimpleQueue[bytes | None]"
-) -> Iterator[ModelStreamInferResponse]:
-    """The answers of a new ModelStreamInfer; None in the queue ends what is sent."""
-    method: grpc.StreamStreamMultiCallable[bytes, ModelStreamInferResponse] = channel.stream_stream(
-        f"{SERVICE}ModelStreamInfer", response_deserializer=ModelStreamInferResponse.FromString
-    )
-    return iter(method(iter(outgoing.get, None)))
-
-
 class ShapedLoad(LoadTestShape):
     """A shape stretched over the run. Locust must not take it by itself: hence `abstract`."""
 
@@ -377,19 +361,6 @@ PROTOCOLS: Final[dict[str, type[User]]] = {
     "stream": StreamUser,
 }
 DEFAULT_PROTOCOLS: Final = "binary=1,grpc=1"
-
-
-def why_no_stream(address: str) -> str | None:
-    """Why a server does not do ModelStreamInfer; None where it does, or is not there yet."""
-    empty: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    empty.put(None)
-    with connected(address) as channel:
-        try:
-            list(stream(channel, empty))
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return str(error.details())
-    return None
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's
