@@ -4,7 +4,7 @@
 # Every target works in the one environment, so a parallel make runs them one after the other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test check protos bench environment dev
+.PHONY: help serve test check protos bench load environment dev
 
 BIN := .venv/bin
 
@@ -42,7 +42,10 @@ check: dev ## Linters and types only.
 protos: dev ## Generate server/stoker/protocol from protos/.
 	$(BIN)/python scripts/make_protos.py
 
-bench: dev ## Load the server of `make serve` for 20 s, half REST and half gRPC.
+bench: dev ## Rates, CPU and latencies beside references in one run; takes some 6 minutes.
+	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
+
+load: dev ## Load the server of `make serve` for 20 s, half REST and half gRPC.
 	$(BIN)/locust -f benchmarks/locustfile.py --headless --users 50 --spawn-rate 50 --run-time 20s \
 	  --host http://localhost:$(HTTP) --grpc-host localhost:$(GRPC) $(ARGS)
 

@@ -16,14 +16,16 @@ Neither side is pinned: the model uses the threads that Stoker gives it.
 
 import argparse
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
-from benchmarks.serving import Endpoint, facts, percentile, rest_request, serve, spread, wrk
+from benchmarks.bodies import binary_headers, rest_request
+from benchmarks.figures import facts, percentile, spread
+from benchmarks.load_tools import wrk
+from benchmarks.networks import bare_runs, session
+from benchmarks.serving import Endpoint, serve
 from tests import models
 from tests.models import ModelEntry, write_repository
 
@@ -33,18 +35,8 @@ UNBATCHED = 'max_batch_size: 1\nparameters { key: "batching_proof" value { strin
 
 def bare(path: Path, rows: int, threads: int, seconds: float) -> tuple[float, float]:
     """Rows a second and p50 in microseconds of `session.run` with batches of `rows`."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feeds = {"x": np.random.default_rng(1).standard_normal((rows, WIDTH)).astype(np.float32)}
-    times: list[float] = []
-    session.run(None, feeds)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        session.run(None, feeds)
-        times.append(time.perf_counter() - began)
+    x = np.random.default_rng(1).standard_normal((rows, WIDTH)).astype(np.float32)
+    times = bare_runs(session(path, threads), x, seconds)
     return rows * len(times) / sum(times), percentile(times, 0.5) * 1e6
 
 
@@ -68,8 +60,8 @@ def main() -> None:
     given = parser.parse_args()
     network = models.slow(WIDTH, DEPTH)
     x = np.random.default_rng(1).standard_normal((1, WIDTH)).astype(np.float32)
-    body, length = rest_request("slow", x=x)
-    headers = {"Inference-Header-Content-Length": str(length)}
+    body, length = rest_request(x=x)
+    headers = binary_headers(length)
     rates: dict[str, list[float]] = {}
     lone: dict[str, list[float]] = {}
     means: list[float] = []

@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 from stoker.tensor import DataType
 
-from benchmarks.serving import Endpoint, facts, percentile, rest_request, serve, spread
+from benchmarks.bodies import binary_headers, rest_request
+from benchmarks.figures import facts, percentile, spread
+from benchmarks.serving import Endpoint, serve
 from tests import models
 from tests.models import ModelEntry, write_repository
 
@@ -65,7 +67,7 @@ def probed(at: Endpoint, seconds: float) -> list[float]:
 def client(at: Endpoint, body: bytes, length: int, seconds: float, rate: float) -> None:
     """Sends a request at each beat; a late answer delays no later beat that is still ahead."""
     connection = http.client.HTTPConnection("127.0.0.1", at.http)
-    headers = {"Inference-Header-Content-Length": str(length)}
+    headers = binary_headers(length)
     began = time.monotonic()
     for beat in range(int(seconds * rate)):
         time.sleep(max(0.0, began + beat / rate - time.monotonic()))
@@ -117,7 +119,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=20)
     given = parser.parse_args()
     x = np.random.default_rng(1).standard_normal((4, WIDTH)).astype(np.float32)
-    body, length = rest_request("large", x=x)
+    body, length = rest_request(x=x)
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in LOADS}
     lags: dict[str, dict[str, float]] = {name: {} for name in LOADS}
     waits = dict.fromkeys(LOADS, 0.0)

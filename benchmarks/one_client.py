@@ -1,106 +1,100 @@
 """What does a lone request cost above bare ONNX Runtime?
 
-One client, one request at a time, on the tiny network: p50 and p99 of `session.run` in this
-process, of REST (binary tensors and JSON, wrk with one connection) and of gRPC (a grpcio client).
-Beside them stands a `grpc.aio` server that answers constant bytes: what the same call costs where
-nothing is inferred.
-Rounds alternate, so that a change of the machine's speed meets all of them. The server has one
-core, the client the other.
+One client, one request at a time, on the tiny network: p50, p90 and p99 of `session.run` in this
+process, of each gRPC transport by h2load and by a blocking grpcio client, of REST (binary tensors
+and JSON) by wrk. Beside them stand the references that answer constant bytes: what the same call
+costs where nothing is inferred. h2load and wrk cost next to nothing themselves; a Python client
+does, and its row is what a Python user sees. Rounds alternate, so that a change of the machine's
+speed meets all of them. The server has one core, the client the other.
 
-    python -m benchmarks.one_client [--rounds 5] [--seconds 3]
+    python -m benchmarks.one_client [--rounds 5] [--seconds 2]
 """
 
 import argparse
 import os
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import grpc
-import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
-from benchmarks.serving import (
-    LOAD_CORE,
-    Endpoint,
-    facts,
-    grpc_answer,
-    grpc_echo,
-    grpc_request,
-    json_request,
-    percentile,
-    rest_request,
-    row,
-    serve,
-    spread,
-    tiny,
-    wrk,
+from benchmarks import targets
+from benchmarks.bodies import INFER, grpc_request
+from benchmarks.contenders import (
+    BARE,
+    REST_BINARY,
+    REST_JSON,
+    contenders,
+    grpc_name,
+    stokers,
 )
+from benchmarks.figures import Promises, facts, percentile, spread
+from benchmarks.networks import TINY, bare_runs, on_core, session
+from benchmarks.serving import LOAD_CORE, NATIVE, SERVER_CORE, Endpoint, without_native
 from tests.models import write_repository
 
-
-def bare(path: Path, seconds: float) -> tuple[float, float]:
-    """p50 and p99 of `session.run` in microseconds."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feeds, times = {"x": row()}, []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        session.run(["y"], feeds)
-        times.append((time.perf_counter() - began) * 1e6)
-    return percentile(times, 0.5), percentile(times, 0.99)
+Percentiles = tuple[float, float, float]
 
 
-def grpcio(at: Endpoint, seconds: float) -> tuple[float, float]:
-    """p50 and p99 of a blocking Python client in microseconds."""
-    message, times = grpc_request("tiny", x=row()), []
+def percentiles(times: list[float]) -> Percentiles:
+    """p50, p90 and p99 in microseconds."""
+    p50, p90, p99 = (percentile(times, share) * 1e6 for share in (0.5, 0.9, 0.99))
+    return p50, p90, p99
+
+
+def grpcio(at: Endpoint, seconds: float) -> Percentiles:
+    """A blocking Python client."""
+    message = grpc_request("tiny", x=TINY.rows())
+    times: list[float] = []
     with grpc.insecure_channel(f"127.0.0.1:{at.grpc}") as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-            "/inference.GRPCInferenceService/ModelInfer"
-        )
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
         call(message)
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             began = time.perf_counter()
             call(message)
-            times.append((time.perf_counter() - began) * 1e6)
-    return percentile(times, 0.5), percentile(times, 0.99)
+            times.append(time.perf_counter() - began)
+    return percentiles(times)
 
 
 def main() -> None:
-    """Prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Prints one table, and one of the promises."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2)
     given = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
-    binary, length = rest_request("tiny", x=row())
-    headers = {"Inference-Header-Content-Length": str(length)}
-    seen: dict[str, list[tuple[float, float]]] = {}
+    seen: dict[str, list[Percentiles]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        repository = write_repository(Path(folder), {"tiny": tiny()})
-        path = repository / "tiny" / "1" / "model.onnx"
-        answer = grpc_answer("tiny", y=row(4))
-        with serve(repository) as at, grpc_echo(answer) as echo:
+        repository = write_repository(Path(folder), {"tiny": TINY.make()})
+        bare = session(repository / "tiny" / "1" / "model.onnx")
+        with stokers(repository) as ours, contenders(TINY, ours, bare) as found:
             for _ in range(given.rounds):
-                seen.setdefault("bare ONNX Runtime", []).append(bare(path, given.seconds))
-                infer = "/v2/models/tiny/infer"
-                for name, body, extra in (
-                    ("REST, binary tensors", binary, headers),
-                    ("REST, JSON", json_request(x=row()), {}),
-                ):
-                    load = wrk(at.http, infer, body, extra, connections=1, seconds=given.seconds)
-                    seen.setdefault(name, []).append((load.p50_us, load.p99_us))
-                for name, server in (("gRPC", at), ("grpc.aio echo, no inference", echo)):
-                    seen.setdefault(name, []).append(grpcio(server, given.seconds))
-    print(f"{facts()}; {given.rounds} rounds of {given.seconds} s, medians (range)\n")
-    print("| one request at a time | p50 us | p99 us | p50 above bare, us |\n|---|---|---|---|")
-    base = sorted(p50 for p50, _ in seen["bare ONNX Runtime"])[given.rounds // 2]
+                with on_core(SERVER_CORE):
+                    seen[BARE].append(percentiles(bare_runs(bare, TINY.rows(), given.seconds)))
+                for target in found:
+                    load = targets.measured(target, 1, 1, given.seconds, with_latency=True).load
+                    seen[target.name].append((load.p50_us, load.p90_us, load.p99_us))
+                for transport, at in ours.items():
+                    name = f"{grpc_name(transport)}, by a grpcio client"
+                    seen[name].append(grpcio(at, given.seconds))
+    print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
+    print("| one request at a time | p50 us | p90 us | p99 us | p50 above bare, us |")
+    print("|---|---|---|---|---|")
+    above = {
+        name: [each[0] - base[0] for each, base in zip(rounds, seen[BARE], strict=True)]
+        for name, rounds in seen.items()
+    }
     for name, rounds in seen.items():
-        p50s, p99s = [p50 for p50, _ in rounds], [p99 for _, p99 in rounds]
-        above = sorted(p50s)[len(p50s) // 2] - base
-        print(f"| {name} | {spread(p50s)} | {spread(p99s)} | {above:,.0f} |")
+        cells = " | ".join(spread(each) for each in zip(*rounds, strict=True))
+        print(f"| {name} | {cells} | {spread(above[name])} |")
+    promises = Promises(absent=without_native())
+    for name in (grpc_name(NATIVE), REST_BINARY, REST_JSON):
+        promises.at_most(f"{name}: p50 above bare ONNX Runtime, us", 200, above.get(name, []), 0)
+    promises.print()
 
 
 if __name__ == "__main__":

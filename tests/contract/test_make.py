@@ -20,7 +20,7 @@ from tests.conftest import Serving
 from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TARGETS: Final = ("help", "serve", "test", "check", "protos", "bench")
+TARGETS: Final = ("help", "serve", "test", "check", "protos", "bench", "load")
 
 RECORDER: Final = """\
 #!/bin/sh

@@ -8,6 +8,7 @@ both cases only real concurrency lets the run go on.
 import asyncio
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -25,10 +26,11 @@ from stoker.protocol.inference_pb2 import (
     ModelInferResponse,
     ModelMetadataRequest,
     ModelMetadataResponse,
+    ModelStreamInferResponse,
 )
 from stoker.tensor import BY_WIRE, DataType, from_raw
 
-from tests.conftest import Serving
+from tests.conftest import RunningServer, Serving
 from tests.fake_runtime import FakeRuntime
 from tests.models import double, write_repository
 
@@ -148,10 +150,25 @@ async def grpc_server(crowd: Crowd) -> AsyncIterator[str]:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "does not fit")
         return ModelInferResponse(model_name="any")
 
+    async def infer_in_stream(
+        requests: AsyncIterator[ModelInferRequest], context: Context
+    ) -> AsyncIterator[ModelStreamInferResponse]:
+        async for request in requests:
+            if crowd.refuse:
+                await crowd.hold()
+                yield ModelStreamInferResponse(error_message="full")
+            else:
+                yield ModelStreamInferResponse(infer_response=await infer(request, context))
+
     server = grpc.aio.server()
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "ModelMetadata": method(metadata, ModelMetadataRequest),
         "ModelInfer": method(infer, ModelInferRequest),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+            infer_in_stream,
+            ModelInferRequest.FromString,
+            lambda answer: answer.SerializeToString(),
+        ),
     }
     service = "inference.GRPCInferenceService"
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
@@ -163,7 +180,7 @@ async def grpc_server(crowd: Crowd) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-SERVERS: Final = {"RestUser": rest_server, "GrpcUser": grpc_server}
+SERVERS: Final = {"RestUser": rest_server, "GrpcUser": grpc_server, "StreamUser": grpc_server}
 
 
 async def run_locust(user: str, crowd: Crowd) -> tuple[int, str]:
@@ -197,7 +214,8 @@ def test_fifty_users_have_more_than_twenty_fitting_requests_in_flight(user: str)
 
 
 @pytest.mark.parametrize(
-    ("user", "counted_as"), [("RestUser", "429"), ("GrpcUser", "RESOURCE_EXHAUSTED")]
+    ("user", "counted_as"),
+    [("RestUser", "429"), ("GrpcUser", "RESOURCE_EXHAUSTED"), ("StreamUser", "full")],
 )
 def test_refused_calls_are_failures_counted_by_status(user: str, counted_as: str) -> None:
     async def run() -> tuple[int, str]:
@@ -208,7 +226,7 @@ def test_refused_calls_are_failures_counted_by_status(user: str, counted_as: str
     assert counted_as in output
 
 
-@pytest.mark.parametrize("user", SERVERS)
+@pytest.mark.parametrize("user", ["RestUser", "GrpcUser"])
 def test_our_server_holds_more_than_twenty_of_fifty_users_at_once(
     user: str, serve: Serving, tmp_path: Path
 ) -> None:
@@ -234,3 +252,63 @@ def test_our_server_holds_more_than_twenty_of_fifty_users_at_once(
             process.kill()
             runtime.release()
     assert process.returncode == 0, output
+
+
+def arguments(server: RunningServer, *more: str) -> list[str]:
+    return [*LOCUST, f"--host={server.at.url}", f"--grpc-host={server.at.grpc}", *more]
+
+
+def test_a_mix_calls_its_models_by_its_protocols(serve: Serving, tmp_path: Path) -> None:
+    server = serve(write_repository(tmp_path, {"a": double(), "b": double()}))
+    mix = ("--model=a=3,b", "--protocols=json=1,binary=1,grpc=1")
+    with subprocess.Popen(
+        arguments(server, *mix), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            while server.at.metric("nv_inference_request_success", model="b") < ENOUGH:
+                assert process.poll() is None, process.communicate()[0]
+            process.terminate()
+            output = process.communicate()[0]
+        finally:
+            process.kill()
+    assert process.returncode == 0, output
+    for row in ("a, JSON", "b, JSON", "a, binary", "b, binary", "grpc     a", "grpc     b"):
+        assert row in output
+    asked = [server.at.metric("nv_inference_request_success", model=model) for model in "ab"]
+    assert asked[0] > asked[1]
+
+
+def test_stream_users_are_left_out_with_a_message_where_streams_are_not_served() -> None:
+    async def run() -> tuple[int, str]:
+        server = grpc.aio.server()
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        process = await asyncio.create_subprocess_exec(
+            *(*LOCUST, f"--grpc-host=127.0.0.1:{port}", "--host=http://127.0.0.1", "StreamUser"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        text = (await process.communicate())[0].decode()
+        await server.stop(None)
+        assert process.returncode is not None
+        return process.returncode, text
+
+    status, output = asyncio.run(run())
+    assert status == 1, output
+    assert "stream users are left out" in output
+    assert "no users are left" in output
+
+
+@pytest.mark.slow  # Locust looks at a shape once a second
+def test_a_shape_changes_the_number_of_users_and_ends_the_run(
+    serve: Serving, tmp_path: Path
+) -> None:
+    server = serve(write_repository(tmp_path, {"a": double()}))
+    shape = ("--model=a", "--shape=ramp", "--run-time=3s", "RestUser")
+    done = subprocess.run(
+        arguments(server, *shape), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    users = [int(each) for each in re.findall(r"updating to (\d+) users", done.stderr)]
+    assert users == sorted(users)
+    assert users[0] < users[-1] <= 50

@@ -3,7 +3,7 @@
 Not a benchmark itself: it is what gRPC by grpcio costs without any inference server, so that the
 figures of others can be ratios of one run. Prints its port.
 
-    python -m benchmarks.grpc_echo ANSWER_FILE
+    python -m benchmarks.peers.grpc_echo ANSWER_FILE
 """
 
 import sys
