@@ -21,7 +21,7 @@ import orjson
 import simdjson
 from stoker.tensor import Array
 from stoker.transport.rest.codec import decode_in_steps
-from stoker.transport.rest.steps import run_through
+from stoker.transport.steps import run_through
 
 from benchmarks.figures import Promises, facts, ratios, spread
 from benchmarks.networks import IMG
