@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stoker.engine.pending import Pending
 from stoker.engine.plan import RequestForm
-from stoker.engine.queue import RequestQueue
+from stoker.engine.queue import RequestQueue, RunTime
 from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
 from stoker.engine.served_model import ServedModel
 from stoker.request import InferRequest
@@ -174,3 +174,37 @@ def test_no_shape_starves_behind_newer_requests_of_other_shapes(widths: list[int
     for width in widths:
         queue.push(entry(width=width))
     assert next(iter(queue.by_urgency())).entries == [first]
+
+
+RUN = RunTime(one=1.0, full=2.0, rows=4)
+
+
+def test_what_a_run_would_answer_too_late_is_left_out_while_others_would_be_in_time() -> None:
+    late, timely, whenever = entry(deadline=1.5), entry(deadline=5.0), entry()
+    queue = queue_of(late, timely, whenever)
+    (group,) = queue.by_urgency()
+    group.drop_hopeless(0.0, RUN)
+    assert group.entries == [timely, whenever]
+
+
+def test_what_would_all_be_late_is_run_all_the_same() -> None:
+    entries = [entry(deadline=0.1), entry(deadline=0.2)]
+    (group,) = queue_of(*entries).by_urgency()
+    group.drop_hopeless(0.0, RUN)
+    assert group.entries == entries
+
+
+def test_a_request_that_only_moves_back_when_it_is_late_is_not_left_out() -> None:
+    delayed, timely = entry(deadline=1.5, delays=True), entry(deadline=5.0)
+    (group,) = queue_of(delayed, timely).by_urgency()
+    group.drop_hopeless(0.0, RUN)
+    assert group.entries == [delayed, timely]
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=9), st.floats(0, 10))
+def test_leaving_out_never_leaves_nothing(deadlines: list[float], now: float) -> None:
+    (group,) = queue_of(*[entry(deadline=each) for each in deadlines]).by_urgency()
+    group.drop_hopeless(now, RUN)
+    assert group.entries
+    kept = [each.deadline for each in group.entries]
+    assert kept == sorted(deadlines)[len(deadlines) - len(kept) :]

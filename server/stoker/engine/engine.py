@@ -18,10 +18,11 @@ from stoker.engine.cost_curve import CostCurve
 from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
 from stoker.engine.forecast import RunSizes
+from stoker.engine.pending import nothing_to_cancel
 from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
 from stoker.engine.registry import ModelRegistry, version_number
-from stoker.engine.served_model import ServedModel, nothing_to_cancel
+from stoker.engine.served_model import ServedModel
 from stoker.errors import ModelNotReady, ServingError
 from stoker.inference import Cancel, Reply
 from stoker.model import (

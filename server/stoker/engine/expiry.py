@@ -53,6 +53,11 @@ class Expiry:
         if moment < self._armed:
             self._arm(moment)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has a limit."""
+        return not self._heap
+
     def close(self) -> None:
         """Stops the timer and forgets all entries."""
         if self._timer is not None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stoker.engine.execution import Entry, Outcome, Result
+from stoker.engine.queue import RunTime
 from stoker.errors import OutOfMemory, ServingError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Finishing:
         now = model.clock()
         self._count(outcome)
         self._answer(batch.entries, outcome.results, now)
+        model.run_time = _run_time(model) if model.has_limits else None
         if outcome.device_failed is not None:
             model.stop(outcome.device_failed, outcome.device_failed)
 
@@ -107,3 +109,13 @@ class Finishing:
                 exc_info=outcome.bug,
             )
             outcome.bug = None  # its traceback holds the outcome
+
+
+def _run_time(model: "ServedModel") -> RunTime | None:
+    """What runs take from here on; None before a measurement."""
+    costs, rows = model.costs, model.policy.max_rows
+    one, full = costs.seconds(1), costs.seconds(rows)
+    if one is None or full is None:
+        return None
+    slowdown = costs.usual.slowdown() or 1.0
+    return RunTime(one * slowdown, full * slowdown, rows)

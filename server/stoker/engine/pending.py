@@ -119,5 +119,9 @@ def _nobody(result: InferResponse | ServingError) -> None:
     """The reply of an entry that has ended: shells in queue and timer keep no connection alive."""
 
 
+def nothing_to_cancel() -> None:
+    """The Cancel of a request that was answered at once."""
+
+
 CANCELLED: Final = Cancelled("the client cancelled the request")
 """Nobody reads it: one instance serves all."""

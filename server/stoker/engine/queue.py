@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from stoker.engine.pending import Pending
@@ -20,7 +21,27 @@ from stoker.engine.pending import Pending
 Key: TypeAlias = tuple[int, bool, float, int]
 """(level, delayed, deadline, arrival number)"""
 
+_SAFE: Final = 1.1
+_SENDING_S: Final = 0.001
+"""What the loop and the network take of a deadline."""
+
 _NOTHING: Final[Key] = (1 << 62, True, math.inf, 1 << 62)
+
+
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """How long a model's runs take, as the event loop last worked it out."""
+
+    one: float
+    """Seconds of a run of one row."""
+    full: float
+    """Seconds of a run of `rows` rows."""
+    rows: int
+
+    def seconds(self, entries: int) -> float:
+        """Seconds until the answers of a batch of so many entries are sent, on the safe side."""
+        share = 1.0 if entries >= self.rows else (entries - 1) / (self.rows - 1)
+        return _SAFE * (self.one + (self.full - self.one) * share) + _SENDING_S
 
 
 class ShapeGroup:
@@ -54,6 +75,23 @@ class ShapeGroup:
         if dead:
             self.drop(dead)
         return self.keys[0] if self.keys else _NOTHING
+
+    def drop_hopeless(self, now: float, run: "RunTime") -> None:
+        """Leaves to their timer the first entries that a run which begins now would answer too
+        late, as long as one that would be in time comes behind them.
+
+        Under overload the most urgent entries are those that have waited nearly as long as they
+        may: a device that runs them works for nobody.
+        """
+        entries = self.entries
+        latest = now + run.seconds(len(entries))
+        hopeless = 0
+        for entry in entries:
+            if not entry.dead and (entry.delays or entry.deadline >= latest):
+                break
+            hopeless += 1
+        if hopeless < len(entries):
+            self.drop(hopeless)
 
     def drop(self, count: int) -> list[Pending]:
         """Removes and returns the first `count` entries."""

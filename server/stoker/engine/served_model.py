@@ -32,9 +32,9 @@ from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
 from stoker.engine.forecast import RunningNow, RunSizes, running_now
 from stoker.engine.oversized import OversizedRequest
-from stoker.engine.pending import Pending
+from stoker.engine.pending import Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
-from stoker.engine.queue import RequestQueue
+from stoker.engine.queue import RequestQueue, RunTime
 from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
 from stoker.errors import (
     Cancelled,
@@ -67,10 +67,6 @@ MOST_SHADOWS: Final = 1024
 
 RETRY_AFTER_S: Final = 1.0
 """What a full queue tells its clients while nothing is measured."""
-
-
-def nothing_to_cancel() -> None:
-    """The Cancel of a request that was answered at once."""
 
 
 class ServedModel:
@@ -120,6 +116,8 @@ class ServedModel:
         self._batches = 0
         self._live: set[Pending] = set()
         self._last: Pending | None = None
+        self.run_time: RunTime | None = None
+        """While requests with deadlines are here: what executors need to know of them."""
         self._expiry = Expiry(loop, self._expire, clock)
         self._ring_is_due = False
         self._idle: asyncio.Event | None = None
@@ -324,7 +322,10 @@ class ServedModel:
                 queue.delay_expired(now)
             wait = math.inf
             policy = self.policy
+            run = self.run_time
             for group in queue.by_urgency():
+                if run is not None:
+                    group.drop_hopeless(now, run)
                 step = next_step(group.entries, policy, now)
                 while isinstance(step, RunBatch):
                     entries = [
@@ -465,6 +466,11 @@ class ServedModel:
                 f"request to {self.plan.identity} passed {what} after {waited * 1e3:.0f} ms {where}"
             )
         )
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a request that is here may wait for a limited time only."""
+        return not self._expiry.is_empty
 
     def lower_limit(self, rows: int) -> None:
         """A batch of so many rows did not fit into memory."""
