@@ -21,8 +21,9 @@ from stoker.transport.wire.http2.frames import (
     frame,
 )
 from stoker.transport.wire.http2.header_blocks import REMEMBERED_BYTES, HeaderBlocks
-from stoker.transport.wire.http2.hpack import Decoder
+from stoker.transport.wire.http2.hpack import Block, Decoder, Field
 from stoker.transport.wire.http2.http_stream import HttpRequests
+from stoker.transport.wire.http2.repeated_heads import RepeatedHeads
 from stoker.transport.wire.http2.session import Session
 from stoker.transport.wire.limits import (
     MAX_BLOCK_BYTES,
@@ -210,10 +211,19 @@ def test_resets_that_the_peer_provokes_end_the_session() -> None:
     assert ended_by(server) is ErrorCode.ENHANCE_YOUR_CALM
 
 
+class _Size(int):
+    """A head that is the size of its fields."""
+
+    def varied(self, fresh: list[Field]) -> "_Size":
+        return self
+
+
 def test_a_short_block_that_stands_for_long_fields_is_not_remembered() -> None:
-    blocks: HeaderBlocks[int] = HeaderBlocks(
-        Decoder(max_table_bytes=4096, max_list_bytes=1 << 15), lambda block: block.size
-    )
+    def read(block: Block) -> _Size:
+        return _Size(block.size)
+
+    decoder = Decoder(max_table_bytes=4096, max_list_bytes=1 << 15)
+    blocks = HeaderBlocks(decoder, read, RepeatedHeads(read))
     blocks.head(b"\x40\x01a\x7f\x81\x1d" + bytes([0x61]) * 3840)
     many = b"\xbe" * 5
     assert blocks.head(many) > REMEMBERED_BYTES

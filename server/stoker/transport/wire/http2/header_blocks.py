@@ -8,13 +8,16 @@ sound only under two rules:
      is remembered for ever.
 
 Counting the entries of the table would not do: a full one that takes an entry and drops another
-looks unchanged.  Hot path.  Source: RFC 7541, section 2.3; design, section "The wire".
+looks unchanged. The same holds for what a block begins with: of blocks that end in fresh literals
+only those are decoded.  Hot path.  Source: RFC 7541, section 2.3; design, section "The wire".
 """
 
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from stoker.transport.wire.http2.hpack import Block, Decoder
+from stoker.transport.wire.http2.hpack import ENTRY_BYTES, Block, Decoder, Field
+from stoker.transport.wire.http2.repeated_heads import RepeatedHeads, Varied
+from stoker.transport.wire.limits import MAX_HEAD_BYTES
 
 REMEMBERED_BLOCKS: Final = 64
 """Of one connection; at the limit all are forgotten. A client has a few: one for each method that
@@ -24,18 +27,41 @@ REMEMBERED_BYTES: Final = 2 << 10
 """Of a block and of its fields. Longer ones carry tokens and hardly come twice; a short one may
 stand for many times its bytes by its indices. Some 256 KiB for a connection at most."""
 
-HeadT = TypeVar("HeadT")
+HeadT = TypeVar("HeadT", bound=Varied)
+
+
+class _Beginning(Generic[HeadT]):
+    """What blocks began with that were alike but for literals at their end."""
+
+    __slots__ = ("block", "fields", "head", "reads_table", "size")
+
+    def __init__(
+        self, block: bytes, fields: list[Field], head: HeadT, size: int, reads_table: bool
+    ) -> None:
+        self.block = block
+        self.fields = fields
+        self.head = head
+        self.size = size
+        self.reads_table = reads_table
 
 
 class HeaderBlocks(Generic[HeadT]):
     """What the header blocks of one connection mean."""
 
-    def __init__(self, decoder: Decoder, read: Callable[[Block], HeadT]) -> None:
-        """`read` makes a head of a decoded block; what it raises passes through `head`."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        read: Callable[[Block], HeadT],
+        heads: RepeatedHeads[HeadT],
+    ) -> None:
+        """`read` makes a head of a decoded block, and `heads` of one that differs from an earlier
+        one in fresh fields only; what they raise passes through `head`."""
         self._decoder = decoder
         self._read = read
+        self._heads = heads
         self._lasting: dict[bytes, HeadT] = {}
         self._until_change: dict[bytes, HeadT] = {}
+        self._beginning: _Beginning[HeadT] | None = None
 
     def known(self, block: bytes) -> HeadT | None:
         """The head that a remembered block stands for."""
@@ -46,7 +72,28 @@ class HeaderBlocks(Generic[HeadT]):
         known = self.known(block)
         if known is not None:
             return known
-        decoded = self.decode(block)
+        beginning = self._beginning
+        if beginning is not None and block.startswith(beginning.block):
+            rest = self.decode(block[len(beginning.block) :])
+            if beginning.size + rest.size <= MAX_HEAD_BYTES:
+                varied = self._heads.behind(beginning.head, rest.fields)
+                if varied is not None:
+                    return varied
+            decoded = Block(
+                beginning.fields + rest.fields,
+                beginning.size + rest.size,
+                rest.changes_table,
+                rest.reads_table or beginning.reads_table,
+                -1,
+                0,
+            )
+        else:
+            decoded = self.decode(block)
+        if decoded.size <= MAX_HEAD_BYTES:
+            varied = self._heads.varied(decoded)
+            if varied is not None:
+                self._begin(block, decoded)
+                return varied
         head = self._read(decoded)
         if not decoded.changes_table and max(len(block), decoded.size) <= REMEMBERED_BYTES:
             remembered = self._until_change if decoded.reads_table else self._lasting
@@ -55,9 +102,25 @@ class HeaderBlocks(Generic[HeadT]):
             remembered[block] = head
         return head
 
+    def _begin(self, block: bytes, decoded: Block) -> None:
+        """Remembers what a block with fresh literals at its end began with."""
+        if decoded.literal_at < 2 or decoded.changes_table:
+            return
+        fields = decoded.fields[: len(decoded.fields) - decoded.literals]
+        size = sum([len(name) + len(value) + ENTRY_BYTES for name, value in fields])
+        self._beginning = _Beginning(
+            block[: decoded.literal_at],
+            fields,
+            self._heads.lasting(fields),
+            size,
+            decoded.reads_table,
+        )
+
     def decode(self, block: bytes) -> Block:
         """The fields of a block that is no request's, such as trailers. Raises CompressionError."""
         decoded = self._decoder.decode(block)
         if decoded.changes_table:
             self._until_change.clear()
+            if self._beginning is not None and self._beginning.reads_table:
+                self._beginning = None
         return decoded

@@ -107,6 +107,10 @@ class Block:
     """Something was added to the dynamic table, or the table's size was set."""
     reads_table: bool
     """Something was taken from the dynamic table."""
+    literal_at: int
+    """Where the first literal begins, behind fields that are indices; -1 where one comes later."""
+    literals: int
+    """Fields from there on."""
 
 
 class Decoder:
@@ -142,6 +146,7 @@ class Decoder:
         fields: list[Field] = []
         size = 0
         changes = reads = False
+        literal_at, indexed = -1, 0
         while at < end:
             first = block[at]
             at += 1
@@ -151,9 +156,11 @@ class Decoder:
                     index, at = _integer(block, at, index)
                 if 0 < index <= _STATIC_ENTRIES:
                     field = _STATIC[index]
-                else:
-                    field = self._entry(index)
+                elif 0 < index - _STATIC_ENTRIES <= len(table):
+                    field = table[_STATIC_ENTRIES - index]
                     reads = True
+                else:
+                    field = self._entry(index)  # raises
             elif first & 0xE0 == 0x20:
                 if fields or size:
                     raise CompressionError("expected table sizes before the first field")
@@ -164,6 +171,8 @@ class Decoder:
                 changes = True
                 continue
             else:
+                if literal_at < 0:
+                    literal_at, indexed = at - 1, len(fields)
                 is_indexed = first & 0x40
                 mask = 0x3F if is_indexed else 0x0F
                 index = first & mask
@@ -189,7 +198,7 @@ class Decoder:
             size += len(field[0]) + len(field[1]) + ENTRY_BYTES
             if size <= most:
                 fields.append(field)
-        return Block(fields, size, changes, reads)
+        return Block(fields, size, changes, reads, literal_at, len(fields) - indexed)
 
     def _entry(self, index: int) -> Field:
         at = index - _STATIC_ENTRIES

@@ -49,25 +49,41 @@ class RepeatedHeads(Generic[HeadT]):
         self._read = read
         self._known: dict[tuple[Field, ...], HeadT] = {}
 
-    def head(self, block: Block) -> HeadT:
-        """The head of a block."""
+    def varied(self, block: Block) -> HeadT | None:
+        """The head of a block with fresh fields; None for one that is to be read as a whole."""
         lasting: list[Field] = []
         fresh: list[Field] = []
         for field in block.fields:
-            name = field[0]
-            if name in FRESH:
+            if field[0] in FRESH:
                 fresh.append(field)
-            elif fresh and name[0] == ":":
-                return self._read(block)  # which says what is wrong
+            elif fresh and field[0][0] == ":":
+                return None  # misplaced
             else:
                 lasting.append(field)
-        if not fresh or (len(fresh) > 1 and len({name for name, _ in fresh}) < len(fresh)):
-            return self._read(block)
-        key = tuple(lasting)
+        if not fresh or repeats(fresh):
+            return None
+        return self.lasting(lasting).varied(fresh)  # type: ignore[return-value]  # of one kind
+
+    def behind(self, head: HeadT, fields: list[Field]) -> HeadT | None:
+        """The head with these fields behind those that it was made of; None if it is to be read as
+        a whole."""
+        for name, _ in fields:
+            if name not in FRESH:
+                return None
+        return None if repeats(fields) else head.varied(fields)  # type: ignore[return-value]  # same
+
+    def lasting(self, fields: list[Field]) -> HeadT:
+        """The head that fields make which are not fresh."""
+        key = tuple(fields)
         known = self._known.get(key)
         if known is None:
-            known = self._read(Block(lasting, block.size, False, False))
+            known = self._read(Block(fields, 0, False, False, -1, 0))
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[key] = known
-        return known.varied(fresh)  # type: ignore[return-value]  # of the same kind of head
+        return known
+
+
+def repeats(fields: list[Field]) -> bool:
+    """Whether a name comes twice."""
+    return len(fields) > 1 and len({name for name, _ in fields}) < len(fields)

@@ -91,7 +91,8 @@ def with_fresh(head: Http2Head, fresh: Sequence[Field]) -> Http2Head:
 def check_fresh(fresh: Sequence[Field]) -> None:
     """Looks at the values of fields whose names are sound. Raises MalformedRequest."""
     for name, value in fresh:
-        if not _VALUE.fullmatch(value):
+        plain = value.isascii() and value.isprintable() and value.strip() == value
+        if not plain and not _VALUE.fullmatch(value):  # the expression takes three times as long
             raise MalformedRequest(
                 f"expected a value of {name} without control bytes, or blanks around it"
             )

@@ -88,9 +88,10 @@ class Session:
         self._bodies = Bodies(self._table)
         self._assembly = BlockAssembly()
         self._blocks: HeaderBlocks[Opening] = HeaderBlocks(
-            Decoder(max_table_bytes=_TABLE_BYTES, max_list_bytes=MAX_HEAD_BYTES), self._read
+            Decoder(max_table_bytes=_TABLE_BYTES, max_list_bytes=MAX_HEAD_BYTES),
+            self._read,
+            RepeatedHeads(self._read),
         )
-        self._heads: RepeatedHeads[Opening] = RepeatedHeads(self._read_whole)
         self.seconds = 0
         """Calls of `tick`: a clock that costs nothing to read."""
         self._is_leaving = False
@@ -294,12 +295,17 @@ class Session:
                 and number <= self._last_accepted
                 and len(streams) < MAX_STREAMS
             ):
-                opening = blocks.known(bytes(view[begin:stop]))
+                block = bytes(view[begin:stop])
+                opening = blocks.known(block)
                 if opening is not None:
                     table.highest = number
                     streams[number] = opening.open(self, number)
-                    at = stop
-                    continue
+                elif length > MAX_BLOCK_BYTES or not self._control.is_settled:
+                    self._headers(block, flags, number)  # says what is wrong
+                else:
+                    self._block((number, False, block))
+                at = stop
+                continue
             if length > MAX_FRAME_BYTES:
                 raise ConnectionFault(
                     ErrorCode.FRAME_SIZE_ERROR,
@@ -320,11 +326,7 @@ class Session:
                     )
                 break
             if kind == HEADERS:
-                if not self._control.is_settled:
-                    raise unsettled()
-                whole = assembly.headers(bytes(view[begin:stop]), flags, number)
-                if whole is not None:
-                    self._block(whole)
+                self._headers(bytes(view[begin:stop]), flags, number)
             elif kind == CONTINUATION:
                 whole = assembly.continuation(bytes(view[begin:stop]), flags, number)
                 if whole is not None:
@@ -333,6 +335,13 @@ class Session:
                 self._control.receive(kind, flags, number, view[begin:stop])
             at = stop
         return at
+
+    def _headers(self, payload: bytes, flags: int, number: int) -> None:
+        if not self._control.is_settled:
+            raise unsettled()
+        whole = self._assembly.headers(payload, flags, number)
+        if whole is not None:
+            self._block(whole)
 
     def _block(self, whole: WholeBlock) -> None:
         """A header block: a request, or the end of one."""
@@ -367,9 +376,6 @@ class Session:
                 Problem.HEAD_TOO_LARGE,
                 f"expected header fields of at most {MAX_HEAD_BYTES} bytes, got {block.size}",
             )
-        return self._heads.head(block)
-
-    def _read_whole(self, block: Block) -> Opening:
         return self._requests.opening(read_request(block.fields))
 
     def _trailers(self, number: int, ends: bool, block: Block) -> None:
