@@ -47,6 +47,16 @@ class MessageReader:
         """Bytes that came of the message that is not whole."""
         return self._filled
 
+    def fills(self, payload: memoryview) -> bool:
+        """Takes bytes that belong to a message which they do not end: most frames of a large one.
+        False: `feed` is to read them."""
+        message, size = self._message, len(payload)
+        if message is None or size >= len(message) - self._filled:
+            return False
+        message[self._filled : self._filled + size] = payload
+        self._filled += size
+        return True
+
     def feed(self, payload: memoryview) -> list[tuple[bool, Piece]]:
         """The messages that are whole with these bytes, each with whether it is compressed. They
         are their own memory. Raises InvalidRequest for a prefix that is none."""

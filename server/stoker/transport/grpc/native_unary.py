@@ -134,6 +134,8 @@ class UnaryCall(Stream):
         reader = self._reader
         if reader is None:
             reader = self._reader = MessageReader(self._admit)
+        elif reader.fills(payload):
+            return
         try:
             for is_compressed, message in reader.feed(payload):
                 if self._message is not None:

@@ -286,6 +286,23 @@ class Session:
                         stream.whole(view, begin, stop)
                     at = stop
                     continue
+            elif kind == DATA and not flags and stop <= end:
+                stream = streams.get(number)
+                if (
+                    stream is not None
+                    and stream.can_receive
+                    and (stream.body_left < 0 or stream.body_left > length)
+                    and 0 < length <= stream.receive_window
+                    and length <= bodies.window
+                ):
+                    bodies.take(length)
+                    stream.receive_window -= length
+                    if stream.body_left > 0:
+                        stream.body_left -= length
+                    if not stream.is_answered:
+                        stream.data(view[begin:stop])
+                    at = stop
+                    continue
             elif (
                 kind == HEADERS
                 and flags == END_HEADERS
