@@ -136,7 +136,9 @@ class Replies:
 class Serving:
     """An engine over the fake runtime."""
 
-    def __init__(self, runtime: FakeRuntime, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, runtime: FakeRuntime, clock: Callable[[], float], *, runs_inline: bool
+    ) -> None:
         self.runtime = runtime
         self.registry = ModelRegistry()
         self.unrouted = ServerStatistics()
@@ -148,6 +150,7 @@ class Serving:
             readiness=lambda: Readiness(True),
             statistics=self.unrouted,
             clock=clock,
+            runs_inline=runs_inline,
         )
 
     def add(
@@ -192,9 +195,11 @@ async def serving(
     *,
     runtime: FakeRuntime | None = None,
     clock: Callable[[], float] = time.monotonic,
+    runs_inline: bool = False,
 ) -> AsyncIterator[Serving]:
-    """An engine that ends with the block; every model must have come to rest by then."""
-    at = Serving(runtime or FakeRuntime(model), clock)
+    """An engine that ends with the block; every model must have come to rest by then. A run that
+    is held on the loop would hold the test, so short models have threads unless a test asks."""
+    at = Serving(runtime or FakeRuntime(model), clock, runs_inline=runs_inline)
     try:
         yield at
         for served in at.registry.served():

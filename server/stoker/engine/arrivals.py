@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from stoker.engine.pending import Pending
 from stoker.errors import ServingError
+from stoker.inference import Cancel
+from stoker.request import InferRequest
 from stoker.telemetry.statistics import FailureReason
 
 if TYPE_CHECKING:
@@ -30,13 +32,19 @@ class Arrivals:
         self._loop = loop
         self._entries: list[Pending] = []
 
-    def add(self, entry: Pending) -> None:
+    def add(self, entry: Pending, request: InferRequest) -> Cancel:
         """Takes an entry until the end of the turn."""
+        data = request.data
+        if len(data) == 1 and type(data[0]) is bytes:
+            entry.nbytes = len(data[0])
+        else:
+            entry.nbytes = request.nbytes
         entries = self._entries
         if not entries:
             self._loop.call_soon(self._end_turn)
             self._model.turn_began = entry.arrived
         entries.append(entry)
+        return entry.cancel
 
     def gather(self) -> None:
         """Admits what is here, or answers why not."""
@@ -94,7 +102,7 @@ class Arrivals:
     def _end_turn(self) -> None:
         self._model.turn_began = 0.0
         self.gather()
-        self._model.ring()  # also for what somebody gathered before
+        self._model.serve()  # also what somebody gathered before
 
     def _living(self, entries: list[Pending]) -> list[Pending]:
         living = [entry for entry in entries if not entry.dead]

@@ -18,6 +18,7 @@ from stoker.engine.cost_curve import CostCurve
 from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
 from stoker.engine.forecast import RunSizes
+from stoker.engine.inline import Inline, TurnBudget, may_run_inline
 from stoker.engine.pending import nothing_to_cancel
 from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
@@ -81,8 +82,9 @@ class Engine:
         readiness: Callable[[], Readiness],
         statistics: ServerStatistics,
         clock: Callable[[], float] = time.monotonic,
+        runs_inline: bool = True,
     ) -> None:
-        """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
+        """`runs_inline`: short models may run on the loop, see `inline.py`. `readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model."""
         self._registry = registry
         self._loop = loop
@@ -93,6 +95,8 @@ class Engine:
         self._devices: dict[str, Device] = {}
         self._shared: dict[str, Executor] = {}
         self._executors: dict[ServedModel, list[Executor]] = {}
+        self._turns = TurnBudget(loop)
+        self._runs_inline = runs_inline
         self._ending: list[Executor] = []
         """Of retired versions; a last run may still be under way."""
 
@@ -225,6 +229,10 @@ class Engine:
                     clock=self._clock,
                 )
                 served.instances.append(Instance(served, execution, executor))
+        if self._runs_inline and may_run_inline(
+            served, max(each.intra_op_threads for each, _ in opened.sessions)
+        ):
+            served.inline = Inline(served, served.instances[0], self._turns, self._clock)
         return served
 
     def retire(self, served: ServedModel) -> None:

@@ -120,6 +120,11 @@ class Executor:
         self.doorbell.ring(None)
 
     @property
+    def is_asleep(self) -> bool:
+        """Whether the thread has nothing to do and will wake only if somebody rings."""
+        return (self._thread is None or self.doorbell.is_idle) and not self.waiting
+
+    @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
@@ -189,6 +194,10 @@ class Executor:
     def _run(self, instance: Instance, batch: Batch) -> None:
         self.waiting.remove(instance)  # to the end of the ring
         self.waiting.append(instance)
+        self._post(instance.model.finish, self.perform(instance, batch))
+
+    def perform(self, instance: Instance, batch: Batch) -> Outcome:
+        """Runs a batch on the calling thread: this one, or the loop while this one sleeps."""
         began = self._clock()
         instance.busy_rows = batch.rows
         instance.busy_since = began
@@ -202,7 +211,7 @@ class Executor:
             instance.busy_since = None
         outcome.alone = alone
         instance.deficit -= self._clock() - began
-        self._post(instance.model.finish, outcome)
+        return outcome
 
     def _post(self, callback: Callable[..., None], argument: object) -> None:
         """The one hop back to the loop."""

@@ -31,6 +31,7 @@ from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
 from stoker.engine.forecast import RunningNow, RunSizes, running_now
+from stoker.engine.inline import Inline
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
@@ -95,6 +96,8 @@ class ServedModel:
         """How much longer a run took in warm-up when all instances ran at the same time."""
         self.add_demand: Callable[[float, float], None] | None = None
         """Told of every valid request: its worth in seconds of device time, and when it came."""
+        self.inline: Inline | None = None
+        """Set where the model may run on the loop."""
         self.on_device_failed: Callable[[DeviceFailed], None] | None = None
         self.refusal: ServingError | None = None
         """Set: new requests get this answer."""
@@ -136,14 +139,7 @@ class ServedModel:
             and self.refusal is None
             and form.rows <= self.costs.sizes.largest
         ):  # a request like others before it: the usual case
-            entry = Pending(self, request, form, reply, now)
-            data = request.data
-            if len(data) == 1 and type(data[0]) is bytes:
-                entry.nbytes = len(data[0])
-            else:
-                entry.nbytes = request.nbytes
-            self._arrivals.add(entry)
-            return entry.cancel
+            return self._arrivals.add(Pending(self, request, form, reply, now), request)
         self._arrivals.gather()
         try:
             form = self.plan.check(request)
@@ -210,7 +206,7 @@ class ServedModel:
         self._inbox.append(entry)
         if not self._ring_is_due:
             self._ring_is_due = True
-            self._loop.call_soon(self.ring)
+            self._loop.call_soon(self.serve)
 
     def enqueue_all(
         self, entries: Sequence[Pending], rows: int, nbytes: int, *, has_deadlines: bool
@@ -298,9 +294,14 @@ class ServedModel:
         )
         reply(refusal)
 
-    def ring(self) -> None:
-        """Wakes one idle executor; if none is idle, all learn of the work for when they finish."""
+    def serve(self) -> None:
+        """The turn of the loop is over: what waits is run here, or an executor is woken."""
         self._ring_is_due = False
+        if self.inline is None or not self.inline.runs():
+            self._ring()
+
+    def _ring(self) -> None:
+        """Wakes one idle executor; if none is idle, all learn of the work for when they finish."""
         for instance in self.instances:
             if instance.executor.doorbell.is_idle:
                 instance.executor.ring(instance)

@@ -1,0 +1,122 @@
+"""Short models run on the loop while their executor sleeps, and on their executor otherwise."""
+
+from collections.abc import Sequence
+
+import pytest
+from stoker.engine.inline import MAX_RUN_S, SLOW_RUN_S, TURN_S
+from stoker.engine.served_model import ServedModel
+from stoker.model import DynamicBatching, TensorConfig
+from stoker.tensor import DataType
+
+from tests.engine_parts import Serving, answer, config, numbers, play, request, serving
+
+SHORT: Sequence[tuple[int, float]] = ((1, 10e-6), (8, 20e-6))
+
+
+def threads(served: ServedModel) -> int:
+    """Executor threads that have started."""
+    return sum(instance.executor.is_alive for instance in served.instances)
+
+
+async def answered(at: Serving, count: int = 3) -> None:
+    replies = at.submit(*[request(value=value) for value in range(count)])
+    for value, result in enumerate(await replies.all(count)):
+        assert answer(result).tolist() == (2 * numbers(1, value)).tolist()
+
+
+def test_a_short_model_runs_without_a_thread() -> None:
+    async def scenario() -> None:
+        async with serving(runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await answered(at)
+            await answered(at)
+            assert threads(served) == 0
+            assert served.statistics.success_count == 6
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        config(batching=DynamicBatching(max_queue_delay_us=10)),
+        config(inputs=(TensorConfig("x", DataType.FP32, (-1,)),)),
+    ],
+)
+def test_a_model_with_delays_or_free_shapes_keeps_to_its_thread(model: object) -> None:
+    async def scenario() -> None:
+        async with serving(runs_inline=True) as at:
+            served = at.add(model, costs=SHORT)  # type: ignore[arg-type]  # a ModelConfig
+            assert served.inline is None
+            await answered(at, 1)
+            assert threads(served) > 0
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("costs", [(), ((1, 2 * MAX_RUN_S), (8, 3 * MAX_RUN_S))])
+def test_a_model_that_is_long_or_unmeasured_keeps_to_its_thread(
+    costs: Sequence[tuple[int, float]],
+) -> None:
+    async def scenario() -> None:
+        async with serving(runs_inline=True) as at:
+            served = at.add(costs=costs)
+            await answered(at, 1)
+            assert threads(served) == 1
+
+    play(scenario)
+
+
+def test_more_rows_than_a_short_run_takes_go_to_the_thread() -> None:
+    async def scenario() -> None:
+        async with serving(runs_inline=True) as at:
+            served = at.add(costs=((1, MAX_RUN_S / 2), (8, 2 * MAX_RUN_S)))
+            await answered(at, 1)
+            assert threads(served) == 0
+            await answered(at, 8)
+            assert threads(served) == 1
+
+    play(scenario)
+
+
+class Clock:
+    """Time that passes by `step` with each look."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+        self.step = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_a_run_that_holds_the_loop_sends_the_model_to_its_thread_for_a_while() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            clock.step = SLOW_RUN_S
+            await answered(at, 1)
+            assert threads(served) == 0
+            clock.step = 0.0
+            await answered(at, 1)
+            assert threads(served) == 1
+
+    play(scenario)
+
+
+def test_a_turn_of_the_loop_has_a_limit_over_all_models() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            models = [at.add(config(name), costs=SHORT) for name in ("a", "b")]
+            clock.step = TURN_S / 4
+            replies = at.submit(request(model="a"), request(model="b"))
+            await replies.all(2)
+            clock.step = 0.0
+            assert threads(models[0]) == 1  # the shared executor: "b" was left to it
+
+    play(scenario)
