@@ -13,6 +13,18 @@ from tests.engine_parts import Serving, answer, config, numbers, play, request, 
 SHORT: Sequence[tuple[int, float]] = ((1, 10e-6), (8, 20e-6))
 
 
+class Clock:
+    """Time that passes by `step` with each look."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+        self.step = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 def threads(served: ServedModel) -> int:
     """Executor threads that have started."""
     return sum(instance.executor.is_alive for instance in served.instances)
@@ -26,7 +38,7 @@ async def answered(at: Serving, count: int = 3) -> None:
 
 def test_a_short_model_runs_without_a_thread() -> None:
     async def scenario() -> None:
-        async with serving(runs_inline=True) as at:
+        async with serving(clock=Clock(), runs_inline=True) as at:
             served = at.add(costs=SHORT)
             await answered(at)
             await answered(at)
@@ -69,7 +81,7 @@ def test_a_model_that_is_long_or_unmeasured_keeps_to_its_thread(
 
 def test_more_rows_than_a_short_run_takes_go_to_the_thread() -> None:
     async def scenario() -> None:
-        async with serving(runs_inline=True) as at:
+        async with serving(clock=Clock(), runs_inline=True) as at:
             served = at.add(costs=((1, MAX_RUN_S / 2), (8, 2 * MAX_RUN_S)))
             await answered(at, 1)
             assert threads(served) == 0
@@ -77,18 +89,6 @@ def test_more_rows_than_a_short_run_takes_go_to_the_thread() -> None:
             assert threads(served) == 1
 
     play(scenario)
-
-
-class Clock:
-    """Time that passes by `step` with each look."""
-
-    def __init__(self) -> None:
-        self.now = 1.0
-        self.step = 0.0
-
-    def __call__(self) -> float:
-        self.now += self.step
-        return self.now
 
 
 def test_a_run_that_holds_the_loop_sends_the_model_to_its_thread_for_a_while() -> None:

@@ -84,7 +84,9 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         runs_inline: bool = True,
     ) -> None:
-        """`runs_inline`: short models may run on the loop, see `inline.py`. `readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
+        """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
+        waiting in all queues together, and those of one model. `runs_inline`: short models may run
+        on the loop, see `inline.py`."""`runs_inline`: short models may run on the loop, see `inline.py`. `readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model."""
         self._registry = registry
         self._loop = loop
@@ -229,9 +231,8 @@ class Engine:
                     clock=self._clock,
                 )
                 served.instances.append(Instance(served, execution, executor))
-        if self._runs_inline and may_run_inline(
-            served, max(each.intra_op_threads for each, _ in opened.sessions)
-        ):
+        threads = max([placement.intra_op_threads for placement, _ in opened.sessions])
+        if self._runs_inline and may_run_inline(served, threads):
             served.inline = Inline(served, served.instances[0], self._turns, self._clock)
         return served
 

@@ -53,7 +53,6 @@ from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalR
 
 logger: Final = logging.getLogger(__name__)
 
-
 _FAILURES: Final = {
     DeadlineExceeded: FailureReason.REJECTED,
     Cancelled: FailureReason.CANCELED,
@@ -61,7 +60,6 @@ _FAILURES: Final = {
     ModelNotReady: FailureReason.OTHER,
     Internal: FailureReason.OTHER,
 }
-
 
 MOST_SHADOWS: Final = 1024
 """Refusals remembered at one entry: the sum over them, when it starts, takes some 50 us."""
