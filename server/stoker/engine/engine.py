@@ -86,8 +86,7 @@ class Engine:
     ) -> None:
         """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model. `runs_inline`: short models may run
-        on the loop, see `inline.py`."""`runs_inline`: short models may run on the loop, see `inline.py`. `readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
-        waiting in all queues together, and those of one model."""
+        on the loop, see `inline.py`."""
         self._registry = registry
         self._loop = loop
         self._clock = clock
