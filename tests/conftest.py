@@ -230,6 +230,22 @@ def grpc_transport(request: pytest.FixtureRequest) -> GrpcTransport:
     return transport
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many tests ran with each gRPC transport, and how many skipped it."""
+    said = []
+    for transport in get_args(GrpcTransport):
+        counts = {
+            outcome: sum(
+                f"[{transport}" in report.nodeid or f"-{transport}" in report.nodeid
+                for report in terminalreporter.stats.get(outcome, ())
+            )
+            for outcome in ("passed", "failed", "skipped")
+        }
+        ran = counts["passed"] + counts["failed"]
+        said.append(f"{transport} {ran} run, {counts['skipped']} skipped")
+    terminalreporter.write_line(f"gRPC transports: {'; '.join(said)}")
+
+
 @pytest.fixture
 def serve(grpc_transport: GrpcTransport) -> Iterator[Serving]:
     """Starts real servers on threads; stops them when the test ends."""

@@ -179,10 +179,10 @@ def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[Prob
         return next((given[key].where for key in keys if key in given), keys[0])
 
     http, grpc, metrics = settings.http_port, settings.grpc_port, settings.metrics_port
-    if http == grpc != 0:
+    if http == grpc != 0 and settings.grpc_transport == "grpcio":
         text = (
             f"expected different ports for REST and gRPC, got {grpc} for both; "
-            "one port for both comes with the native transport"
+            "the native transport shares one port, grpcio cannot"
         )
         problems.append(Problem(where("grpc_port", "http_port"), text))
     for key, port in (("http_port", http), ("grpc_port", grpc)):

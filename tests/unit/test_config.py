@@ -92,7 +92,7 @@ def test_all_problems_come_together_each_with_its_place(tmp_path: Path) -> None:
     path = file_of(
         tmp_path,
         "http_port: 99\nhttp-port: 3\nlog_levl: info\n"
-        "drain_delay: 5\nhost: {a: b}\ngrpc_port: 99\n",
+        "drain_delay: 5\nhost: {a: b}\ngrpc_port: 99\ngrpc_transport: grpcio\n",
     )
     environ = {"STOKER_HTP_PORT": "3", "STOKER_MAX_CONNECTIONS": "-1"}
     assert problems_of({"config": path, "device": "tpu"}, environ) == [
@@ -104,7 +104,7 @@ def test_all_problems_come_together_each_with_its_place(tmp_path: Path) -> None:
         f"{path}:4: drain_delay: expected a duration such as 5s, 250ms or 5m, got '5'",
         "STOKER_MAX_CONNECTIONS: expected a whole number of at least 1, got '-1'",
         f"{path}:6: grpc_port: expected different ports for REST and gRPC, got 99 for both; "
-        "one port for both comes with the native transport",
+        "the native transport shares one port, grpcio cannot",
     ]
 
 
@@ -201,9 +201,10 @@ def test_any_text_for_any_setting_is_a_value_or_a_problem(key: str, text: str) -
 
 def test_two_endpoints_cannot_share_a_port_except_a_free_one() -> None:
     assert load({"http_port": "0", "grpc_port": "0", "metrics_port": "0"}, environ={})
-    assert problems_of({"http_port": "8001"}) == [
+    assert load({"http_port": "8001"}, environ={}).grpc_port == 8001  # the native transport shares
+    assert problems_of({"http_port": "8001", "grpc_transport": "grpcio"}) == [
         "--http-port: expected different ports for REST and gRPC, got 8001 for both; "
-        "one port for both comes with the native transport"
+        "the native transport shares one port, grpcio cannot"
     ]
     assert problems_of({}, {"STOKER_METRICS_PORT": "8000"}) == [
         "STOKER_METRICS_PORT: expected a port of its own for probes and /metrics, got 8000, "

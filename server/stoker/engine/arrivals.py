@@ -3,8 +3,8 @@
 Most turns bring several requests of a model, most of them alike, and what admission asks of one it
 can ask of all at once: is there room for so many rows and bytes, does the nearest deadline fit. If
 the answer is yes for the sum it is yes for each; if not, they are asked one by one, in order, so
-that nobody is refused who would have been taken alone. Runs on the event loop.  Hot path: a request
-took 9 us in `submit`, and takes 3 (benchmarks/results/0006-grpc.md).
+that nobody is refused who would have been taken alone. Runs on the event loop.  Hot path: a step of
+benchmarks/results/0006-grpc.md.
 
 An entry here is not admitted: cancelled, it is dropped and counted when its turn ends.
 """

@@ -13,7 +13,7 @@ from stoker.engine.forecast import RunSizes
 _RUNS: Final = 16
 _LONG_S: Final = 0.001
 """What a row is worth is worked out again after a long run, or 16 short ones: doing it after each
-took 4 % of the loop under small requests (benchmarks/results/0006-grpc.md)."""
+took 4 % of the loop's samples under small requests (benchmarks/results/0006-grpc.md)."""
 
 
 class CostBook:

@@ -1,7 +1,8 @@
 """Runs of short models on the event loop itself: no hop to a thread and back.
 
-A hop and its way back cost some 60 us, more than a small network takes. So at the end of a turn of
-the loop, when what came is admitted, the batch may run right there. All of this must hold:
+A hop to a thread and back costs more than a small network takes (benchmarks/results/0001). So at
+the end of a turn of the loop, when what came is admitted, the batch may run right there. All of
+this must hold:
 
   1. The model runs on the CPU with one thread, its shapes are fixed, one executor serves it, and
      nothing in its file makes requests wait for others.

@@ -6,11 +6,8 @@ remains, the same bytes each time, is looked up: protobuf parses it the first ti
 model the last message's layout is remembered, so that one that is laid out alike is not even
 scanned: its beginning is compared, and the data is where it was.
 
-    scan, look-up     5 us    protobuf and its checks, 10 us, and a copy of the data
-    layout            1 us
-
-(benchmarks/results/0006-grpc.md.)  Only kinds whose data is raw, of fixed size and needs no
-decoding are known; `codec.decode_request` reads all others.
+benchmarks/results/0006-grpc.md has what each takes. Only kinds whose data is raw, of fixed size and
+needs no decoding are known; `codec.decode_request` reads all others.
 Source: protobuf's wire format; Open Inference Protocol v2 over gRPC, ModelInferRequest.
 """
 

@@ -210,7 +210,7 @@ class Sending:
 
     def message(self, stream: Stream, form: "MessageForm", message: bytes) -> None:
         """A whole answer of one small message between a head and trailers that never change: what
-        `answer` does, in a third of the time."""
+        `answer` does, in fewer steps."""
         size = len(message) + form.prefix_bytes
         if (
             size > stream.send_window

@@ -2,8 +2,8 @@
 
 A client with deadlines or traces sends the same request with a fresh `grpc-timeout` or
 `traceparent` each time, so that no header block comes twice. What the other fields ask for is
-worked out once all the same, and then varied: 45 us become 12
-(benchmarks/results/0005-header-blocks.md).  Hot path.
+worked out once all the same, and then varied (benchmarks/results/0005-header-blocks.md).  Hot
+path.
 """
 
 from collections.abc import Callable
