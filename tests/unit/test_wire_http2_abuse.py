@@ -285,3 +285,10 @@ def test_a_flush_gives_one_turns_share_of_a_large_body() -> None:
     taken = b"".join(server.session.sending.take(TURN_BYTES))
     assert len(taken) < 2 * TURN_BYTES
     assert server.session.sending.can_go_on
+
+
+def test_a_field_without_a_name_behind_a_fresh_one_is_malformed() -> None:
+    server = settled(None)
+    server.feed(opened(1, ends=True, block=POST + b"\x00\x0btraceparent\x01a" + b"\x00\x00\x01b"))
+    assert [each.kind for each in frames_of(server.sent())] == [RST_STREAM]
+    assert not server.session.is_over

@@ -56,7 +56,7 @@ class RepeatedHeads(Generic[HeadT]):
         for field in block.fields:
             if field[0] in FRESH:
                 fresh.append(field)
-            elif fresh and field[0][0] == ":":
+            elif fresh and field[0].startswith(":"):
                 return None  # misplaced
             else:
                 lasting.append(field)
