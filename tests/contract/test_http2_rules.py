@@ -10,8 +10,10 @@ FILES: Final = {
     "session": "tests/unit/test_wire_http2_session.py",
     "connection": "tests/server/test_http2_connection.py",
     "HPACK": "tests/unit/test_wire_http2_hpack.py",
+    "abuse": "tests/unit/test_wire_http2_abuse.py",
+    "fuzz": "tests/unit/test_wire_http2_fuzz.py",
 }
-NAMED: Final = re.compile(r"(?:(session|connection|HPACK) )?`(test_\w+)`")
+NAMED: Final = re.compile(rf"(?:({'|'.join(FILES)}) )?`(test_\w+)`")
 
 
 def functions(path: str) -> set[str]:
