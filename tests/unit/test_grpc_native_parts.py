@@ -7,9 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stoker.errors import InvalidRequest, TooLarge
+from stoker.telemetry.server_statistics import ServerStatistics
+from stoker.transport.grpc.call import UnaryMethod
 from stoker.transport.grpc.call_end import MAX_DETAILS_BYTES, details, percent_encoded
 from stoker.transport.grpc.message_reader import MessageReader
+from stoker.transport.grpc.native import GrpcRequests
 from stoker.transport.grpc.native_head import CallMetadata, is_grpc, timeout_seconds
+from stoker.transport.grpc.native_refused import RefusedOpening
+from stoker.transport.grpc.native_unary import UnaryOpening
+from stoker.transport.wire.http2.http_stream import HttpRequests
+from stoker.transport.wire.http2.request_fields import read_request
+from stoker.transport.wire.http2.stream import Opening
+from stoker.transport.wire.limits import BufferBudget
+
+from tests.wire_server import Held
 
 
 @given(
@@ -104,3 +115,51 @@ def test_metadata_is_the_lasting_and_the_fresh_fields() -> None:
 def test_metadata_that_is_no_base64_is_refused_when_it_is_asked_for() -> None:
     with pytest.raises(InvalidRequest, match="raw-bin"):
         CallMetadata({"raw-bin": "?"})["raw-bin"]
+
+
+METHOD = "/a.B/C"
+CALL = [(":method", "POST"), (":scheme", "http"), (":path", METHOD)]
+
+
+def opened(requests: GrpcRequests, fields: list[tuple[str, str]]) -> object:
+    """What a call's head asks for; None for a call that is refused."""
+    opening = requests.opening(read_request(fields))
+    return asked(opening)
+
+
+def asked(opening: Opening) -> object:
+    if not isinstance(opening, UnaryOpening):
+        assert isinstance(opening, RefusedOpening)
+        return None
+    head = opening.head
+    return dict(head.metadata), head.timeout, head.coding, head.answer_coding, head.is_retry
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("grpc-timeout"), st.sampled_from(["1S", "20m", "x", ""])),
+            st.tuples(st.just("grpc-previous-rpc-attempts"), st.sampled_from(["0", "1"])),
+            st.tuples(st.just("grpc-trace-bin"), st.sampled_from(["AAE", "eA=="])),
+            st.tuples(st.just("traceparent"), st.text("ab", max_size=5)),
+        ),
+        unique_by=lambda field: field[0],
+    ),
+    st.sampled_from(["identity", "gzip", "snappy"]),
+    st.sampled_from(["application/grpc", "application/grpc+json"]),
+)
+def test_a_call_that_is_varied_asks_for_what_one_that_is_read_whole_does(
+    fresh: list[tuple[str, str]], coding: str, content_type: str
+) -> None:
+    lasting = [*CALL, ("content-type", content_type), ("grpc-encoding", coding)]
+    lasting.append(("grpc-accept-encoding", "identity, gzip"))
+    requests = grpc_requests(ServerStatistics())
+    varied = requests.opening(read_request(lasting)).varied(fresh)
+    assert asked(varied) == opened(requests, [*lasting, *fresh])
+
+
+def grpc_requests(statistics: ServerStatistics) -> GrpcRequests:
+    budget = BufferBudget(1 << 20)
+    others = HttpRequests(Held(), budget, on_refused=lambda error: None)
+    methods = {METHOD: UnaryMethod(lambda message, context, reply: None)}
+    return GrpcRequests(methods, others, budget, statistics, max_message_bytes=1 << 20)

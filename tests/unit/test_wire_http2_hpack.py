@@ -6,9 +6,7 @@ from hpack.exceptions import HPACKError
 from hypothesis import given
 from hypothesis import strategies as st
 from stoker.transport.wire.http2 import huffman
-from stoker.transport.wire.http2.header_blocks import HeaderBlocks
-from stoker.transport.wire.http2.hpack import Block, CompressionError, Decoder, Field
-from stoker.transport.wire.http2.repeated_heads import RepeatedHeads
+from stoker.transport.wire.http2.hpack import CompressionError, Decoder, Field
 
 TABLE_BYTES = 4096
 LIST_BYTES = 1 << 16
@@ -154,56 +152,3 @@ def test_a_list_is_cut_at_its_limit_and_the_table_is_not() -> None:
     assert read.fields == [("a", "v" * 20)]
     assert read.size == 1000 * 53 + 34
     assert ours.table[0] == ("b", "v")
-
-
-FRESH_FIELDS = ("grpc-timeout", "traceparent", "x-request-id")
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.booleans(),
-            st.lists(st.tuples(st.sampled_from(FRESH_FIELDS), st.text("ab9", max_size=300)),
-                     max_size=3),
-            st.booleans(),
-        ),
-        min_size=1,
-        max_size=8,
-    ),
-    st.booleans(),
-)  # fmt: skip
-def test_remembered_heads_are_what_reading_each_block_whole_gives(
-    requests: list[tuple[bool, list[tuple[str, str]], bool]], literal: bool
-) -> None:
-    lasting = [(":method", "POST"), (":scheme", "http"), (":path", "/p"), ("user", "u" * 200)]
-    encoder = hpack.Encoder()
-    reader = Decoder(max_table_bytes=4096, max_list_bytes=1 << 15)
-    blocks = HeaderBlocks(decoder(), _Fields.read, RepeatedHeads(_Fields.read))
-    for misplaced, fresh, is_huffman in requests:
-        if literal:
-            block = encoder.encode(lasting, huffman=is_huffman) + b"".join(
-                b"\0" + bytes([len(name)]) + name.encode()
-                + (b"\x7f" + bytes([len(value) - 127 & 0x7F | 0x80, len(value) - 127 >> 7])
-                   if len(value) >= 127 else bytes([len(value)]))
-                + value.encode()
-                for name, value in fresh
-            )  # fmt: skip
-        else:
-            fields = [*fresh, *lasting] if misplaced else [*lasting, *fresh]
-            block = encoder.encode(fields, huffman=is_huffman)
-        whole = reader.decode(block)
-        assert sorted(blocks.head(block).fields) == sorted(whole.fields)
-
-
-class _Fields:
-    """A head that is its fields."""
-
-    def __init__(self, fields: list[Field]) -> None:
-        self.fields = fields
-
-    @classmethod
-    def read(cls, block: Block) -> "_Fields":
-        return cls(block.fields)
-
-    def varied(self, fresh: list[Field]) -> "_Fields":
-        return _Fields([*self.fields, *fresh])

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 
 from stoker.errors import ServingError, Unsupported
-from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
+from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.grpc.call import Method, UnaryMethod, is_retry
 from stoker.transport.grpc.call_end import ACCEPTED_CODINGS
 from stoker.transport.grpc.native_call import CallHead, CallHost
@@ -95,8 +95,7 @@ class GrpcRequests(CallHost):
         except UnsupportedCoding as error:
             return RefusedOpening(error, (("grpc-accept-encoding", ACCEPTED_CODINGS),))
         except ServingError as error:
-            self.statistics.record_unrouted(UnroutedReason.MALFORMED)
-            return RefusedOpening(error)
+            return RefusedOpening(error, counted_by=self.statistics)
 
     def refusal(self, error: HttpError) -> Opening:
         """Implements `Requests`."""

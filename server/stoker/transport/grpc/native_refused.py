@@ -1,6 +1,7 @@
 """A call of the native gRPC transport that is refused by its head alone."""
 
 from stoker.errors import ServingError
+from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.grpc.call_end import failed_at_once
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
@@ -13,13 +14,24 @@ from stoker.transport.wire.problems import HttpError
 class RefusedOpening:
     """Implements `Opening`."""
 
-    __slots__ = ("_answer",)
+    __slots__ = ("_answer", "_statistics")
 
-    def __init__(self, error: ServingError, more: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self,
+        error: ServingError,
+        more: tuple[tuple[str, str], ...] = (),
+        *,
+        counted_by: ServerStatistics | None = None,
+    ) -> None:
+        """`counted_by` counts each call as malformed: one opening stands for all calls whose heads
+        are alike."""
         self._answer = failed_at_once(error.bare(), more=more)
+        self._statistics = counted_by
 
     def open(self, session: Session, number: int) -> Stream:
         """Implements `Opening`."""
+        if self._statistics is not None:
+            self._statistics.record_unrouted(UnroutedReason.MALFORMED)
         return _RefusedCall(session, number, self._answer)
 
     def varied(self, fresh: list[Field]) -> Opening:

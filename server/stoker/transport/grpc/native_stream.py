@@ -67,8 +67,7 @@ class StreamOpening:
         try:
             return StreamOpening(self.host, self.head.varied(fresh), self.method)
         except InvalidRequest as error:
-            count_refusal(self.host, error)
-            return RefusedOpening(error)
+            return RefusedOpening(error, counted_by=self.host.statistics)
 
 
 class StreamCall(Stream):

@@ -81,8 +81,7 @@ class UnaryOpening:
         try:
             return UnaryOpening(self.host, self.head.varied(fresh), self.handle)
         except InvalidRequest as error:
-            count_refusal(self.host, error)
-            return RefusedOpening(error)
+            return RefusedOpening(error, counted_by=self.host.statistics)
 
 
 class UnaryCall(Stream):

@@ -15,8 +15,8 @@ only those are decoded.  Hot path.  Source: RFC 7541, section 2.3; design, secti
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from stoker.transport.wire.http2.hpack import ENTRY_BYTES, Block, Decoder, Field
-from stoker.transport.wire.http2.repeated_heads import RepeatedHeads, Varied
+from stoker.transport.wire.http2.hpack import ENTRY_BYTES, Block, CompressionError, Decoder, Field
+from stoker.transport.wire.http2.repeated_heads import FRESH, RepeatedHeads, Varied, are_fresh
 from stoker.transport.wire.limits import MAX_HEAD_BYTES
 
 REMEMBERED_BLOCKS: Final = 64
@@ -75,6 +75,8 @@ class HeaderBlocks(Generic[HeadT]):
         beginning = self._beginning
         if beginning is not None and block.startswith(beginning.block):
             rest = self.decode(block[len(beginning.block) :])
+            if rest.changes_table and block[len(beginning.block)] & 0xE0 == 0x20:
+                raise CompressionError("expected table sizes before the first field")
             if beginning.size + rest.size <= MAX_HEAD_BYTES:
                 varied = self._heads.behind(beginning.head, rest.fields)
                 if varied is not None:
@@ -103,10 +105,15 @@ class HeaderBlocks(Generic[HeadT]):
         return head
 
     def _begin(self, block: bytes, decoded: Block) -> None:
-        """Remembers what a block with fresh literals at its end began with."""
+        """Remembers what a block began with that has its fresh fields, and no others, as literals
+        at its end. Others among them are the request's own, such as the :path of clients that
+        index no paths: without them its head would be another request's, or none."""
         if decoded.literal_at < 2 or decoded.changes_table:
             return
-        fields = decoded.fields[: len(decoded.fields) - decoded.literals]
+        at = len(decoded.fields) - decoded.literals
+        fields = decoded.fields[:at]
+        if not (are_fresh(decoded.fields[at:]) and FRESH.isdisjoint([name for name, _ in fields])):
+            return
         size = sum([len(name) + len(value) + ENTRY_BYTES for name, value in fields])
         self._beginning = _Beginning(
             block[: decoded.literal_at],

@@ -67,10 +67,9 @@ class RepeatedHeads(Generic[HeadT]):
     def behind(self, head: HeadT, fields: list[Field]) -> HeadT | None:
         """The head with these fields behind those that it was made of; None if it is to be read as
         a whole."""
-        for name, _ in fields:
-            if name not in FRESH:
-                return None
-        return None if repeats(fields) else head.varied(fields)  # type: ignore[return-value]  # same
+        if not are_fresh(fields) or repeats(fields):
+            return None
+        return head.varied(fields)  # type: ignore[return-value]  # same
 
     def lasting(self, fields: list[Field]) -> HeadT:
         """The head that fields make which are not fresh."""
@@ -82,6 +81,11 @@ class RepeatedHeads(Generic[HeadT]):
                 self._known.clear()
             self._known[key] = known
         return known
+
+
+def are_fresh(fields: list[Field]) -> bool:
+    """Whether all names are those of fresh fields."""
+    return FRESH.issuperset([name for name, _ in fields])
 
 
 def repeats(fields: list[Field]) -> bool:
