@@ -114,7 +114,8 @@ class Peer:
         assert blocks[-1].flags & END_STREAM
         fields: dict[str, str] = {}
         for each in blocks:
-            fields.update(self._decoder.decode(each.payload))
+            for name, value in self._decoder.decode(each.payload):
+                fields[str(name)] = str(value)
         return fields
 
     def seconds(self, count: int) -> None:
