@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar, get_args
@@ -230,19 +231,38 @@ def grpc_transport(request: pytest.FixtureRequest) -> GrpcTransport:
     return transport
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+_transports = pytest.StashKey[dict[str, str]]()
+"""The gRPC transport of each test that has one."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Notes the transports, of which reports do not tell."""
+    transports: dict[str, str] = {
+        item.nodeid: str(item.callspec.params["grpc_transport"])
+        for item in session.items
+        if isinstance(item, pytest.Function)
+        and hasattr(item, "callspec")
+        and "grpc_transport" in item.callspec.params
+    }
+    session.config.stash[_transports] = transports
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Says how many tests ran with each gRPC transport, and how many skipped it."""
-    said = []
-    for transport in get_args(GrpcTransport):
-        counts = {
-            outcome: sum(
-                f"[{transport}" in report.nodeid or f"-{transport}" in report.nodeid
-                for report in terminalreporter.stats.get(outcome, ())
-            )
-            for outcome in ("passed", "failed", "skipped")
-        }
-        ran = counts["passed"] + counts["failed"]
-        said.append(f"{transport} {ran} run, {counts['skipped']} skipped")
+    transports = config.stash.get(_transports, {})
+    if not transports:
+        return
+    counts = dict.fromkeys(product(get_args(GrpcTransport), ("run", "skipped")), 0)
+    for outcome, came in (("passed", "run"), ("failed", "run"), ("skipped", "skipped")):
+        for report in terminalreporter.stats.get(outcome, ()):
+            if transport := transports.get(report.nodeid):
+                counts[transport, came] += 1
+    said = [
+        f"{each} {counts[each, 'run']} run, {counts[each, 'skipped']} skipped"
+        for each in get_args(GrpcTransport)
+    ]
     terminalreporter.write_line(f"gRPC transports: {'; '.join(said)}")
 
 

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
+from h2.events import PingAckReceived
 from h2.settings import SettingCodes
 from stoker.errors import Overloaded
 from stoker.protocol import inference_pb2 as pb
@@ -25,7 +26,7 @@ from tests.conftest import run_stoker
 from tests.engine_double import EngineDouble, echo, values
 from tests.grpc_server import SERVICE, Served, infer_message, run, serving_by
 from tests.http2_client import Answered, Http2Client
-from tests.wire_server import Client
+from tests.wire_server import Client, get
 
 INFER = SERVICE + "ModelInfer"
 GRPC = ("content-type", "application/grpc")
@@ -150,8 +151,21 @@ def test_an_answer_has_the_coding_of_its_request(
             assert (answer.fields["grpc-encoding"], answer.body[0]) == (coding, 1)
             message = pb.ModelInferResponse.FromString(unpack(answer.body[5:]))  # type: ignore[operator]  # likewise
             assert message.raw_output_contents[0] == values(rows).tobytes()
-            plain = await call(client, framed(infer_message(rows)[:0]), *fields)
-            assert "grpc-encoding" not in plain.fields
+
+    run(steps())
+
+
+@pytest.mark.parametrize(("rows", "accepted"), [(1, "identity, gzip"), (1000, "identity, deflate")])
+def test_an_answer_that_is_small_or_whose_coding_is_not_accepted_is_plain(
+    rows: int, accepted: str
+) -> None:
+    async def steps() -> None:
+        async with serving() as served, connected(served) as client:
+            body = framed(gzip.compress(infer_message(rows)), flag=1)
+            fields = (("grpc-encoding", "gzip"), ("grpc-accept-encoding", accepted))
+            answer = await call(client, body, *fields)
+            assert (answer.fields["grpc-status"], answer.body[0]) == ("0", 0)
+            assert "grpc-encoding" not in answer.fields
 
     run(steps())
 
@@ -368,14 +382,18 @@ def test_a_client_that_goes_away_ends_its_calls(how: str) -> None:
     run(steps())
 
 
-def test_a_reset_cancels_a_unary_call_in_the_engine() -> None:
+@pytest.mark.parametrize("how", ["reset", "connection"])
+def test_a_client_that_goes_away_cancels_its_unary_call_in_the_engine(how: str) -> None:
     async def steps() -> None:
         engine = EngineDouble(answer=None)
         async with serving(engine) as served, connected(served) as client:
             number = client.request(INFER, framed(infer_message()), GRPC)
             await engine.submitted.wait()
-            client.h2.reset_stream(number, 8)
-            client.flush()
+            if how == "reset":
+                client.h2.reset_stream(number, 8)
+                client.flush()
+            else:
+                client.client.writer.transport.abort()
             await engine.cancelled.wait()
             assert served.held_bytes == 0
 
@@ -449,16 +467,33 @@ def test_large_metadata_arrives() -> None:
     run(steps())
 
 
-def test_a_clients_keep_alive_is_answered() -> None:
+def test_a_clients_keep_alive_is_answered_while_its_call_waits() -> None:
     async def steps() -> None:
         engine = EngineDouble(answer=None)
-        options = (("grpc.keepalive_time_ms", 50), ("grpc.keepalive_timeout_ms", 2000))
-        async with serving(engine, client=options) as served:
-            infer = asyncio.ensure_future(served.infer())
+        async with serving(engine) as served, connected(served) as client:
+            number = client.request(INFER, framed(infer_message()), GRPC)
             await engine.submitted.wait()
-            await asyncio.sleep(0.3)  # some pings pass, which their client would miss
+            client.h2.ping(b"12345678")
+            client.flush()
+            while not isinstance(event := await client.event(), PingAckReceived):
+                assert event is not None, "the connection ended"
+            assert event.ping_data == b"12345678"
             engine.release()
-            await infer
+            assert (await answered(client, number)).fields["grpc-status"] == "0"
+
+    run(steps())
+
+
+def test_the_grpc_port_answers_rest_over_either_version_of_http() -> None:
+    async def steps() -> None:
+        async with serving() as served, connected(served) as client:
+            host, _, port = served.address.rpartition(":")
+            old = Client(*await asyncio.open_connection(host, int(port)))
+            old.send(get(body=b"old"))
+            assert (await old.answer())[2] == b"old"
+            assert (await client.answer(client.request("/now", b"new")))[2] == b"new"
+            assert (await call(client, framed(infer_message()))).fields["grpc-status"] == "0"
+            old.writer.close()
 
     run(steps())
 

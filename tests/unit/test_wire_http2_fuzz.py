@@ -1,9 +1,9 @@
 """Mutations of valid conversations: a clean error or an answer, never anything else.
 
 The conversations hold unary gRPC calls, REST requests and streams, CONTINUATION, padding, trailers,
-SETTINGS, PING, WINDOW_UPDATE and RST_STREAM. A mutation flips bytes, or repeats, drops, swaps and
-changes frames; it comes in pieces. What must hold is `played`'s docstring. The test plays a seeded
-few thousand; more by hand:
+SETTINGS, PING, WINDOW_UPDATE and RST_STREAM. A mutation flips bits, or repeats, drops, swaps,
+changes and splices frames; it comes in pieces. What must hold is `played`'s docstring. The test
+plays a seeded few thousand; more by hand:
 
     python -m tests.unit.test_wire_http2_fuzz --inputs 1000000 --seed 1
 """
@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import hpack
+from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
+from stoker.errors import ServingError
 from stoker.inference import Cancel
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.grpc.call import (
@@ -48,8 +50,10 @@ from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.http2.session import Session
 from stoker.transport.wire.limits import MAX_BLOCK_BYTES, BufferBudget
 from stoker.transport.wire.message import Answer, HttpRequest, HttpResponse, RequestHead
+from stoker.transport.wire.problems import HttpError
 
 from tests.unit.test_wire_http2_session import frames_of
+from tests.wire_server import Lease
 
 INPUTS = 3000
 BUDGET = 1 << 20
@@ -60,8 +64,10 @@ class Peer:
 
     def __init__(self) -> None:
         self.reached = 0
+        self.leases: list[Lease] = []
+        self.refused: list[ServingError | HttpError] = []
         self.budget = BufferBudget(BUDGET)
-        others = HttpRequests(self, self.budget, on_refused=lambda error: None)
+        others = HttpRequests(self, self.budget, on_refused=self.refused.append)
         methods: dict[str, Method] = {
             "/a.B/Unary": UnaryMethod(self._unary),
             "/a.B/Stream": StreamMethod(self._back),
@@ -77,7 +83,8 @@ class Peer:
 
     def handle(self, request: HttpRequest, answer: Answer) -> Cancel | None:
         self.reached += 1
-        answer(HttpResponse(200, (), (bytes(request.body),)))
+        self.leases.append(Lease())
+        answer(HttpResponse(200, (), (bytes(request.body),), self.leases[-1]))
         return None
 
     def _unary(self, message: MessageBytes, context: CallContext, reply: Reply) -> Cancel | None:
@@ -105,22 +112,27 @@ def conversation(seed: int) -> list[bytes]:
     chance, encoder = random.Random(seed), hpack.Encoder()
     said = [frames.settings({frames.INITIAL_WINDOW_SIZE: chance.choice([0, 10, 65_535, 1 << 20])})]
 
-    def head(number: int, path: str, *fields: tuple[str, str], ends: bool = False) -> None:
+    indexes = chance.random() < 0.5  # what changes with the request
+
+    def changing(name: str, value: str) -> HeaderTuple:
+        return HeaderTuple(name, value) if indexes else NeverIndexedHeaderTuple(name, value)
+
+    def head(number: int, path: str, *fields: tuple[str, str] | HeaderTuple) -> None:
+        where = changing(":path", path)
         block = encoder.encode(
-            [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "a"),
-             *fields], huffman=chance.random() < 0.5
-        )  # fmt: skip
-        flags = END_STREAM if ends else 0
+            [(":method", "POST"), (":scheme", "http"), where, (":authority", "a"), *fields],
+            huffman=chance.random() < 0.5,
+        )
         kind = chance.randrange(3)
         if kind == 0:
-            said.append(frame(HEADERS, flags, number, block[:5]))
+            said.append(frame(HEADERS, 0, number, block[:5]))
             said.append(frame(CONTINUATION, END_HEADERS, number, block[5:]))
         elif kind == 1:
             wrapped = bytes([3]) + bytes(5) + block + bytes(3)
-            flags |= END_HEADERS | PADDED | PRIORITISED
+            flags = END_HEADERS | PADDED | PRIORITISED
             said.append(frame(HEADERS, flags, number, wrapped))
         else:
-            said.append(frame(HEADERS, END_HEADERS | flags, number, block))
+            said.append(frame(HEADERS, END_HEADERS, number, block))
 
     def data(number: int, body: bytes, *, ends: bool = True) -> None:
         cut = chance.randrange(len(body) + 1)
@@ -149,7 +161,8 @@ def conversation(seed: int) -> list[bytes]:
                 trailers = encoder.encode([("x", "y")])
                 said.append(frame(HEADERS, END_HEADERS | END_STREAM, number, trailers))
         else:
-            fresh = ("traceparent", f"00-{chance.getrandbits(128):032x}-{number:016x}-01")
+            trace = f"00-{chance.getrandbits(128):032x}-{number:016x}-01"
+            fresh = changing("traceparent", trace)
             head(number, "/a.B/Unary", grpc, *([fresh] if kind == 2 else []))
             data(number, body)
         said.append(frame(PING, 0, 0, bytes(8)))
@@ -158,22 +171,25 @@ def conversation(seed: int) -> list[bytes]:
     return said
 
 
-def mutated(said: list[bytes], chance: random.Random) -> bytes:
-    """The conversation, damaged."""
+def mutated(said: list[bytes], other: list[bytes], chance: random.Random) -> bytes:
+    """The conversation, damaged; `other` is one to splice with."""
     said = list(said)
     for _ in range(chance.choice([0, 1, 1, 1, 2, 3])):
-        place, kind = chance.randrange(len(said)), chance.randrange(6)
+        place, kind = chance.randrange(len(said)), chance.randrange(8)
         if kind == 0:
             said.insert(chance.randrange(len(said) + 1), said[place])
         elif kind == 1 and len(said) > 1:
             del said[place]
         elif kind == 2:
-            other = chance.randrange(len(said))
-            said[place], said[other] = said[other], said[place]
+            elsewhere = chance.randrange(len(said))
+            said[place], said[elsewhere] = said[elsewhere], said[place]
+        elif kind == 3:
+            said[place:] = other[chance.randrange(len(other)) :]
         else:
+            # Length, type, flags and stream are in the first nine bytes.
             changed = bytearray(said[place])
-            at = chance.randrange(9 if kind == 3 else len(changed))
-            changed[at] = chance.randrange(256)
+            at = chance.randrange(9 if kind < 6 else len(changed))
+            changed[at] ^= 1 << chance.randrange(8) if kind % 2 else chance.randrange(1, 256)
             said[place] = bytes(changed)
     whole = b"".join(said)
     return whole[: chance.randrange(len(whole))] if chance.random() < 0.1 else whole
@@ -183,7 +199,7 @@ async def played(data: bytes, chance: random.Random) -> tuple[bool, ErrorCode | 
     """Whether a handler was reached, and what ended the session.
 
     Nothing is raised; when the connection is lost no stream is open, every byte of the budget is
-    free, and no task is left.
+    free, every lease is given back once, and no task is left.
     """
     peer = Peer()
     cuts = sorted(chance.randrange(len(data) + 1) for _ in range(chance.randrange(4)))
@@ -205,8 +221,9 @@ async def played(data: bytes, chance: random.Random) -> tuple[bool, ErrorCode | 
     await peer.calls.close()
     assert not peer.calls.tasks
     assert peer.budget.used == 0
-    for lease in peer.session.sending.leases:
+    for lease in peer.session.sending.leases:  # of bytes that have left
         lease.release()
+    assert all(lease.releases == 1 for lease in peer.leases)
     return peer.reached > 0, code
 
 
@@ -216,7 +233,7 @@ async def play(count: int, seed: int) -> tuple[int, Counter[str]]:
     conversations = [conversation(each) for each in range(50)]
     reached, ends = 0, Counter[str]()
     for _ in range(count):
-        data = mutated(chance.choice(conversations), chance)
+        data = mutated(chance.choice(conversations), chance.choice(conversations), chance)
         has_reached, code = await played(data, chance)
         reached += has_reached
         ends["none" if code is None else code.name] += 1
@@ -234,6 +251,18 @@ def test_an_undamaged_conversation_is_answered() -> None:
         for seed in range(50):
             data = b"".join(conversation(seed))
             assert await played(data, random.Random(seed)) == (True, None)
+
+    asyncio.run(steps())
+
+
+def test_no_request_of_an_undamaged_conversation_is_malformed() -> None:
+    async def steps() -> None:
+        for seed in range(50):
+            peer = Peer()
+            peer.feed(b"".join(conversation(seed)))
+            assert peer.refused == []
+            peer.session.lose()
+            await peer.calls.close()
 
     asyncio.run(steps())
 

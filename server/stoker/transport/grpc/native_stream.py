@@ -89,7 +89,8 @@ class StreamCall(Stream):
         self._large = 0
         """Of a large message that waits for its turn to widen the window."""
         self._message_began = 0
-        """The session's second when the message began that is not whole."""
+        """The stream's second when the message began that is not whole, or the client could go on
+        with it."""
         self._is_whole = False
         self._is_over = False
         """The status is sent, or nobody waits for it."""
@@ -119,7 +120,7 @@ class StreamCall(Stream):
             self.refuse(error.bare())
             return
         if not was_amid:
-            self._message_began = self.session.seconds - self.opened_at
+            self._begin_again()
         if self._messages:
             self._go_on()
 
@@ -146,8 +147,9 @@ class StreamCall(Stream):
         self._cancel()
 
     def is_slow(self, seconds: int) -> bool:
-        """Implements `Stream`: a stream may rest between messages."""
-        if not self._reader.is_amid or self._large:
+        """Implements `Stream`: a stream may rest between messages, and what waits for the handler
+        may hold the client back."""
+        if not self._reader.is_amid or self._messages or self._large:
             return False
         grace = seconds - self._message_began - BODY_GRACE_S
         return self._reader.filled < grace * body_rate(self._reserved)
@@ -185,11 +187,14 @@ class StreamCall(Stream):
                 if self._large:
                     self.session.widen(self, self._large)
                     self._large = 0
+                    self._begin_again()
                 if self._is_whole:
                     return
                 self._changed = asyncio.get_running_loop().create_future()
                 await self._changed
             is_compressed, message = self._messages.popleft()
+            if not self._messages:
+                self._begin_again()
             size = len(message)
             self._held = size + MESSAGE_COST
             if size + PREFIX_BYTES <= STREAM_WINDOW // 2:
@@ -246,6 +251,10 @@ class StreamCall(Stream):
             tasks.add(self._task)
             self._task.add_done_callback(tasks.discard)
         _wake(self._changed)
+
+    def _begin_again(self) -> None:
+        """From here on the client has the window for the message that is not whole."""
+        self._message_began = self.session.seconds - self.opened_at
 
     def _cancel(self) -> None:
         if self._task is not None:
