@@ -25,22 +25,37 @@ WAYS = ("indexed", "literal", "never indexed")
 PSEUDO = [(":method", "POST"), (":scheme", "http")]
 LASTING = [("content-type", "application/grpc"), ("user-agent", "u" * 30), ("x-a", "1")]
 
-# How a client writes each field: the lasting ones mostly by its table, as clients do.
-ways = st.fixed_dictionaries(
-    {name: st.sampled_from(["indexed", "indexed", "literal"]) for name, _ in [*PSEUDO, *LASTING]}
-    | {name: st.sampled_from(WAYS) for name in (":path", *FRESH_NAMES)}
+NAMES = [name for name, _ in [*PSEUDO, *LASTING]]
+
+# How a client writes each field: as grpcio, as curl, or in any way.
+GRPCIO = dict.fromkeys([*NAMES, ":path"], "indexed") | dict.fromkeys(FRESH_NAMES, "literal")
+CURL = GRPCIO | {":path": "literal"}
+ways = (
+    st.just(GRPCIO)
+    | st.just(CURL)
+    | st.fixed_dictionaries(dict.fromkeys([*NAMES, ":path", *FRESH_NAMES], st.sampled_from(WAYS)))
 )
 fresh = st.lists(
     st.tuples(st.sampled_from(FRESH_NAMES), st.sampled_from(["1S", "2S", "3S", "\1"])),
     max_size=3,
 )
-requests = st.tuples(
+any_request = st.tuples(
     st.sampled_from(["/a", "/b"]),
     fresh,
     st.sampled_from(["behind", "behind", "behind", "amid", "before"]),
     st.sampled_from([0, 0, 1]),  # which of the two ways of the client
     st.sampled_from([None, None, None, None, 0, 70, 150, 4096]),  # the table's size from here on
 )
+# What most clients send: the same call again and again, with a field that is fresh.
+usual_request = st.tuples(
+    st.just("/a"),
+    st.lists(st.tuples(st.sampled_from(FRESH_NAMES), st.sampled_from(["1S", "2S"])),
+             min_size=1, max_size=2),
+    st.just("behind"),
+    st.just(0),
+    st.none(),
+)  # fmt: skip
+requests = usual_request | usual_request | any_request
 
 
 class _Head:
@@ -99,7 +114,7 @@ def outcome(read: Callable[[], Http2Head]) -> tuple[str, str, dict[str, str], in
 
 
 @settings(max_examples=200)
-@given(st.lists(requests, max_size=10), st.tuples(ways, ways))
+@given(st.lists(requests, min_size=2, max_size=10), st.tuples(ways, ways))
 def test_remembered_heads_are_those_that_whole_blocks_give(
     calls: list[tuple[str, list[Field], str, int, int | None]],
     client: tuple[dict[str, str], dict[str, str]],
@@ -138,6 +153,23 @@ def test_a_table_size_behind_a_beginning_that_is_known_is_a_compression_error() 
     blocks.head(beginning + literal("traceparent", "00-1"))
     with pytest.raises(CompressionError, match="before the first field"):
         blocks.head(beginning + b"\x20" + literal("traceparent", "00-2"))
+
+
+def test_what_a_block_began_with_is_varied_by_the_fresh_fields_behind_it() -> None:
+    blocks = remembering()
+    blocks.decode(entered(":path", "/p"))
+    for trace in ("00-1", "00-2", "00-3"):
+        head = blocks.head(b"\x83\x86\xbe" + literal("traceparent", trace)).head
+        assert (head.request.path, dict(head.request.headers)) == ("/p", {"traceparent": trace})
+
+
+def test_a_beginning_with_other_fields_behind_it_is_read_whole() -> None:
+    blocks = remembering()
+    blocks.decode(entered(":path", "/p"))
+    beginning = b"\x83\x86\xbe"
+    blocks.head(beginning + literal("traceparent", "00-1"))
+    head = blocks.head(beginning + literal("traceparent", "00-2") + literal("x-a", "1")).head
+    assert dict(head.request.headers) == {"traceparent": "00-2", "x-a": "1"}
 
 
 def test_a_beginning_is_forgotten_when_the_table_that_it_reads_changes() -> None:
