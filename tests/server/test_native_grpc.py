@@ -228,6 +228,17 @@ def test_text_beyond_ascii_is_percent_encoded() -> None:
     run(steps())
 
 
+@pytest.mark.parametrize("text", [" begins", "ends ", " ", ""])
+def test_a_text_with_spaces_at_its_ends_reaches_strict_clients(text: str) -> None:
+    async def steps() -> None:
+        engine = EngineDouble(lambda request: Overloaded(text))
+        async with serving(engine) as served, connected(served) as client:
+            answer = await call(client, framed(infer_message()))
+            assert unquote(answer.fields["grpc-message"]) == text
+
+    run(steps())
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [("AAH/", b"\0\1\xff"), ("AAE=", b"\0\1"), ("AAE", b"\0\1"), ("eA==,AAH/", b"\0\1\xff")],

@@ -64,6 +64,7 @@ def test_what_refuses_a_message_passes_through() -> None:
 def test_a_status_message_travels_as_ascii_and_comes_back(text: bytes) -> None:
     encoded = percent_encoded(text)
     assert all(" " <= each <= "~" for each in encoded)
+    assert encoded == encoded.strip()
     assert unquote_to_bytes(encoded) == text
 
 

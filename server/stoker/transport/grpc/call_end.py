@@ -5,6 +5,7 @@ Made once where nothing of a call is in them.  Source: gRPC over HTTP2, "Respons
 """
 
 import math
+import re
 from typing import Final
 
 from stoker.errors import ServingError
@@ -19,6 +20,9 @@ ACCEPTED_CODINGS: Final = "identity,deflate,gzip"
 MAX_DETAILS_BYTES: Final = 2048
 """A longer message is cut. Percent-encoding makes it up to three times as long, and clients refuse
 trailers above 8 KiB (grpc.max_metadata_size), which would hide the status itself."""
+
+_TRAVELS: Final = re.compile(rb"(?:[!-$&-~](?:[ -$&-~]*[!-$&-~])?)?")
+"""Texts that need no encoding: most."""
 
 HEAD: Final = answer_fields.head(200, (("content-type", CONTENT_TYPE),))
 """Of an answer whose messages are plain."""
@@ -65,7 +69,15 @@ def details(message: str) -> bytes:
 
 
 def percent_encoded(text: bytes) -> str:
-    """A status message as it travels: printable ASCII but `%`, all else as %XX."""
-    return "".join(
-        [chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in text]
-    )
+    """A status message as it travels: printable ASCII but `%`, all else as %XX. So are spaces at
+    its ends: HTTP/2 has no field values with them (RFC 9113, section 8.2.1), and strict clients
+    refuse the whole answer."""
+    if _TRAVELS.fullmatch(text):
+        return text.decode()
+    encoded = [
+        chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in text
+    ]
+    for end in (0, -1):
+        if encoded[end] == " ":
+            encoded[end] = "%20"
+    return "".join(encoded)
