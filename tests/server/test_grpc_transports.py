@@ -14,10 +14,16 @@ import tritonclient.grpc as triton  # type: ignore[import-untyped]  # ships no t
 import tritonclient.grpc.aio as triton_aio  # type: ignore[import-untyped]  # ships no types
 import uvloop
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]  # no py.typed
+    ErrorInfo,
+    RetryInfo,
+)
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # no py.typed
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from grpc_status import rpc_status
 from stoker import errors
 from stoker.errors import Draining, ErrorCode, Overloaded, ServingError
 from stoker.protocol import inference_pb2 as pb
@@ -192,7 +198,7 @@ def test_an_overloaded_server_says_when_to_retry(serving: ServeCalls) -> None:
         engine = EngineDouble(lambda request: Overloaded("full", retry_after=0.0301))
         async with serving(engine) as served:
             error = await failure(served.infer())
-            assert dict(error.trailing_metadata()) == {"grpc-retry-pushback-ms": "31"}
+            assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "31"
 
     run(steps())
 
@@ -200,7 +206,83 @@ def test_an_overloaded_server_says_when_to_retry(serving: ServeCalls) -> None:
 def test_no_time_to_retry_is_said_where_none_is_known(serving: ServeCalls) -> None:
     async def steps() -> None:
         async with serving(EngineDouble(lambda request: Overloaded("full"))) as served:
-            assert not dict((await failure(served.infer())).trailing_metadata())
+            trailing = dict((await failure(served.infer())).trailing_metadata())
+            assert "grpc-retry-pushback-ms" not in trailing
+
+    run(steps())
+
+
+def sync_failure(address: str) -> Any:
+    """How inference fails for the synchronous client: a grpc.Call, which grpcio-status reads."""
+    with grpc.insecure_channel(address) as channel:
+        infer: Any = channel.unary_unary(SERVICE + "ModelInfer")
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(infer_message(), timeout=30)
+        return caught.value
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_an_error_names_its_reason_in_the_details(
+    serving: ServeCalls, leaf: type[ServingError]
+) -> None:
+    async def steps() -> None:
+        async with serving(EngineDouble(lambda request: leaf("what 100 % é"))) as served:
+            status = rpc_status.from_call(await asyncio.to_thread(sync_failure, served.address))
+            assert status is not None
+            assert (status.code, status.message) == (STATUS[leaf.code].grpc, "what 100 % é")
+            (detail,) = status.details
+            info = ErrorInfo()
+            assert detail.Unpack(info)
+            assert (info.reason, info.domain) == (leaf.code.name, "stoker")
+
+    run(steps())
+
+
+def test_the_details_of_an_overload_say_when_to_retry(serving: ServeCalls) -> None:
+    async def steps() -> None:
+        engine = EngineDouble(lambda request: Overloaded("full", retry_after=2.0301))
+        async with serving(engine) as served:
+            status = rpc_status.from_call(await asyncio.to_thread(sync_failure, served.address))
+            assert status is not None
+            retry = RetryInfo()
+            assert status.details[1].Unpack(retry)
+            assert retry.retry_delay.ToMilliseconds() == 2031
+
+    run(steps())
+
+
+@pytest.mark.parametrize("text", ["x", "é", "€"])
+def test_a_long_message_arrives_and_its_details_never_say_another(
+    serving: ServeCalls, text: str
+) -> None:
+    async def steps() -> None:
+        engine = EngineDouble(lambda request: Overloaded(text * 10_000, retry_after=1))
+        async with serving(engine) as served:
+            error = await asyncio.to_thread(sync_failure, served.address)
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            status = rpc_status.from_call(error)  # raises where they differ
+            assert (status is None) == (text != "x")
+
+    run(steps())
+
+
+def test_a_stream_that_fails_names_its_reason_in_the_details(serving: ServeCalls) -> None:
+    async def fail(
+        requests: AsyncIterator[MessageBytes], context: CallContext
+    ) -> AsyncGenerator[bytes, None]:
+        async for message in requests:
+            yield bytes(message)
+            raise Draining("going", retry_after=1)
+
+    async def steps() -> None:
+        async with serving(methods={"/t.T/Stream": StreamMethod(fail)}) as served:
+            stream = served.stream("/t.T/Stream", b"first")
+            assert await stream.read() == b"first"
+            error = await failure(stream.read())
+            status = Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+            info = ErrorInfo()
+            assert status.details[0].Unpack(info)
+            assert info.reason == "DRAINING"
 
     run(steps())
 

@@ -4,12 +4,13 @@ Made once where nothing of a call is in them.  Source: gRPC over HTTP2, "Respons
 "Status-Message"; gRFC A6 (retry pushback).
 """
 
-import math
+import binascii
 import re
 from typing import Final
 
 from stoker.errors import ServingError
 from stoker.transport.grpc.message_reader import PREFIX_BYTES
+from stoker.transport.grpc.status_details import FIELD, pushback_ms, status_details
 from stoker.transport.status import STATUS
 from stoker.transport.wire.http2 import answer_fields
 from stoker.transport.wire.http2.flow import MessageForm
@@ -45,13 +46,15 @@ def coded_head(coding: str) -> bytes:
 
 def failed(error: ServingError, *, more: tuple[tuple[str, str], ...] = ()) -> bytes:
     """The trailers of a call that failed; tells clients that retry when that makes sense."""
-    fields = [
-        ("grpc-status", str(STATUS[error.code].grpc)),
-        ("grpc-message", percent_encoded(details(error.message))),
-        *more,
-    ]
-    if error.retry_after is not None:
-        fields.append(("grpc-retry-pushback-ms", str(max(0, math.ceil(error.retry_after * 1000)))))
+    message = details(error.message)
+    encoded = percent_encoded(message)
+    fields = [("grpc-status", str(STATUS[error.code].grpc)), ("grpc-message", encoded), *more]
+    status = status_details(error, message, encoded)
+    if status is not None:
+        fields.append((FIELD, _base64(status)))
+    retry_ms = pushback_ms(error)
+    if retry_ms is not None:
+        fields.append(("grpc-retry-pushback-ms", str(retry_ms)))
     return answer_fields.trailers(fields)
 
 
@@ -66,6 +69,11 @@ def details(message: str) -> bytes:
     if len(encoded) <= MAX_DETAILS_BYTES:
         return encoded
     return encoded[:MAX_DETAILS_BYTES].decode(errors="ignore").encode() + b"..."
+
+
+def _base64(data: bytes) -> str:
+    """A `-bin` field's value. Source: gRPC over HTTP2, "Custom-Metadata": without padding."""
+    return binascii.b2a_base64(data, newline=False).rstrip(b"=").decode()
 
 
 def percent_encoded(text: bytes) -> str:

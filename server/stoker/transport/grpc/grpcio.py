@@ -47,7 +47,8 @@ from stoker.transport.grpc.call import (
     is_retry,
     unforeseen,
 )
-from stoker.transport.grpc.call_end import details
+from stoker.transport.grpc.call_end import details, percent_encoded
+from stoker.transport.grpc.status_details import FIELD, pushback_ms, status_details
 from stoker.transport.status import STATUS
 from stoker.transport.wire.limits import BufferBudget
 
@@ -322,12 +323,15 @@ async def _write_answers(
 
 async def _abort(context: _Context, error: ServingError) -> NoReturn:
     """Ends the call with the error's status; tells clients that retry when that makes sense."""
-    trailing: tuple[tuple[str, str], ...] = ()
-    if error.retry_after is not None:
-        pushback_ms = max(0, math.ceil(error.retry_after * 1000))
-        trailing = (("grpc-retry-pushback-ms", str(pushback_ms)),)
-    status = _CODES[STATUS[error.code].grpc]
-    await context.abort(status, details(error.message).decode(), trailing)
+    message = details(error.message)
+    trailing: list[tuple[str, str | bytes]] = []
+    status = status_details(error, message, percent_encoded(message))
+    if status is not None:
+        trailing.append((FIELD, status))
+    retry_ms = pushback_ms(error)
+    if retry_ms is not None:
+        trailing.append(("grpc-retry-pushback-ms", str(retry_ms)))
+    await context.abort(_CODES[STATUS[error.code].grpc], message.decode(), tuple(trailing))
 
 
 def _joined(answer: PiecedMessage) -> bytes:
