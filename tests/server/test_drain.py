@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton  # type: ignore[import-untyped]  # ships no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from stoker.settings import GrpcTransport
 
 from tests import models
 from tests.calls import (
@@ -43,7 +44,14 @@ from tests.calls import (
     statistics,
     wait_until,
 )
-from tests.conftest import FREE_PORTS, Endpoints, RunningServer, Serving, run_stoker
+from tests.conftest import (
+    FREE_PORTS,
+    Endpoints,
+    RunningServer,
+    Serving,
+    StokerProcess,
+    run_stoker,
+)
 from tests.fake_runtime import FakeRuntime
 
 BATCHING = "max_batch_size: 8\ndynamic_batching { }\n"
@@ -55,6 +63,12 @@ GENEROUS_S = 10.0
 def repository_of_double(folder: Path) -> Path:
     entry = models.ModelEntry(models.double(), BATCHING)
     return models.write_repository(folder / "repository", {"m": entry})
+
+
+def run_draining(folder: Path, grpc_transport: GrpcTransport, delay: str) -> StokerProcess:
+    """A process that serves the double over this transport, and drains for so long."""
+    flags = ("--grpc-transport", grpc_transport, "--drain-delay", delay)
+    return run_stoker(str(repository_of_double(folder)), *flags)
 
 
 def rest_load(at: Endpoints, number: int, goes_on: Callable[[], bool]) -> tuple[int, bool]:
@@ -96,7 +110,9 @@ def is_ready(at: Endpoints) -> bool:
 
 
 @pytest.mark.slow
-def test_sigterm_under_load_loses_no_request_and_exits_with_zero(tmp_path: Path) -> None:
+def test_sigterm_under_load_loses_no_request_and_exits_with_zero(
+    grpc_transport: GrpcTransport, tmp_path: Path
+) -> None:
     terminated = threading.Event()
     left: list[float] = []
 
@@ -104,7 +120,7 @@ def test_sigterm_under_load_loses_no_request_and_exits_with_zero(tmp_path: Path)
         return not terminated.is_set() or time.monotonic() < left[0]
 
     with (
-        run_stoker(str(repository_of_double(tmp_path)), "--drain-delay", f"{DELAY_S}s") as process,
+        run_draining(tmp_path, grpc_transport, f"{DELAY_S}s") as process,
         ThreadPoolExecutor(2 * CLIENTS) as pool,
     ):
         at = process.at
@@ -125,9 +141,11 @@ def test_sigterm_under_load_loses_no_request_and_exits_with_zero(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_readiness_and_grpc_health_turn_at_once_while_everything_is_served(tmp_path: Path) -> None:
+def test_readiness_and_grpc_health_turn_at_once_while_everything_is_served(
+    grpc_transport: GrpcTransport, tmp_path: Path
+) -> None:
     with (
-        run_stoker(str(repository_of_double(tmp_path)), "--drain-delay", "4s") as process,
+        run_draining(tmp_path, grpc_transport, "4s") as process,
         grpc.insecure_channel(process.at.grpc) as channel,
     ):
         health: Any = health_pb2_grpc.HealthStub(channel)
