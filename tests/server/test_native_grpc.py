@@ -20,6 +20,7 @@ from stoker.request import InferRequest, InferResponse
 from stoker.tensor import DataType, Tensor
 from stoker.transport.grpc.call import CallContext, MessageBytes, Method, StreamMethod
 from stoker.transport.grpc.native_unary import COMPRESS_FROM_BYTES
+from stoker.transport.wire.http2 import frames
 from stoker.transport.wire.limits import STREAM_WINDOW, HttpLimits
 
 from tests.conftest import run_stoker
@@ -491,6 +492,74 @@ def test_a_clients_keep_alive_is_answered_while_its_call_waits() -> None:
             assert event.ping_data == b"12345678"
             engine.release()
             assert (await answered(client, number)).fields["grpc-status"] == "0"
+
+    run(steps())
+
+
+class Tap:
+    """A relay between a client and the server that counts the frames of one kind which the server
+    sends."""
+
+    def __init__(self, kind: int, enough: int) -> None:
+        self._kind = kind
+        self._left = enough
+        self.seen_enough = asyncio.Event()
+
+    @asynccontextmanager
+    async def before(self, address: str) -> AsyncGenerator[str, None]:
+        """The address to call instead."""
+        host, _, port = address.rpartition(":")
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            behind = await asyncio.open_connection(host, int(port))
+            try:
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._bytes(reader, behind[1]))
+                    both.create_task(self._frames(behind[0], writer))
+            finally:
+                behind[1].close()
+                writer.close()
+
+        async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _bytes(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+        writer.close()
+
+    async def _frames(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readexactly(9)
+                writer.write(head + await reader.readexactly(int.from_bytes(head[:3], "big")))
+                self._left -= head[3] == self._kind
+                if self._left <= 0:
+                    self.seen_enough.set()
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+
+@pytest.mark.slow
+def test_a_grpcio_client_that_keeps_its_connection_alive_is_not_sent_away() -> None:
+    pings = (
+        ("grpc.keepalive_time_ms", 10),  # gRPC core makes a second of it
+        ("grpc.keepalive_timeout_ms", 5000),
+        ("grpc.http2.max_pings_without_data", 0),
+    )
+
+    async def steps() -> None:
+        engine, tap = EngineDouble(answer=None), Tap(frames.PING, enough=3)
+        async with (
+            serving(engine) as served,
+            tap.before(served.address) as address,
+            grpc.aio.insecure_channel(address, options=pings) as channel,
+        ):
+            waiting = asyncio.ensure_future(Served(served.server, address, channel).infer())
+            await tap.seen_enough.wait()
+            assert not waiting.done()
+            engine.release()
+            await waiting
 
     run(steps())
 
