@@ -322,7 +322,13 @@ async def _write_answers(
 
 
 async def _abort(context: _Context, error: ServingError) -> NoReturn:
-    """Ends the call with the error's status; tells clients that retry when that makes sense."""
+    """Ends the call with the error's status. grpcio keeps this frame until a collection, so it
+    holds nothing but the error."""
+    await context.abort(_CODES[STATUS[error.code].grpc], *_text_and_trailers(error))
+
+
+def _text_and_trailers(error: ServingError) -> tuple[str, tuple[tuple[str, str | bytes], ...]]:
+    """The status's text, and what programs read of it: why, and when a retry makes sense."""
     message = details(error.message)
     trailing: list[tuple[str, str | bytes]] = []
     status = status_details(error, message, percent_encoded(message))
@@ -331,7 +337,7 @@ async def _abort(context: _Context, error: ServingError) -> NoReturn:
     retry_ms = pushback_ms(error)
     if retry_ms is not None:
         trailing.append(("grpc-retry-pushback-ms", str(retry_ms)))
-    await context.abort(_CODES[STATUS[error.code].grpc], message.decode(), tuple(trailing))
+    return message.decode(), tuple(trailing)
 
 
 def _joined(answer: PiecedMessage) -> bytes:
