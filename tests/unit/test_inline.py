@@ -1,14 +1,19 @@
 """Short models run on the loop while their executor sleeps, and on their executor otherwise."""
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from stoker.engine.inline import MAX_RUN_S, SLOW_RUN_S, TURN_S
 from stoker.engine.served_model import ServedModel
+from stoker.errors import DeviceFailed, Internal
 from stoker.model import DynamicBatching, TensorConfig
-from stoker.tensor import DataType
+from stoker.request import InferRequest
+from stoker.tensor import DataType, TensorSpec
 
 from tests.engine_parts import Serving, answer, config, numbers, play, request, serving
+from tests.fake_runtime import FakeModel
 
 SHORT: Sequence[tuple[int, float]] = ((1, 10e-6), (8, 20e-6))
 
@@ -23,6 +28,12 @@ class Clock:
     def __call__(self) -> float:
         self.now += self.step
         return self.now
+
+
+def named(name: str, one: InferRequest) -> InferRequest:
+    """The request with its input under another name."""
+    inputs = tuple(replace(each, name=name) for each in one.inputs)
+    return InferRequest.of(one.kind.model, inputs=inputs)
 
 
 def threads(served: ServedModel) -> int:
@@ -107,7 +118,7 @@ def test_a_run_that_holds_the_loop_sends_the_model_to_its_thread_for_a_while() -
     play(scenario)
 
 
-def test_a_turn_of_the_loop_has_a_limit_over_all_models() -> None:
+def test_what_a_turn_of_the_loop_has_no_time_for_waits_for_the_next_and_wakes_no_thread() -> None:
     clock = Clock()
 
     async def scenario() -> None:
@@ -115,8 +126,63 @@ def test_a_turn_of_the_loop_has_a_limit_over_all_models() -> None:
             models = [at.add(config(name), costs=SHORT) for name in ("a", "b")]
             clock.step = TURN_S / 4
             replies = at.submit(request(model="a"), request(model="b"))
+            await asyncio.sleep(0)  # the turn in which they came ends
+            assert len(replies.results) == 1
+            at.submit(request(model="b", value=3), to=replies)
+            await replies.all(3)
+            assert [served.statistics.execution_count for served in models] == [1, 1]
+            assert sum(map(threads, models)) == 0
+
+    play(scenario)
+
+
+def test_what_a_run_leaves_waits_for_the_next_turn_of_the_loop() -> None:
+    x, z = FakeModel().inputs[0], TensorSpec("z", DataType.FP32, (-1, 4), optional=True)
+    inputs = (
+        TensorConfig("x", DataType.FP32, (4,)),
+        TensorConfig("z", DataType.FP32, (4,), optional=True),
+    )
+
+    async def scenario() -> None:
+        async with serving(FakeModel(inputs=(x, z)), clock=Clock(), runs_inline=True) as at:
+            served = at.add(config(inputs=inputs), costs=SHORT)
+            whole = InferRequest.of("m", inputs=(*request().inputs, *named("z", request()).inputs))
+            replies = at.submit(request(), whole)
             await replies.all(2)
-            clock.step = 0.0
-            assert threads(models[0]) == 1  # the shared executor: "b" was left to it
+            assert [len(run.feeds) for run in at.runtime.runs] == [1, 2]
+            assert threads(served) == 0
+
+    play(scenario)
+
+
+class BrokenLock:
+    """Fails whoever takes it."""
+
+    def __enter__(self) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_model_whose_queue_breaks_on_the_loop_answers_all_and_is_unready() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            broken: list[DeviceFailed] = []
+            served.on_device_failed = broken.append
+            served.lock = BrokenLock()
+            results = await at.submit(request(), request()).all(2)
+            assert [type(each) for each in results] == [Internal, Internal]
+            assert len(broken) == 1
+
+    play(scenario)
+
+
+def test_runs_on_the_loop_are_no_debt_of_the_model_on_its_thread() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await answered(at)
+            assert served.instances[0].deficit == 0.0
 
     play(scenario)

@@ -120,7 +120,7 @@ def test_a_request_that_would_be_late_is_refused_and_one_that_would_not_is_taken
         async with serving(runtime=runtime, clock=clock) as at:
             served = at.add(costs=COSTS)
             replies = await queue_behind_a_run(at, 80)  # 3 ms, then 10 batches of 10 ms
-            late = at.submit(changed(request(), deadline=clock.now + 0.050)).only
+            (late,) = await at.submit(changed(request(), deadline=clock.now + 0.050)).all(1)
             assert isinstance(late, Overloaded)
             assert late.retry_after == pytest.approx(0.103 + 0.003 - 0.050)
             at.submit(changed(request(), deadline=clock.now + 5.0), to=replies)
@@ -140,9 +140,8 @@ def test_a_refusal_that_proves_wrong_is_counted() -> None:
         async with serving(runtime=runtime, clock=clock) as at:
             served = at.add(costs=COSTS)
             replies = await queue_behind_a_run(at, 80)
-            assert isinstance(
-                at.submit(changed(request(), deadline=clock.now + 0.050)).only, Overloaded
-            )
+            (late,) = await at.submit(changed(request(), deadline=clock.now + 0.050)).all(1)
+            assert isinstance(late, Overloaded)
             runtime.model.seconds = None  # the runs cost nothing after all
             at.runtime.release()
             await replies.all(81)
@@ -180,7 +179,7 @@ def test_every_valid_request_is_worth_its_rows_at_the_efficient_batch() -> None:
             served.add_demand = lambda seconds, now: worth.append(seconds)
             replies = await held(at, request(rows=2))
             at.submit(request(rows=4), to=replies)
-            assert isinstance(at.submit(request(rows=8)).only, Overloaded)
+            assert isinstance((await at.submit(request(rows=8)).all(1))[0], Overloaded)
             at.submit(changed(request(), is_retry=True))
             at.submit(request(width=5))
             assert worth == pytest.approx([rows * 0.010 / 8 for rows in (2, 4, 8)])
@@ -296,6 +295,7 @@ def test_a_cancelled_request_gives_everything_back_at_once() -> None:
             one, array = own_array(rows=3)
             replies = at.submit(one)
             del one
+            await asyncio.sleep(0)  # the turn in which it came ends
             assert served.admission.rows == 3
             assert array() is not None
             at.cancels[1]()

@@ -83,6 +83,9 @@ class Arrivals:
         """Answers everything that is here with this error."""
         entries, self._entries = self._entries, []
         for entry in entries:
+            self._model.statistics.record_failure(
+                FailureReason.CANCELED if entry.dead else FailureReason.OTHER, 0
+            )
             if not entry.dead:
                 entry.end(error)
 
@@ -101,7 +104,6 @@ class Arrivals:
 
     def _end_turn(self) -> None:
         self._model.turn_began = 0.0
-        self.gather()
         self._model.serve()  # also what somebody gathered before
 
     def _living(self, entries: list[Pending]) -> list[Pending]:

@@ -18,7 +18,7 @@ from stoker.engine.cost_curve import CostCurve
 from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
 from stoker.engine.forecast import RunSizes
-from stoker.engine.inline import Inline, TurnBudget, may_run_inline
+from stoker.engine.inline import Inline, LoopTurns, may_run_inline
 from stoker.engine.pending import nothing_to_cancel
 from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
@@ -96,7 +96,7 @@ class Engine:
         self._devices: dict[str, Device] = {}
         self._shared: dict[str, Executor] = {}
         self._executors: dict[ServedModel, list[Executor]] = {}
-        self._turns = TurnBudget(loop)
+        self._turns = LoopTurns(loop)
         self._runs_inline = runs_inline
         self._ending: list[Executor] = []
         """Of retired versions; a last run may still be under way."""
@@ -232,7 +232,7 @@ class Engine:
                 served.instances.append(Instance(served, execution, executor))
         threads = max([placement.intra_op_threads for placement, _ in opened.sessions])
         if self._runs_inline and may_run_inline(served, threads):
-            served.inline = Inline(served, served.instances[0], self._turns, self._clock)
+            served.inline = Inline(served, served.instances[0], self._turns)
         return served
 
     def retire(self, served: ServedModel) -> None:

@@ -83,6 +83,8 @@ class Outcome:
     """An exception that nobody foresaw; its requests got Internal."""
     alone: bool = True
     """Nothing else ran on the device meanwhile."""
+    seconds: float = 0.0
+    """Of the executor's time, failed runs among them."""
 
     @property
     def has_failed_enough(self) -> bool:

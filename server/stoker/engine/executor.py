@@ -122,7 +122,7 @@ class Executor:
     @property
     def is_asleep(self) -> bool:
         """Whether the thread has nothing to do and will wake only if somebody rings."""
-        return (self._thread is None or self.doorbell.is_idle) and not self.waiting
+        return (self._thread is None or self.doorbell.is_quiet) and not self.waiting
 
     @property
     def is_alive(self) -> bool:
@@ -194,7 +194,9 @@ class Executor:
     def _run(self, instance: Instance, batch: Batch) -> None:
         self.waiting.remove(instance)  # to the end of the ring
         self.waiting.append(instance)
-        self._post(instance.model.finish, self.perform(instance, batch))
+        outcome = self.perform(instance, batch)
+        instance.deficit -= outcome.seconds
+        self._post(instance.model.finish, outcome)
 
     def perform(self, instance: Instance, batch: Batch) -> Outcome:
         """Runs a batch on the calling thread: this one, or the loop while this one sleeps."""
@@ -210,7 +212,7 @@ class Executor:
             self.is_running = False
             instance.busy_since = None
         outcome.alone = alone
-        instance.deficit -= self._clock() - began
+        outcome.seconds = self._clock() - began
         return outcome
 
     def _post(self, callback: Callable[..., None], argument: object) -> None:

@@ -1,25 +1,25 @@
 """Runs of short models on the event loop itself: no hop to a thread and back.
 
-A hop to a thread and back costs more than a small network takes (benchmarks/results/0001). So at
-the end of a turn of the loop, when what came is admitted, the batch may run right there. All of
-this must hold:
+A hop to a thread and back costs more than a small network takes (benchmarks/results/0001), and with
+many small models nearly every request pays for one. So at the end of a turn of the loop, when what
+came is admitted, the batch may run right there. All of this must hold:
 
   1. The model runs on the CPU with one thread, its shapes are fixed, one executor serves it, and
      nothing in its file makes requests wait for others.
-  2. That executor sleeps, so that it is not inside `take`, nor inside the session: the loop takes
-     its place, and the lock of the model is free.
-  3. The run is expected to take at most MAX_RUN_S, and the turn has so much left of TURN_S.
+  2. That executor sleeps and nobody has rung for it, so that it is not inside `take`, nor inside
+     the session: the loop takes its place, and the lock of the model is free.
+  3. The run of all that waits is expected to take at most MAX_RUN_S.
   4. A run that takes over SLOW_RUN_S sends the model back to its executor for REST_S.
 
-What is not run here is rung for as before.  Hot path.
-Measured: benchmarks/results/0006-grpc.md.  Source: design, section "The way of a request".
+A turn of the loop spends at most TURN_S on runs, over all models. What is left then waits, in
+order, for the next turn, which talks to clients first: two turns without a thread are shorter than
+one with the hops, and what comes meanwhile joins the batch. What may not run here is rung for.
+Hot path.  Measured: benchmarks/results/0006-grpc.md.  Source: design, "The way of a request".
 """
 
 import asyncio
 import logging
 import math
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stoker.engine.execution import Batch
@@ -44,75 +44,111 @@ _LOOK_RUNS: Final = 64
 """Runs after which the cost curve is asked again."""
 
 
-class TurnBudget:
-    """What this turn of the loop has spent on runs. One object for all models of a loop."""
+class LoopTurns:
+    """The turns of one event loop: what the present one has spent on runs, and the models that
+    wait for the next. One object for all models of a loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.spent = 0.0
+        self._spent = 0.0
+        self._waiting: list[Inline] = []
+        self._next_is_due = False
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a run would not fit into this turn."""
+        return self._spent > TURN_S - MAX_RUN_S
 
     def spend(self, seconds: float) -> None:
         """Counts a run; the next turn begins at 0."""
-        if not self.spent:
-            self._loop.call_soon(self._reset)
-        self.spent += seconds
+        self._spent += seconds
+        self._call_next()
 
-    def _reset(self) -> None:
-        self.spent = 0.0
+    def wait(self, inline: "Inline") -> None:
+        """Serves a model in the next turn, behind those that wait already."""
+        self._waiting.append(inline)
+        self._call_next()
+
+    def _call_next(self) -> None:
+        if not self._next_is_due:
+            self._next_is_due = True
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._spent = 0.0
+        self._next_is_due = False
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if self.is_spent:
+                self.wait(each)
+            else:
+                each.go_on()
 
 
 class Inline:
     """The place of one model on the loop."""
 
-    def __init__(
-        self,
-        model: "ServedModel",
-        instance: Instance,
-        budget: TurnBudget,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, model: "ServedModel", instance: Instance, turns: LoopTurns) -> None:
         """`instance` is the model's only one, which the executor uses when it is awake."""
         self._model = model
         self._instance = instance
-        self._budget = budget
-        self._clock = clock
+        self._turns = turns
+        self._waits = False
         self._most_rows = 0
         self._runs = _LOOK_RUNS
         self._rests_until = -math.inf
 
     def runs(self) -> bool:
-        """Runs what waits, if it may. False: the executor is to be rung."""
-        instance = self._instance
-        executor = instance.executor
+        """Runs what waits, in this turn of the loop or the next, if that may be. False: the
+        executor is to be rung."""
+        model, executor = self._model, self._instance.executor
         if not executor.is_asleep:
             return False
-        model = self._model
+        rows = model.admission.rows
+        if not rows:
+            return True
         self._runs += 1
         if self._runs >= _LOOK_RUNS:
             self._look()
-        if not 0 < model.admission.rows <= self._most_rows:
+        if rows > self._most_rows:
             return False
-        budget = self._budget
-        if budget.spent > TURN_S - MAX_RUN_S:
+        if self._turns.is_spent:
+            self._wait()
+            return True
+        now = model.clock()
+        if now < self._rests_until:
             return False
-        began = self._clock()
-        if began < self._rests_until:
-            return False
-        batch = model.take(instance, began)
-        if not isinstance(batch, Batch):
-            return False
-        outcome = executor.perform(instance, batch)
-        seconds = self._clock() - began
-        budget.spend(seconds)
-        if seconds > SLOW_RUN_S:
-            self._rests_until = began + REST_S
+        try:
+            batch = model.take(self._instance, now)
+            if not isinstance(batch, Batch):
+                return True
+            outcome = executor.perform(self._instance, batch)
+        except Exception as error:  # this model's queue cannot be trusted any more
+            logger.exception("serving %s failed", model.plan.identity)
+            model.fail(error)
+            return True
+        self._turns.spend(outcome.seconds)
+        if outcome.seconds > SLOW_RUN_S:
+            self._rests_until = now + REST_S
             logger.debug(
                 "a run of %s took the loop %.1f ms: its executor runs it for a while",
                 model.plan.identity,
-                seconds * 1e3,
+                outcome.seconds * 1e3,
             )
         model.finish(outcome)
-        return not model.admission.rows
+        if model.admission.rows:
+            self._wait()
+        return True
+
+    def go_on(self) -> None:
+        """The turn that the model has waited for."""
+        self._waits = False
+        self._model.serve()
+
+    def _wait(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self._turns.wait(self)
 
     def _look(self) -> None:
         """Works out how many rows may run here."""

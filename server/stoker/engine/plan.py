@@ -99,10 +99,6 @@ class ModelPlan:
             self._forms[kind] = form
         return form
 
-    def known(self, kind: RequestKind) -> RequestForm | None:
-        """The form of a kind that was checked before."""
-        return self._forms.get(kind)
-
     def _form(self, kind: RequestKind) -> RequestForm:
         outputs = self._requested(kind.requested_outputs)
         places = self._places(kind.inputs)

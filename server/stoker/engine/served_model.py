@@ -130,20 +130,15 @@ class ServedModel:
     def submit(self, request: InferRequest, reply: Reply, now: float) -> Cancel:
         """Checks, admits and queues a request; refusals are replied at once, or when this turn of
         the loop ends."""
-        form = self.plan.known(request.kind)
-        if (
-            form is not None
-            and self._is_plain
-            and self.refusal is None
-            and form.rows <= self.costs.sizes.largest
-        ):  # a request like others before it: the usual case
-            return self._arrivals.add(Pending(self, request, form, reply, now), request)
-        self._arrivals.gather()
         try:
             form = self.plan.check(request)
             if self.refusal is not None:
+                self._arrivals.gather()
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
+            if self._is_plain and form.rows <= self.costs.sizes.largest:  # the usual case
+                return self._arrivals.add(Pending(self, request, form, reply, now), request)
+            self._arrivals.gather()
             self.count_demand(form, 1, now, is_retry=request.is_retry)
             if form.rows > self.costs.sizes.largest and self.plan.splits_oversized:
                 return OversizedRequest(self, request, form, reply, now).submit(request)
@@ -293,8 +288,9 @@ class ServedModel:
         reply(refusal)
 
     def serve(self) -> None:
-        """The turn of the loop is over: what waits is run here, or an executor is woken."""
+        """What came is admitted; what waits is run here, or an executor is woken."""
         self._ring_is_due = False
+        self._arrivals.gather()
         if self.inline is None or not self.inline.runs():
             self._ring()
 
