@@ -210,7 +210,8 @@ def split_of(
 ) -> list[tuple[Tensor, ...]]:
     """The answers' outputs."""
     requests = [InferRequest.of("m")] * len(forms)
-    return [answer.outputs for answer in split(outputs, requests, forms, plan)]
+    answers = split(tuple(outputs), list(outputs.values()), requests, forms, plan)
+    return [answer.outputs for answer in answers]
 
 
 def forms_asking(*outputs: tuple[int, ...]) -> Sequence[RequestForm]:

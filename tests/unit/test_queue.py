@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import cast
 
 from hypothesis import given
@@ -41,6 +42,10 @@ def queue_of(*entries: Pending) -> RequestQueue:
 
 def order(queue: RequestQueue) -> list[Pending]:
     return [each for group in queue.by_urgency() for each in group.entries]
+
+
+def shapes(entries: Sequence[Pending]) -> int:
+    return len({each.form.signature for each in entries})
 
 
 def test_requests_of_one_level_run_in_the_order_they_came() -> None:
@@ -105,16 +110,9 @@ def test_delayed_requests_keep_their_order_and_are_not_moved_again() -> None:
     queue.delay_expired(2.5)
     assert order(queue) == [first, second]
     late = entry(delays=True, expires=9.0)
-    queue.push(late)
+    queue.take_from(deque([late]))
     queue.delay_expired(3.0)
     assert order(queue) == [late, first, second]
-
-
-def test_draining_gives_everything_back() -> None:
-    entries = [entry(width=4), entry(width=8), entry(width=4)]
-    queue = queue_of(*entries)
-    assert set(queue.drain()) == set(entries)
-    assert len(queue) == 0
 
 
 entries = st.builds(
@@ -135,7 +133,7 @@ def test_nothing_is_lost_or_doubled(steps: list[Pending | int], data: st.DataObj
     taken: list[Pending] = []
     for now, step in enumerate(steps):
         if isinstance(step, Pending):
-            queue.push(step)
+            queue.take_from(deque([step]))
             waiting.append(step)
             continue
         queue.delay_expired(float(now) / 8)
@@ -151,7 +149,7 @@ def test_nothing_is_lost_or_doubled(steps: list[Pending | int], data: st.DataObj
             taken += batch
             waiting = [each for each in waiting if each not in batch]
             break
-    left = [each for each in queue.drain() if not each.dead]
+    left = [each for each in order(queue) if not each.dead]
     assert sorted(map(id, left)) == sorted(id(each) for each in waiting if not each.dead)
     assert len({id(each) for each in taken}) == len(taken)
 
@@ -172,8 +170,39 @@ def test_no_shape_starves_behind_newer_requests_of_other_shapes(widths: list[int
     first = entry(width=2)
     queue = queue_of(first)
     for width in widths:
-        queue.push(entry(width=width))
+        queue.take_from(deque([entry(width=width)]))
     assert next(iter(queue.by_urgency())).entries == [first]
+
+
+@given(st.lists(entries, max_size=12), st.lists(entries, max_size=3), st.integers(1, 12))
+def test_what_fits_into_one_batch_is_taken_without_an_order_and_all_else_is_queued(
+    coming: list[Pending], waiting: list[Pending], max_rows: int
+) -> None:
+    queue, inbox = queue_of(*waiting), deque(coming)
+    taken = queue.take_all(inbox, max_rows)
+    if taken is None:
+        assert (
+            not coming
+            or waiting
+            or sum(each.rows for each in coming) > max_rows
+            or shapes(coming) > 1
+        )
+        queue.take_from(inbox)
+        assert order(queue) == order(queue_of(*waiting, *coming))
+    else:
+        assert taken == coming
+        assert not waiting
+        assert len(taken) == 1 or sum(each.rows for each in taken) <= max_rows
+        assert shapes(taken) == 1
+        assert len(queue) == 0
+
+
+def test_a_queue_whose_batches_have_left_takes_all_at_once_again() -> None:
+    queue = queue_of(entry())
+    (group,) = queue.by_urgency()
+    group.drop(1)
+    fresh = entry()
+    assert queue.take_all(deque([fresh]), 4) == [fresh]
 
 
 RUN = RunTime(one=1.0, full=2.0, rows=4)
@@ -199,6 +228,13 @@ def test_a_request_that_only_moves_back_when_it_is_late_is_not_left_out() -> Non
     (group,) = queue_of(delayed, timely).by_urgency()
     group.drop_hopeless(0.0, RUN)
     assert group.entries == [delayed, timely]
+
+
+def test_how_late_a_run_ends_depends_on_its_rows_and_not_on_its_requests() -> None:
+    late, timely = entry(deadline=1.8, rows=3), entry(deadline=5.0)
+    (group,) = queue_of(late, timely).by_urgency()
+    group.drop_hopeless(0.0, RUN)  # 4 rows take over 2 s
+    assert group.entries == [timely]
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=9), st.floats(0, 10))

@@ -58,9 +58,13 @@ class Arrivals:
                 break
         if not entries:
             return
-        rows = sum([entry.rows for entry in entries])
-        nbytes = sum([entry.nbytes for entry in entries])
-        deadline = min([entry.deadline for entry in entries])
+        rows = nbytes = 0
+        deadline = math.inf
+        for entry in entries:
+            rows += entry.rows
+            nbytes += entry.nbytes
+            if entry.deadline < deadline:
+                deadline = entry.deadline
         model.note_started()
         self._count_demand(entries)
         if model.has_room(len(entries), rows, nbytes) and (

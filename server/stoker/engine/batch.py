@@ -9,7 +9,7 @@ fastest for small tensors; above 64 KiB it would hold the GIL for the whole copy
 rows into an array releases it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Final
 
@@ -61,11 +61,14 @@ def assemble(
     the result holds [sum(rows_i), *model_item_shape] by input name, valid until the next batch of
     these slabs. A model without a batch dimension takes exactly one request.
     """
+    if len(requests) == 1:
+        return _alone(requests[0], forms[0], plan)
     feeds: dict[str, Array] = {}
     first = forms[0]
-    total = sum(form.rows for form in forms)
+    total = sum([form.rows for form in forms])
     for index, planned in enumerate(plan.inputs):
-        if first.order[index] < 0:
+        item = first.signature[index]
+        if item is None:
             continue
         order = first.order[index]
         if forms.count(first) == len(forms):
@@ -75,13 +78,26 @@ def assemble(
                 request.data[form.order[index]]
                 for request, form in zip(requests, forms, strict=True)
             ]
-        item = first.signature[index]
+        joined = _joined(pieces, forms, planned, item, slabs)
+        feeds[planned.name] = joined.reshape((total, *planned.model_item(item)))
+    return feeds
+
+
+def _alone(request: InferRequest, form: RequestForm, plan: ModelPlan) -> dict[str, Array]:
+    """One request's own bytes, where they are aligned."""
+    feeds: dict[str, Array] = {}
+    for planned, item, order in zip(plan.inputs, form.signature, form.order, strict=True):
         if item is None:
             continue
-        model_item = planned.model_item(item)
-        shape = (total, *model_item) if plan.batches else model_item
-        joined = _joined(pieces, forms, planned, item, slabs, batches=plan.batches)
-        feeds[planned.name] = joined.reshape(shape)
+        item = planned.model_item(item)
+        data = request.data[order]
+        shape = (form.rows, *item) if plan.batches else item
+        array = as_array(data, planned.datatype, shape)
+        if type(data) is not bytes:  # which are aligned for every datatype
+            flags = array.flags
+            if not (flags.aligned and flags.c_contiguous):
+                array = np.array(array, order="C")
+        feeds[planned.name] = array
     return feeds
 
 
@@ -91,15 +107,8 @@ def _joined(
     planned: PlannedInput,
     item: tuple[int, ...],
     slabs: InputSlabs,
-    *,
-    batches: bool,
 ) -> Array:
     datatype = planned.datatype
-    if len(pieces) == 1:
-        array = as_array(pieces[0], datatype, (forms[0].rows, *item) if batches else item)
-        if array.flags.aligned and array.flags.c_contiguous:
-            return array
-        return np.array(array, order="C")
     if datatype.numpy.hasobject:
         return np.concatenate(
             [
@@ -121,13 +130,17 @@ def _joined(
 def wanted_outputs(forms: Sequence[RequestForm]) -> tuple[int, ...]:
     """The plan's output indices that at least one request of the batch asks for."""
     first = forms[0].outputs
-    if all(form.outputs is first or form.outputs == first for form in forms):
+    for form in forms:
+        if form.outputs is not first and form.outputs != first:
+            break
+    else:
         return first
     return tuple(sorted({index for form in forms for index in form.outputs}))
 
 
 def split(
-    outputs: Mapping[int, Array],
+    wanted: tuple[int, ...],
+    made: Sequence[Array],
     requests: Sequence[InferRequest],
     forms: Sequence[RequestForm],
     plan: ModelPlan,
@@ -135,12 +148,14 @@ def split(
 ) -> list[InferResponse]:
     """Cuts the batch's outputs into each request's own, as views: the reverse of `assemble`.
 
-    `outputs` maps the plan's output index to what the model produced. Raises ExecutionFailed when
-    the first dimension of an output is not the batch's rows.
+    `made` is what the model produced for the plan's output indices `wanted`. Raises ExecutionFailed
+    when the first dimension of an output is not the batch's rows.
     """
-    total = sum([form.rows for form in forms])
+    total = 0
+    for form in forms:
+        total += form.rows
     heads: list[TensorHead] = []
-    for index, array in outputs.items():
+    for index, array in zip(wanted, made, strict=True):
         planned = plan.outputs[index]
         shape = array.shape
         if not plan.batches:
@@ -150,22 +165,18 @@ def split(
                 f"output '{planned.name}' of {plan.identity}: expected {total} rows first, the "
                 f"model produced {shape_text(shape)}"
             )
-        else:
+        elif planned.dims != planned.model_dims:
             shape = (total, *planned.client_item(shape[1:]))
         heads.append(TensorHead(planned.name, planned.datatype, shape))
-    batch = OutputBatch(
-        plan.identity.name, plan.version, tuple(heads), tuple(outputs.values()), lease
-    )
-    places = {index: place for place, index in enumerate(outputs)}
+    batch = OutputBatch(plan.identity.name, plan.version, tuple(heads), tuple(made), lease)
     answers: list[InferResponse] = []
     at = 0
-    known: tuple[int, ...] | None = None
-    wanted: tuple[int, ...] = ()
+    known, places = wanted, tuple(range(len(wanted)))
     for request, form in zip(requests, forms, strict=True):
-        if form.outputs is not known:
+        if form.outputs is not known and form.outputs != known:
             known = form.outputs
-            wanted = tuple([places[index] for index in known])
-        rows = form.rows if plan.batches else -1
-        answers.append(InferResponse(batch, wanted, at, rows, request.id))
-        at += form.rows
+            places = tuple([wanted.index(each) for each in known])
+        rows = form.rows
+        answers.append(InferResponse(batch, places, at, rows if plan.batches else -1, request.id))
+        at += rows
     return answers

@@ -43,6 +43,10 @@ class CostBook:
         """The curve that warm-up measured."""
         return self._curves[self._usual_bucket]
 
+    def is_usual(self, elements: int) -> bool:
+        """Whether rows of this many elements cost what `usual` says."""
+        return _bucket(elements) == self._usual_bucket
+
     def curve(self, elements: int) -> CostCurve:
         """The curve for rows of this many elements; unmeasured where none were seen."""
         bucket = _bucket(elements)

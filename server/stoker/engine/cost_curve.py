@@ -34,6 +34,8 @@ MINIMUM_GAIN: Final = 1.10
 """Doubling the rows must give at least this factor of rows a second, or the knee is reached."""
 LOOK_AHEAD: Final = 2
 """Doublings that are looked at together."""
+_REMEMBERED: Final = 1024
+"""Row counts whose place between the points is remembered."""
 
 
 class CostCurve:
@@ -52,6 +54,11 @@ class CostCurve:
         self._last_alone = 0
         self._scale = 1.0
         self._scales: dict[int, float | None] = {}
+        self._stale: set[int] = set()
+        """Buckets with runs that neither `_scale` nor `_scales` has seen: medians are for those who
+        ask, which is seldom while runs are short."""
+        self._expected: dict[int, float] = {}
+        """What the base says, by rows, for rows that it covers."""
         self._fit()
 
     @property
@@ -101,6 +108,7 @@ class CostCurve:
         """How much longer a run takes beside others than alone, lately; None if too few ran so."""
         if len(self._beside) < LEAST_RUNS:
             return None
+        self._catch_up()
         return max(1.0, _median(self._beside) / self._scale)
 
     def observe(self, rows: int, seconds: float, *, alone: bool) -> None:
@@ -108,25 +116,21 @@ class CostCurve:
         if seconds <= 0:
             return  # a clock that does not move tells nothing
         self._runs += 1
-        bucket = _bucket(rows)
-        expected = self._interpolated(rows)
-        if expected is None or not self._covers(rows):
-            # Nothing says what this size should cost: its first run becomes the base.
-            self._base[rows] = seconds / self._scale
-            self._fit()
-            expected = self._interpolated(rows)
+        expected = self._expected.get(rows)
+        if expected is None:
+            expected = self._expect(rows, seconds)
         if not expected or expected <= 0:
             return
         ratio = seconds / expected
         if alone:
             self._last_alone = self._runs
             self._overall.append(ratio)
-            self._scale = _median(self._overall)
+            bucket = _bucket(rows)
             ratios = self._alone.get(bucket)
             if ratios is None:
                 ratios = self._alone[bucket] = deque(maxlen=MEDIAN_OF)
             ratios.append((self._runs, ratio))
-            self._scales[bucket] = self._own_scale(ratios)
+            self._stale.add(bucket)
         else:
             self._crowded.append(ratio)
             self._beside.append(ratio)
@@ -136,8 +140,33 @@ class CostCurve:
                 self._scale = ranked[len(ranked) // 10]
                 self._scales.clear()
                 self._alone.clear()
+                self._stale.clear()
+
+    def _expect(self, rows: int, seconds: float) -> float | None:
+        """What the base says for rows that were not asked for since it was fitted."""
+        expected = self._interpolated(rows)
+        if expected is None or not self._covers(rows):
+            # Nothing says what this size should cost: its first run becomes the base.
+            self._catch_up()
+            self._base[rows] = seconds / self._scale
+            self._fit()
+            expected = self._interpolated(rows)
+        if expected is not None:
+            if len(self._expected) >= _REMEMBERED:
+                self._expected.clear()
+            self._expected[rows] = expected
+        return expected
+
+    def _catch_up(self) -> None:
+        """Works out the corrections that new runs change."""
+        if self._stale:
+            self._scale = _median(self._overall)
+            for bucket in self._stale:
+                self._scales[bucket] = self._own_scale(self._alone[bucket])
+            self._stale.clear()
 
     def _corrected(self, rows: int) -> float:
+        self._catch_up()
         bucket = _bucket(rows)
         ratios = self._alone.get(bucket)
         if ratios and ratios[0][0] <= self._runs - FRESH_RUNS:
@@ -156,6 +185,7 @@ class CostCurve:
         return any(rows <= 2 * known and known <= 2 * rows for known in self._rows)
 
     def _fit(self) -> None:
+        self._expected.clear()
         self._rows = sorted(self._base)
         self._costs = []
         highest = 0.0

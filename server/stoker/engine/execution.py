@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from stoker.engine.batch import InputSlabs, assemble, split, wanted_outputs
 from stoker.engine.outputs import BatchLease, OutputPool
 from stoker.engine.pending import Pending
-from stoker.engine.plan import ModelPlan
+from stoker.engine.plan import ModelPlan, RequestForm
 from stoker.errors import (
     DeadlineExceeded,
     DeviceFailed,
@@ -38,9 +38,10 @@ FAILING_SHARE: Final = 0.1
 """Of each second of device time. Source: design, section "Batching", "A failing batch"."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
-    """Requests taken from the queue together. All have the same shape signature."""
+    """Requests taken from the queue together. All have the same shape signature. Nobody changes
+    one; a frozen dataclass would take twice as long to make."""
 
     entries: list[Entry]
     rows: int
@@ -51,9 +52,9 @@ class Batch:
     """Counts the batches of a model in the order they were taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
-    """One successful run."""
+    """One successful run. Nobody changes one, as `Batch`."""
 
     rows: int
     requests: int
@@ -195,38 +196,32 @@ class Execution:
 
     def _run(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
         plan = self._plan
-        forms = [entry.form for entry, _ in entries]
-        requests = [request for _, request in entries]
+        forms: list[RequestForm] = []
+        requests: list[InferRequest] = []
+        rows = weight = 0
+        for entry, request in entries:
+            forms.append(entry.form)
+            requests.append(request)
+            rows += entry.rows
+            weight += entry.weight
         clock = self._clock
         began = clock()
         feeds = assemble(requests, forms, plan, self._slabs)
         wanted = wanted_outputs(forms)
-        names = [plan.output_names[index] for index in wanted]
-        rows = sum(form.rows for form in forms)
-        into: dict[str, Array] | None = None
-        lease: BatchLease | None = None
-        if not self._pool.is_empty:
-            lent = self._pool.lend(names, rows, len(entries))
-            if lent is not None:
-                into, lease = lent
+        names = plan.names(wanted)
+        lent = None if self._pool.is_empty else self._pool.lend(names, rows, len(entries))
         assembled = clock()
-        try:
-            produced = self._session.run(feeds, names, into)
-        except BaseException as error:
-            if lease is None:
-                raise
-            lease.release_all()
+        if lent is None:
             lease = None
-            if not isinstance(error, ExecutionFailed):
-                raise
-            produced = self._session.run(feeds, names)  # raises again where the data is at fault
-            self._pool.close()  # else the memory was: the model made another shape this time
+            produced = self._session.run(feeds, names)
+        else:
+            lease, produced = self._run_into(feeds, names, *lent)
         ran = clock()
-        self._pool.observe(names, produced)
+        if not self._pool.is_empty:
+            self._pool.observe(names, produced)
         try:
-            results: list[Result] = [
-                *split(dict(zip(wanted, produced, strict=True)), requests, forms, plan, lease)
-            ]
+            results: list[Result] = []
+            results += split(wanted, produced, requests, forms, plan, lease)
         except BaseException:
             if lease is not None:
                 lease.release_all()
@@ -234,13 +229,31 @@ class Execution:
         outcome.runs.append(
             Run(
                 rows,
-                sum([entry.weight for entry, _ in entries]),
+                weight,
                 round((assembled - began) * 1e9),
                 round((ran - assembled) * 1e9),
                 round((clock() - ran) * 1e9),
             )
         )
         return results
+
+    def _run_into(
+        self,
+        feeds: dict[str, Array],
+        names: Sequence[str],
+        into: dict[str, Array],
+        lease: BatchLease,
+    ) -> tuple[BatchLease | None, list[Array]]:
+        """Runs with slabs for outputs. Gives the lease back where they did not serve."""
+        try:
+            return lease, self._session.run(feeds, names, into)
+        except BaseException as error:
+            lease.release_all()
+            if not isinstance(error, ExecutionFailed):
+                raise
+            produced = self._session.run(feeds, names)  # raises again where the data is at fault
+            self._pool.close()  # else the memory was: the model made another shape this time
+            return None, produced
 
 
 def _late(plan: ModelPlan) -> ServingError:

@@ -7,7 +7,7 @@ ONNX Runtime.  Hot path.  Source: Triton's rules for requests, docs/models.md "R
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,6 +82,7 @@ class ModelPlan:
         self.inputs = tuple(_planned_input(each) for each in config.inputs)
         self.outputs = tuple(_planned_output(each) for each in config.outputs)
         self.output_names = tuple(each.name for each in self.outputs)
+        self._names: dict[tuple[int, ...], list[str]] = {}
         self.splits_oversized = True
         self._inputs = {each.name: index for index, each in enumerate(self.inputs)}
         self._outputs = {each.name: index for index, each in enumerate(self.outputs)}
@@ -98,6 +99,16 @@ class ModelPlan:
                 self._forms.clear()
             self._forms[kind] = form
         return form
+
+    def names(self, outputs: tuple[int, ...]) -> Sequence[str]:
+        """The names of these outputs, by their indices. For any thread."""
+        names = self._names.get(outputs)
+        if names is None:
+            names = [self.output_names[index] for index in outputs]
+            if len(self._names) >= REMEMBERED_KINDS:
+                self._names.clear()
+            self._names[outputs] = names
+        return names
 
     def _form(self, kind: RequestKind) -> RequestForm:
         outputs = self._requested(kind.requested_outputs)

@@ -30,7 +30,7 @@ _NOTHING: Final[Key] = (1 << 62, True, math.inf, 1 << 62)
 
 @dataclass(frozen=True, slots=True)
 class RunTime:
-    """How long a model's runs take, as the event loop last worked it out."""
+    """How long a model's runs of its usual item size take, as the event loop last worked it out."""
 
     one: float
     """Seconds of a run of one row."""
@@ -38,9 +38,9 @@ class RunTime:
     """Seconds of a run of `rows` rows."""
     rows: int
 
-    def seconds(self, entries: int) -> float:
-        """Seconds until the answers of a batch of so many entries are sent, on the safe side."""
-        share = 1.0 if entries >= self.rows else (entries - 1) / (self.rows - 1)
+    def seconds(self, rows: int) -> float:
+        """Seconds until the answers of a batch of so many rows are sent, on the safe side."""
+        share = 1.0 if rows >= self.rows else (rows - 1) / (self.rows - 1)
         return _SAFE * (self.one + (self.full - self.one) * share) + _SENDING_S
 
 
@@ -84,8 +84,12 @@ class ShapeGroup:
         may: a device that runs them works for nobody.
         """
         entries = self.entries
-        latest = now + run.seconds(len(entries))
-        hopeless = 0
+        rows = hopeless = 0
+        for entry in entries:
+            rows += entry.rows
+            if rows >= run.rows:
+                break
+        latest = now + run.seconds(rows)
         for entry in entries:
             if not entry.dead and (entry.delays or entry.deadline >= latest):
                 break
@@ -111,13 +115,30 @@ class RequestQueue:
     def __len__(self) -> int:
         return sum(len(group.entries) for group in self._groups.values())
 
-    def push(self, entry: Pending) -> None:
-        """Queues an entry by its level, deadline and arrival."""
-        self._arrivals += 1
-        self._insert((entry.level, False, entry.deadline, self._arrivals), entry)
+    def take_all(self, inbox: "deque[Pending]", max_rows: int) -> list[Pending] | None:
+        """All of the inbox, if it fits into one batch and nothing else waits: then the order of its
+        entries says nothing. None: it is queued. Others go on filling the inbox meanwhile."""
+        if self._groups:
+            if len(self):
+                return None
+            self._groups.clear()
+        if not inbox:
+            return None
+        taken: list[Pending] = []
+        signature, rows = inbox[0].form.signature, 0
+        while inbox:
+            entry = inbox.popleft()
+            taken.append(entry)
+            rows += entry.rows
+            own = entry.form.signature
+            if (rows > max_rows and len(taken) > 1) or (own is not signature and own != signature):
+                self.take_from(deque(taken))
+                return None
+        return taken
 
     def take_from(self, inbox: "deque[Pending]") -> None:
-        """`push` for each of the inbox, which others go on filling."""
+        """Queues the entries of the inbox, which others go on filling, each by its level, deadline
+        and arrival."""
         group: ShapeGroup | None = None
         signature: object = None
         number = self._arrivals
@@ -182,16 +203,3 @@ class RequestQueue:
             group.entries = [entry for _, entry in kept]
             for key, entry in moved:
                 group.insert((key[0], True, math.inf, key[3]), entry)
-
-    def drain(self) -> list[Pending]:
-        """Removes and returns everything."""
-        entries = [entry for group in self._groups.values() for entry in group.entries]
-        self._groups.clear()
-        return entries
-
-    def _insert(self, key: Key, entry: Pending) -> None:
-        signature = entry.form.signature
-        group = self._groups.get(signature)
-        if group is None:
-            group = self._groups[signature] = ShapeGroup()
-        group.insert(key, entry)

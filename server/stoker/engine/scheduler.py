@@ -8,7 +8,7 @@ batches form from what came while it was busy. With them, Triton's procedure hol
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stoker.telemetry.statistics import BatchEnd
@@ -33,13 +33,15 @@ class BatchPolicy:
     max_delay: float = 0.0
     """Seconds that the oldest request may be held for more rows."""
 
-    @property
-    def is_immediate(self) -> bool:
-        """Whether an executor never waits while there is work."""
-        return not self.preferred_rows and self.max_delay <= 0
+    is_immediate: bool = field(init=False)
+    """Whether an executor never waits while there is work."""
+
+    def __post_init__(self) -> None:
+        is_immediate = not self.preferred_rows and self.max_delay <= 0
+        object.__setattr__(self, "is_immediate", is_immediate)  # frozen; asked for each batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunBatch:
     """Take the first `count` entries of the group (dead ones among them are dropped)."""
 
@@ -47,7 +49,7 @@ class RunBatch:
     end: BatchEnd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WaitUntil:
     """Nothing to run before `time` (monotonic seconds), unless a request arrives."""
 

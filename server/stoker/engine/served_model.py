@@ -26,7 +26,7 @@ from typing import Final
 from stoker.engine.admission import Admission, Refused
 from stoker.engine.arrivals import Arrivals
 from stoker.engine.cost_book import CostBook
-from stoker.engine.execution import Batch, FailureBudget, Outcome
+from stoker.engine.execution import Batch, Entry, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
@@ -49,7 +49,7 @@ from stoker.errors import (
 )
 from stoker.inference import Cancel, Reply
 from stoker.request import InferRequest, InferResponse
-from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalReason
+from stoker.telemetry.statistics import BatchEnd, FailureReason, ModelStatistics, RefusalReason
 
 logger: Final = logging.getLogger(__name__)
 
@@ -312,6 +312,15 @@ class ServedModel:
         """
         with self.lock:
             inbox, queue = self._inbox, self._queue
+            if self._is_plain and self.run_time is None and self.policy.is_immediate:
+                taken = queue.take_all(inbox, self.policy.max_rows)
+                if taken is not None:  # the usual case
+                    live = [
+                        (entry, request)
+                        for entry in taken
+                        if (request := entry.request) is not None and entry.expires > now
+                    ]
+                    return self._begun(live, None, taker, now) if live else math.inf
             queue.take_from(inbox)
             if self._delays:
                 queue.delay_expired(now)
@@ -319,7 +328,7 @@ class ServedModel:
             policy = self.policy
             run = self.run_time
             for group in queue.by_urgency():
-                if run is not None:
+                if run is not None and self.costs.is_usual(group.entries[0].form.elements):
                     group.drop_hopeless(now, run)
                 step = next_step(group.entries, policy, now)
                 while isinstance(step, RunBatch):
@@ -330,18 +339,27 @@ class ServedModel:
                         and (entry.deadline if entry.delays else entry.expires) > now
                     ]  # the loop's timer answers the expired ones
                     if entries:
-                        self._batches += 1
-                        rows = sum([entry.rows for entry, _ in entries])
-                        batch = Batch(entries, rows, step.end, now, self._batches)
-                        self._started.append(batch)
-                        self._queued = len(queue)
-                        if len(self.instances) > 1 and (self._queued or inbox):
-                            self._wake_another(taker)
-                        return batch
+                        return self._begun(entries, step.end, taker, now)
                     step = next_step(group.entries, policy, now)
                 wait = min(wait, step.time)
             self._queued = len(queue)
             return wait
+
+    def _begun(
+        self, entries: list[Entry], end: BatchEnd | None, taker: Instance, now: float
+    ) -> Batch:
+        """The batch of these entries, noted in the log. `end` is None where all that waited is
+        taken."""
+        self._batches += 1
+        rows = sum([entry.rows for entry, _ in entries])
+        if end is None:
+            end = BatchEnd.FULL if rows >= self.policy.max_rows else BatchEnd.IDLE
+        batch = Batch(entries, rows, end, now, self._batches)
+        self._started.append(batch)
+        self._queued = len(self._queue)
+        if len(self.instances) > 1 and (self._queued or self._inbox):
+            self._wake_another(taker)
+        return batch
 
     def _wake_another(self, taker: Instance) -> None:
         """There is more to take: an executor that sleeps takes it; if none does, all others look
