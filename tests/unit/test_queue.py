@@ -231,9 +231,9 @@ def test_a_request_that_only_moves_back_when_it_is_late_is_not_left_out() -> Non
 
 
 def test_how_late_a_run_ends_depends_on_its_rows_and_not_on_its_requests() -> None:
-    late, timely = entry(deadline=1.8, rows=3), entry(deadline=5.0)
+    late, timely = entry(deadline=2.5, rows=3), entry(deadline=5.0)
     (group,) = queue_of(late, timely).by_urgency()
-    group.drop_hopeless(0.0, RUN)  # 4 rows take over 2 s
+    group.drop_hopeless(0.0, RUN)  # 4 rows take 3 s, 2 rows 2 s
     assert group.entries == [timely]
 
 
