@@ -170,7 +170,7 @@ class Scene:
             loop,
             self.loop.clock,
         )
-        self.served.lock = SteppedLock(stepper)
+        self.served.waiting.lock = SteppedLock(stepper)
         self.runtime = FakeRuntime()
         device = Device("cpu")
         for number in range(executors):

@@ -170,7 +170,7 @@ def test_a_model_whose_queue_breaks_on_the_loop_answers_all_and_is_unready() -> 
             served = at.add(costs=SHORT)
             broken: list[DeviceFailed] = []
             served.on_device_failed = broken.append
-            served.lock = BrokenLock()
+            served.waiting.lock = BrokenLock()
             results = await at.submit(request(), request()).all(2)
             assert [type(each) for each in results] == [Internal, Internal]
             assert len(broken) == 1

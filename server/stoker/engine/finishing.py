@@ -47,7 +47,7 @@ class Finishing:
         now = model.clock()
         self._count(outcome)
         self._answer(batch.entries, outcome.results, now)
-        model.run_time = _run_time(model) if model.has_limits else None
+        model.waiting.run_time = _run_time(model) if model.has_limits else None
         if outcome.device_failed is not None:
             model.stop(outcome.device_failed, outcome.device_failed)
 

@@ -1,32 +1,26 @@
-"""One model version that serves: its queue, its numbers, and the only two crossings of threads.
+"""One model version that serves: who may wait, what becomes of a request, and its numbers.
 
 On the event loop: `submit` (check, admit, inbox), `finish` (statistics, answers), expiry, cancel,
-close. On executor threads: `take`, under the model's lock, which the loop never touches. What the
-executors took is told to the loop by the `started` log, read whenever the loop needs the counts.
-Hot path.
+close. On executor threads: `take`, see `waiting.py`.  Hot path.
 
 Invariants.
   1. Every entry in `_live` is answered exactly once; `_live` is empty when the model is closed.
      A request that is run in parts is in it as a whole and with each part.
   2. Admission counts an entry from `submit` until it is known to be started, or is answered.
-  3. Entries enter the queue in the order of the inbox; only `take` orders and removes them.
 """
 
 import asyncio
 import logging
 import math
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final
 
 from stoker.engine.admission import Admission, Refused
 from stoker.engine.arrivals import Arrivals
 from stoker.engine.cost_book import CostBook
-from stoker.engine.execution import Batch, Entry, FailureBudget, Outcome
+from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
@@ -35,8 +29,8 @@ from stoker.engine.inline import Inline
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
-from stoker.engine.queue import RequestQueue, RunTime
-from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
+from stoker.engine.scheduler import BatchPolicy
+from stoker.engine.waiting import Waiting
 from stoker.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -49,7 +43,7 @@ from stoker.errors import (
 )
 from stoker.inference import Cancel, Reply
 from stoker.request import InferRequest, InferResponse
-from stoker.telemetry.statistics import BatchEnd, FailureReason, ModelStatistics, RefusalReason
+from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalReason
 
 logger: Final = logging.getLogger(__name__)
 
@@ -87,8 +81,6 @@ class ServedModel:
         self.costs = costs
         self.statistics = statistics
         self.failure_budget = FailureBudget()
-        self.lock: AbstractContextManager[object] = threading.Lock()
-        """Held by executors while they take a batch; the loop never takes it."""
         self.instances: list[Instance] = []
         self.prior_slowdown = 1.0
         """How much longer a run took in warm-up when all instances ran at the same time."""
@@ -108,17 +100,13 @@ class ServedModel:
         self.keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop
         self.clock = clock
-        self._inbox: deque[Pending] = deque()
-        self._queue = RequestQueue()
-        self._queued = 0
-        """Entries that the last `take` left in the queue, shells among them."""
-        self._delays = admission.has_delay_policy
-        self._started: deque[Batch] = deque()
-        self._batches = 0
+        self.waiting = Waiting(
+            is_plain=admission.is_plain,
+            has_delayed=admission.has_delay_policy,
+            is_usual=costs.is_usual,
+        )
         self._live: set[Pending] = set()
         self._last: Pending | None = None
-        self.run_time: RunTime | None = None
-        """While requests with deadlines are here: what executors need to know of them."""
         self._expiry = Expiry(loop, self._expire, clock)
         self._ring_is_due = False
         self._idle: asyncio.Event | None = None
@@ -166,7 +154,7 @@ class ServedModel:
             entry.delays = admission.policy(level).delays_on_timeout
             entry.expires = min(entry.deadline, now + timeout)
         try:
-            shells = len(self._inbox) + self._queued
+            shells = self.waiting.entries
             admission.admit(level=level, rows=entry.rows, nbytes=entry.nbytes, shells=shells)
             if admission.rows and entry.expires != math.inf:
                 admission.refuse_if_late(
@@ -196,7 +184,7 @@ class ServedModel:
         self._live.add(entry)
         self._last = entry
         self._expiry.watch(entry, entry.deadline if entry.delays else entry.expires)
-        self._inbox.append(entry)
+        self.waiting.add((entry,))
         if not self._ring_is_due:
             self._ring_is_due = True
             self._loop.call_soon(self.serve)
@@ -214,7 +202,7 @@ class ServedModel:
         if has_deadlines:
             for entry in entries:
                 self._expiry.watch(entry, entry.deadline)
-        self._inbox.extend(entries)
+        self.waiting.add(entries)
 
     def hold(self, entry: Pending) -> None:
         """Takes an admitted request that does not wait itself: its parts do."""
@@ -238,7 +226,7 @@ class ServedModel:
 
     def has_room(self, requests: int, rows: int, nbytes: int) -> bool:
         """Whether so many requests, which are alike, find room in the queue."""
-        shells = len(self._inbox) + self._queued
+        shells = self.waiting.entries
         return self.admission.has_room(requests=requests, rows=rows, nbytes=nbytes, shells=shells)
 
     def meets(self, deadline: float, entries: Sequence[Pending]) -> bool:
@@ -310,56 +298,12 @@ class ServedModel:
 
         Called by executors' threads. Infinity means that the queue is empty: a signal will come.
         """
-        with self.lock:
-            inbox, queue = self._inbox, self._queue
-            if self._is_plain and self.run_time is None and self.policy.is_immediate:
-                taken = queue.take_all(inbox, self.policy.max_rows)
-                if taken is not None:  # the usual case
-                    live = [
-                        (entry, request)
-                        for entry in taken
-                        if (request := entry.request) is not None and entry.expires > now
-                    ]
-                    return self._begun(live, None, taker, now) if live else math.inf
-            queue.take_from(inbox)
-            if self._delays:
-                queue.delay_expired(now)
-            wait = math.inf
-            policy = self.policy
-            run = self.run_time
-            for group in queue.by_urgency():
-                if run is not None and self.costs.is_usual(group.entries[0].form.elements):
-                    group.drop_hopeless(now, run)
-                step = next_step(group.entries, policy, now)
-                while isinstance(step, RunBatch):
-                    entries = [
-                        (entry, request)
-                        for entry in group.drop(step.count)
-                        if (request := entry.request) is not None
-                        and (entry.deadline if entry.delays else entry.expires) > now
-                    ]  # the loop's timer answers the expired ones
-                    if entries:
-                        return self._begun(entries, step.end, taker, now)
-                    step = next_step(group.entries, policy, now)
-                wait = min(wait, step.time)
-            self._queued = len(queue)
-            return wait
-
-    def _begun(
-        self, entries: list[Entry], end: BatchEnd | None, taker: Instance, now: float
-    ) -> Batch:
-        """The batch of these entries, noted in the log. `end` is None where all that waited is
-        taken."""
-        self._batches += 1
-        rows = sum([entry.rows for entry, _ in entries])
-        if end is None:
-            end = BatchEnd.FULL if rows >= self.policy.max_rows else BatchEnd.IDLE
-        batch = Batch(entries, rows, end, now, self._batches)
-        self._started.append(batch)
-        self._queued = len(self._queue)
-        if len(self.instances) > 1 and (self._queued or self._inbox):
-            self._wake_another(taker)
-        return batch
+        waiting = self.waiting
+        with waiting.lock:
+            step = waiting.take(self.policy, now)
+            if len(self.instances) > 1 and isinstance(step, Batch) and waiting.entries:
+                self._wake_another(taker)
+            return step
 
     def _wake_another(self, taker: Instance) -> None:
         """There is more to take: an executor that sleeps takes it; if none does, all others look
@@ -436,7 +380,7 @@ class ServedModel:
 
     def note_started(self) -> None:
         """Reads the executors' log: what they took waits no more."""
-        log = self._started
+        log = self.waiting.started
         while log:
             batch = log.popleft()
             taken = batch.taken

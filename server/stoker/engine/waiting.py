@@ -1,0 +1,104 @@
+"""What waits of one model version: the loop adds to an inbox, executors order it and take batches.
+
+The first crossing of threads. `add` is the event loop's and takes no lock; `take` is for executors,
+who hold `lock` meanwhile, which the loop never waits for. What they took is told to the loop by the
+log `started`, which it reads whenever it needs the counts. Knows no costs but `run_time`, and
+answers nobody.  Hot path.
+
+Invariant: entries enter the queue in the order of the inbox; only `take` orders and removes them.
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from stoker.engine.execution import Batch, Entry
+from stoker.engine.pending import Pending
+from stoker.engine.queue import RequestQueue, RunTime
+from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
+from stoker.telemetry.statistics import BatchEnd
+
+
+class Waiting:
+    """The inbox and the queue of one model version."""
+
+    def __init__(
+        self, *, is_plain: bool, has_delayed: bool, is_usual: Callable[[int], bool]
+    ) -> None:
+        """`is_plain`: neither priorities nor queue timeouts; `has_delayed`: some that expire move
+        back instead; `is_usual`: whether `run_time` holds for rows of so many elements."""
+        self.lock: AbstractContextManager[object] = threading.Lock()
+        self.started: deque[Batch] = deque()
+        self.run_time: RunTime | None = None
+        """While requests with deadlines are here: what executors need to know of them."""
+        self._is_plain = is_plain
+        self._has_delayed = has_delayed
+        self._is_usual = is_usual
+        self._inbox: deque[Pending] = deque()
+        self._queue = RequestQueue()
+        self._queued = 0
+        """Entries that the last `take` left in the queue, shells among them."""
+        self._batches = 0
+
+    def add(self, entries: Sequence[Pending]) -> None:
+        """Puts entries into the inbox."""
+        self._inbox.extend(entries)
+
+    @property
+    def entries(self) -> int:
+        """Entries that wait to be taken or cleared: those that have ended are among them."""
+        return len(self._inbox) + self._queued
+
+    def take(self, policy: BatchPolicy, now: float) -> Batch | float:
+        """A batch to run now, or the moment (monotonic seconds) before which there is none.
+
+        Infinity means that the queue is empty: a signal will come.
+        """
+        inbox, queue = self._inbox, self._queue
+        if self._is_plain and self.run_time is None and policy.is_immediate:
+            taken = queue.take_all(inbox, policy.max_rows)
+            if taken is not None:  # the usual case
+                live = [
+                    (entry, request)
+                    for entry in taken
+                    if (request := entry.request) is not None and entry.expires > now
+                ]
+                return self._begun(live, None, policy, now) if live else math.inf
+        queue.take_from(inbox)
+        if self._has_delayed:
+            queue.delay_expired(now)
+        wait = math.inf
+        run = self.run_time
+        for group in queue.by_urgency():
+            if run is not None and self._is_usual(group.entries[0].form.elements):
+                group.drop_hopeless(now, run)
+            step = next_step(group.entries, policy, now)
+            while isinstance(step, RunBatch):
+                entries = [
+                    (entry, request)
+                    for entry in group.drop(step.count)
+                    if (request := entry.request) is not None
+                    and (entry.deadline if entry.delays else entry.expires) > now
+                ]  # the loop's timer answers the expired ones
+                if entries:
+                    return self._begun(entries, step.end, policy, now)
+                step = next_step(group.entries, policy, now)
+            wait = min(wait, step.time)
+        self._queued = len(queue)
+        return wait
+
+    def _begun(
+        self, entries: list[Entry], end: BatchEnd | None, policy: BatchPolicy, now: float
+    ) -> Batch:
+        """The batch of these entries, noted in the log. `end` is None where it is all that
+        waited."""
+        self._batches += 1
+        rows = sum([entry.rows for entry, _ in entries])
+        if end is None:
+            end = BatchEnd.FULL if rows >= policy.max_rows else BatchEnd.IDLE
+        batch = Batch(entries, rows, end, now, self._batches)
+        self.started.append(batch)
+        self._queued = len(self._queue)
+        return batch
