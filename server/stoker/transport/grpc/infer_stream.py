@@ -43,7 +43,8 @@ from stoker.request import InferRequest, InferResponse
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.grpc.call import CallContext, MessageBytes, parse, unforeseen
 from stoker.transport.grpc.codec import request_of
-from stoker.transport.grpc.encode import response_pieces, varint
+from stoker.transport.grpc.encode import response_pieces
+from stoker.transport.grpc.wire_form import delimited_head
 from stoker.transport.wire.limits import BufferBudget
 
 MAX_IN_FLIGHT: Final = 256
@@ -304,7 +305,7 @@ def encode_stream_response(response: InferResponse) -> bytes:
     """
     pieces = response_pieces(response)
     pieces.append(_FINAL)
-    head = b"\x12" + varint(sum(map(len, pieces)))  # field 2, infer_response
+    head = delimited_head(2, sum(map(len, pieces)))  # infer_response
     return b"".join([head, *pieces])
 
 
