@@ -1,7 +1,10 @@
 """Native gRPC calls at a session without a socket: their time, memory, windows and counts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+import gc
+import tracemalloc
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import hpack
@@ -37,6 +40,7 @@ from tests.wire_server import Held
 
 UNARY = "/a.B/Unary"
 STREAM = "/a.B/Stream"
+RESTING = "/a.B/Resting"
 LIMIT = 2 << 20
 LARGE = STREAM_WINDOW // 2 + 1000
 """Of a message that is large for a stream."""
@@ -58,6 +62,7 @@ class Peer:
         methods: dict[str, Method] = {
             UNARY: UnaryMethod(self._hold),
             STREAM: StreamMethod(self._echo),
+            RESTING: StreamMethod(_sizes),
         }
         others = HttpRequests(Held(), self.budget, on_refused=lambda error: None)
         self.calls = GrpcRequests(
@@ -126,6 +131,30 @@ class Peer:
         """Lets the tasks of streams do what they can."""
         for _ in range(10):
             await asyncio.sleep(0)
+
+
+async def _sizes(
+    requests: AsyncIterator[MessageBytes], context: CallContext
+) -> AsyncGenerator[bytes, None]:
+    """Answers each message with as many bytes, and keeps nothing of either."""
+    async for message in requests:
+        size = len(message)
+        del message
+        yield bytes(size)
+
+
+@contextmanager
+def keeps_at_most(size: int) -> Generator[None, None, None]:
+    """Fails where more memory than that is still held, without help of the garbage collector."""
+    gc.disable()
+    tracemalloc.start()
+    try:
+        yield
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert held < size
 
 
 def framed(message: bytes) -> bytes:
@@ -268,6 +297,37 @@ def test_a_client_that_goes_away_amid_a_message_frees_its_memory(how: str) -> No
     else:
         peer.session.lose()
     assert (peer.budget.used, peer.session.open_streams, peer.handled) == (0, 0, [])
+
+
+def test_a_stream_that_rests_keeps_neither_its_last_message_nor_its_last_answer() -> None:
+    async def steps() -> None:
+        peer = Peer()
+        peer.call(1, RESTING)
+        with keeps_at_most(LARGE // 2):
+            body = framed(bytes(LARGE))
+            peer.data(1, body[: STREAM_WINDOW // 2])
+            peer.data(1, body[STREAM_WINDOW // 2 :])
+            del body
+            while not sum(each.kind == DATA for each in peer.sent()):
+                await peer.turns()
+            await peer.turns()
+        assert (peer.session.open_streams, peer.budget.used) == (1, 0)
+        peer.session.lose()
+        await peer.turns()
+
+    run(steps())
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM])
+def test_a_message_that_never_came_whole_leaves_no_memory_behind(path: str) -> None:
+    async def steps() -> None:
+        peer = Peer()
+        with keeps_at_most(LARGE // 2):
+            peer.call(1, path)
+            peer.data(1, framed(bytes(LARGE))[: STREAM_WINDOW // 2])
+            peer.feed(frame(RST_STREAM, 0, 1, (8).to_bytes(4, "big")))
+
+    run(steps())
 
 
 def test_each_call_with_a_deadline_that_is_none_is_counted() -> None:

@@ -78,7 +78,7 @@ class StreamCall(Stream):
         self._opening = opening
         self.is_endless = opening.method.is_endless
         self.body_left = opening.head.content_length
-        self._reader = MessageReader(self._admit)
+        self._reader = MessageReader()
         self._messages: deque[tuple[bool, Piece]] = deque()
         self._reserved = 0
         """Of the budget, for all messages that wait and the one that the handler has."""
@@ -114,7 +114,7 @@ class StreamCall(Stream):
             return
         was_amid = self._reader.is_amid
         try:
-            self._messages += self._reader.feed(payload)
+            self._messages += self._reader.feed(payload, self._admit)
         except ServingError as error:
             count_refusal(self._opening.host, error)
             self.refuse(error.bare())
@@ -166,6 +166,7 @@ class StreamCall(Stream):
         try:
             async for answer in answers:
                 self._write(answer)
+                del answer  # a stream may be quiet for hours after it
                 while self.outgoing is not None and self.outgoing.size > WRITE_AHEAD:
                     self._sent = asyncio.get_running_loop().create_future()
                     await self._sent
@@ -203,6 +204,7 @@ class StreamCall(Stream):
                     self.session.widen(self, self._credit)
                     self._credit = 0
             yield await self._inflated(message) if is_compressed else message
+            del message  # it would live until the next one comes
 
     async def _inflated(self, message: Piece) -> Piece:
         """A compressed message's own bytes. Raises ServingError."""

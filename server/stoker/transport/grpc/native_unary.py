@@ -132,11 +132,11 @@ class UnaryCall(Stream):
         """A part of the message, prefix first."""
         reader = self._reader
         if reader is None:
-            reader = self._reader = MessageReader(self._admit)
+            reader = self._reader = MessageReader()
         elif reader.fills(payload):
             return
         try:
-            for is_compressed, message in reader.feed(payload):
+            for is_compressed, message in reader.feed(payload, self._admit):
                 if self._message is not None:
                     raise _more_than_one()
                 self._message, self._is_compressed = message, is_compressed
