@@ -52,6 +52,8 @@ class Peer:
 
     def __init__(self) -> None:
         self.handled: list[tuple[bytes, CallContext]] = []
+        self.replies: list[Reply] = []
+        """Of what was handled."""
         self.cancelled = 0
         self.go_on = asyncio.Event()
         """The stream's handler asks for its next message."""
@@ -76,6 +78,7 @@ class Peer:
 
     def _hold(self, message: MessageBytes, context: CallContext, reply: Reply) -> Cancel:
         self.handled.append((bytes(message), context))
+        self.replies.append(reply)
         return self._cancel
 
     def _cancel(self) -> None:

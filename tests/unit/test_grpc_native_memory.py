@@ -1,11 +1,15 @@
 """What native gRPC calls hold of the budget and of the memory, and that they let go of it."""
 
+import asyncio
 import gc
+import threading
 import tracemalloc
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import pytest
+from stoker.errors import Draining
+from stoker.transport.grpc.call import PiecedMessage
 from stoker.transport.grpc.native_stream import MESSAGE_COST
 from stoker.transport.wire.http2.frames import (
     DATA,
@@ -98,5 +102,93 @@ def test_a_message_that_never_came_whole_leaves_no_memory_behind(path: str) -> N
             peer.call(1, path)
             peer.data(1, framed(bytes(LARGE))[: STREAM_WINDOW // 2])
             peer.feed(frame(RST_STREAM, 0, 1, (8).to_bytes(4, "big")))
+
+    run(steps())
+
+
+class Answer:
+    """A large answer of a leased buffer, to be compressed behind other work of the thread."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.is_read = False
+        self.released = 0
+        self._go_on = threading.Event()
+        self._is_released = asyncio.Event()
+        peer.calls.thread.run(self._wait(), lambda outcome: None, lambda size: None)
+        pieces = _Pieces([bytes(1 << 20)])
+        pieces.owner = self
+        self.message = PiecedMessage(pieces, 1 << 20, self)
+
+    def _wait(self) -> Generator[int, None, None]:
+        self._go_on.wait()
+        yield 0
+
+    async def compress(self) -> None:
+        """Lets the thread go on, until the lease is given back."""
+        self._go_on.set()
+        await self._is_released.wait()
+
+    def release(self) -> None:
+        """Implements `Lease`."""
+        self.released += 1
+        self._is_released.set()
+
+
+class _Pieces(tuple[bytes, ...]):
+    """Notes that somebody reads them."""
+
+    owner: Answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.owner.is_read = True
+        return super().__iter__()
+
+
+CODED = (("grpc-encoding", "gzip"), ("grpc-accept-encoding", "gzip"))
+
+
+def test_an_answer_is_charged_until_it_is_compressed() -> None:
+    async def steps() -> None:
+        peer = Peer()
+        peer.call(1, UNARY, *CODED)
+        peer.data(1, framed(b"work"), ends=True)
+        answer = Answer(peer)
+        peer.replies[0](answer.message)
+        assert peer.budget.used == 1 << 20
+        await answer.compress()
+        assert peer.budget.used == 0
+        fields = peer.ends(1)
+        assert (fields["grpc-encoding"], fields["grpc-status"]) == ("gzip", "0")
+
+    run(steps())
+
+
+def test_an_answer_is_not_compressed_for_a_client_that_is_gone() -> None:
+    async def steps() -> None:
+        peer = Peer()
+        peer.call(1, UNARY, *CODED)
+        peer.data(1, framed(b"work"), ends=True)
+        answer = Answer(peer)
+        peer.replies[0](answer.message)
+        peer.feed(frame(RST_STREAM, 0, 1, (8).to_bytes(4, "big")))
+        await answer.compress()
+        assert not answer.is_read
+        assert (answer.released, peer.budget.used, peer.cancelled) == (1, 0, 0)
+
+    run(steps())
+
+
+def test_a_drain_that_is_over_does_not_wait_for_an_answer_to_be_compressed() -> None:
+    async def steps() -> None:
+        peer = Peer()
+        peer.call(1, UNARY, *CODED)
+        peer.data(1, framed(b"work"), ends=True)
+        answer = Answer(peer)
+        peer.replies[0](answer.message)
+        peer.session.refuse_all(Draining("going"))
+        assert peer.ends(1)["grpc-status"] == "14"
+        await answer.compress()
+        assert (answer.is_read, answer.released, peer.budget.used) == (False, 1, 0)
+        assert peer.sent() == []
 
     run(steps())
