@@ -1,6 +1,7 @@
 """Native gRPC calls at a session without a socket: their time, windows, ends and counts."""
 
 import pytest
+from stoker.errors import Draining
 from stoker.telemetry.server_statistics import UnroutedReason
 from stoker.transport.wire.http2.frames import (
     DATA,
@@ -126,3 +127,21 @@ def test_a_call_that_is_cancelled_while_its_handler_works_cancels_it_once() -> N
     for _ in range(2):
         peer.feed(frame(RST_STREAM, 0, 1, (8).to_bytes(4, "big")))
     assert (peer.cancelled, peer.budget.used) == (1, 0)
+
+
+@pytest.mark.parametrize(("begun", "ends"), [(b"", True), (framed(b"x")[:3], False)])
+def test_a_drain_ends_streams_that_have_sent_nothing_and_no_others(
+    begun: bytes, ends: bool
+) -> None:
+    async def steps() -> None:
+        peer = Peer()
+        peer.call(1, STREAM)
+        if begun:
+            peer.data(1, begun)
+        peer.session.refuse_endless(Draining("going"))
+        assert peer.session.open_streams == (0 if ends else 1)
+        if ends:
+            assert peer.ends(1)["grpc-status"] == "14"
+        peer.session.lose()
+
+    run(steps())

@@ -76,7 +76,7 @@ class StreamCall(Stream):
     def __init__(self, session: Session, number: int, opening: StreamOpening) -> None:
         super().__init__(session, number)
         self._opening = opening
-        self.is_endless = opening.method.is_endless
+        self.is_endless = True  # until it has a message, only its client would end it
         self.body_left = opening.head.content_length
         self._reader = MessageReader()
         self._messages: deque[tuple[bool, Piece]] = deque()
@@ -112,6 +112,7 @@ class StreamCall(Stream):
         """Bytes of messages."""
         if self._is_over:
             return
+        self.is_endless = self._opening.method.is_endless
         was_amid = self._reader.is_amid
         try:
             self._messages += self._reader.feed(payload, self._admit)
