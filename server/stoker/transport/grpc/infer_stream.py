@@ -269,7 +269,8 @@ class _InFlight:
             return
         if isinstance(outcome, ServingError):
             self.answer = outcome
-            size = 0
+            texts = (outcome.message, self.model, self.version, self.id)
+            size = sum(map(len, texts))  # of the request's own, perhaps megabytes
         else:
             self.answer = _encoded(outcome)
             size = len(self.answer) if isinstance(self.answer, bytes) else 0
