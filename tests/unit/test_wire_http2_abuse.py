@@ -200,6 +200,16 @@ def test_a_peer_without_a_table_is_told_once_that_ours_is_empty() -> None:
     assert blocks[0] == b"\x20" + blocks[1]
 
 
+def test_a_peer_that_gives_up_its_table_amid_an_answer_is_told_in_the_trailers() -> None:
+    server = settled(lambda stream: stream.session.start(stream, OK_HEAD))
+    server.feed(opened(1, ends=True))
+    (stream,) = server.session.streams.values()
+    server.feed(frames.settings({frames.HEADER_TABLE_SIZE: 0}))
+    stream.session.finish(stream, b"\x00\x01a\x01b")
+    blocks = [each.payload for each in frames_of(server.sent()) if each.kind == HEADERS]
+    assert blocks == [OK_HEAD, b"\x20\x00\x01a\x01b"]
+
+
 def test_resets_that_the_peer_provokes_end_the_session() -> None:
     server = settled(None)
     for count in range(MAX_RESETS):
