@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any
 
 import hpack
+from stoker.errors import ServingError
 from stoker.inference import Cancel
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.grpc.call import (
@@ -33,6 +34,7 @@ from stoker.transport.wire.http2.frames import (
 from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.http2.session import Session
 from stoker.transport.wire.limits import BODY_GRACE_S, STREAM_WINDOW, BufferBudget
+from stoker.transport.wire.problems import HttpError
 
 from tests.unit.test_wire_http2_session import Frame, frames_of
 from tests.wire_server import Held
@@ -65,7 +67,9 @@ class Peer:
             STREAM: StreamMethod(self._echo),
             RESTING: StreamMethod(_sizes),
         }
-        others = HttpRequests(Held(), self.budget, on_refused=lambda error: None)
+        self.refused: list[ServingError | HttpError] = []
+        """Over HTTP, before any handler."""
+        others = HttpRequests(Held(), self.budget, on_refused=self.refused.append)
         self.calls = GrpcRequests(
             methods, others, self.budget, self.statistics, max_message_bytes=LIMIT
         )
@@ -96,10 +100,12 @@ class Peer:
         taken = self.session.receive(memoryview(rest), len(rest))
         self._rest = rest[taken:]
 
-    def call(self, number: int, path: str, *fields: tuple[str, str]) -> None:
+    def call(
+        self, number: int, path: str, *fields: tuple[str, str], form: str = "application/grpc"
+    ) -> None:
         """Opens a call."""
         head = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "a"),
-                ("content-type", "application/grpc"), *fields]  # fmt: skip
+                ("content-type", form), *fields]  # fmt: skip
         self.feed(frame(HEADERS, END_HEADERS, number, self._encoder.encode(head)))
 
     def data(self, number: int, body: bytes, *, ends: bool = False) -> None:

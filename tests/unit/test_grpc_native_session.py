@@ -12,6 +12,7 @@ from stoker.transport.wire.http2.frames import (
     frame,
 )
 from stoker.transport.wire.limits import STREAM_WINDOW
+from stoker.transport.wire.problems import HttpError
 
 from tests.grpc_peer import LARGE, LIMIT, STREAM, TOO_SLOW, UNARY, Peer, framed, run
 
@@ -110,14 +111,25 @@ def test_a_stream_that_goes_wrong_has_its_answers_before_its_status(
     run(steps())
 
 
-def test_each_call_with_a_deadline_that_is_none_is_counted() -> None:
+@pytest.mark.parametrize(
+    ("field", "status"), [(("grpc-timeout", "soon"), "3"), (("grpc-encoding", "snappy"), "12")]
+)
+def test_each_call_whose_head_is_refused_is_counted(field: tuple[str, str], status: str) -> None:
     """Also where the heads are alike, and their meaning is remembered."""
     peer = Peer()
     for number in (1, 3, 5, 7):
-        peer.call(number, UNARY, ("grpc-timeout", "soon"))
+        peer.call(number, UNARY, field)
         peer.data(number, framed(b""), ends=True)
-        assert peer.ends(number)["grpc-status"] == "3"
+        assert peer.ends(number)["grpc-status"] == status
     assert peer.statistics.unrouted[UnroutedReason.MALFORMED] == 4
+
+
+def test_each_request_that_is_no_grpc_is_counted() -> None:
+    peer = Peer()
+    for number in (1, 3, 5, 7):
+        peer.call(number, UNARY, form="application/json")
+        peer.data(number, b"{}", ends=True)
+    assert [type(each) for each in peer.refused] == [HttpError] * 4
 
 
 def test_a_call_that_is_cancelled_while_its_handler_works_cancels_it_once() -> None:
