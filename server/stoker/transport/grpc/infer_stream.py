@@ -35,14 +35,13 @@ from stoker.errors import Draining, Overloaded, ServingError
 from stoker.inference import Cancel, InferenceEngine
 from stoker.protocol.inference_pb2 import (
     InferParameter,
-    ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
 )
 from stoker.request import InferRequest, InferResponse
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
-from stoker.transport.grpc.call import CallContext, MessageBytes, parse, unforeseen
-from stoker.transport.grpc.codec import request_of
+from stoker.transport.grpc.call import CallContext, MessageBytes, unforeseen
+from stoker.transport.grpc.codec import parse_request, request_of
 from stoker.transport.grpc.encode import response_pieces
 from stoker.transport.grpc.wire_form import delimited_head
 from stoker.transport.wire.limits import BufferBudget
@@ -217,7 +216,7 @@ class _Stream:
                 taken.cancel = cancel
 
     def _decode(self, message: MessageBytes, taken: "_InFlight") -> InferRequest:
-        wire = parse(ModelInferRequest, message)
+        wire = parse_request(message)
         taken.model, taken.version, taken.id = wire.model_name, wire.model_version, wire.id
         self._budget.reserve(len(message))
         taken.held_bytes = len(message)
