@@ -194,7 +194,7 @@ def _from_contents(
         for index, element in enumerate(values):
             array[index] = text_of(element, index, tensor=name)
         return Tensor(name, datatype, shape, array.reshape(shape))
-    wide = np.array(values, _NARROWED.get(datatype, datatype.numpy))
+    wide = np.fromiter(values, _NARROWED.get(datatype, datatype.numpy), count)
     if datatype in _NARROWED:
         limits = np.iinfo(datatype.numpy)
         outside = np.flatnonzero((wide < limits.min) | (wide > limits.max))
