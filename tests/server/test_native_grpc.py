@@ -150,8 +150,19 @@ def test_a_large_answer_is_written_from_its_own_memory() -> None:
         return InferResponse.of("echo", "1", "", [tensor], lease=Lease())
 
     async def steps() -> None:
-        async with serving(EngineDouble(answer)) as served, connected(served) as client:
-            got = await call(client, framed(infer_message()))
+        async with (
+            serving(EngineDouble(answer)) as served,
+            connected(served, reads=False) as client,
+        ):
+            number = client.request(INFER, framed(infer_message()), GRPC)
+            while not client.answers[number].body:
+                await client.event()
+            assert not released
+            large[50_000:] = 7  # of what has not left yet
+            client.h2.increment_flow_control_window(10_000_000)
+            client.h2.increment_flow_control_window(10_000_000, number)
+            client.flush()
+            got = await answered(client, number)
             message = pb.ModelInferResponse.FromString(got.body[5:])
             assert message.raw_output_contents[0] == large.tobytes()
             assert len(released) == 1
