@@ -42,6 +42,7 @@ from tests.wire_server import Held
 UNARY = "/a.B/Unary"
 STREAM = "/a.B/Stream"
 RESTING = "/a.B/Resting"
+FIRST = "/a.B/First"
 LIMIT = 2 << 20
 LARGE = STREAM_WINDOW // 2 + 1000
 """Of a message that is large for a stream."""
@@ -66,6 +67,7 @@ class Peer:
             UNARY: UnaryMethod(self._hold),
             STREAM: StreamMethod(self._echo),
             RESTING: StreamMethod(_sizes),
+            FIRST: StreamMethod(_first),
         }
         self.refused: list[ServingError | HttpError] = []
         """Over HTTP, before any handler."""
@@ -149,6 +151,13 @@ async def _sizes(
         size = len(message)
         del message
         yield bytes(size)
+
+
+async def _first(
+    requests: AsyncIterator[MessageBytes], context: CallContext
+) -> AsyncGenerator[bytes, None]:
+    """Answers the first message only."""
+    yield bytes(await anext(requests))
 
 
 def framed(message: bytes) -> bytes:

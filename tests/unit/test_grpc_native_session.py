@@ -1,5 +1,9 @@
 """Native gRPC calls at a session without a socket: their time, windows, ends and counts."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 import pytest
 from stoker.errors import Draining
 from stoker.telemetry.server_statistics import UnroutedReason
@@ -14,7 +18,7 @@ from stoker.transport.wire.http2.frames import (
 from stoker.transport.wire.limits import STREAM_WINDOW
 from stoker.transport.wire.problems import HttpError
 
-from tests.grpc_peer import LARGE, LIMIT, STREAM, TOO_SLOW, UNARY, Peer, framed, run
+from tests.grpc_peer import FIRST, LARGE, LIMIT, STREAM, TOO_SLOW, UNARY, Peer, framed, run
 
 
 def test_an_error_without_a_message_is_one_header_block_that_ends_the_stream() -> None:
@@ -155,5 +159,27 @@ def test_a_drain_ends_streams_that_have_sent_nothing_and_no_others(
         if ends:
             assert peer.ends(1)["grpc-status"] == "14"
         peer.session.lose()
+
+    run(steps())
+
+
+def test_a_stream_whose_handler_leaves_early_makes_one_task() -> None:
+    """And none that the loop makes to close what was left of it."""
+
+    async def steps() -> None:
+        peer, made = Peer(), list[str]()
+
+        def task(
+            loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], **options: Any
+        ) -> "asyncio.Task[None]":
+            made.append(str(work))
+            return asyncio.Task(work, loop=loop, **options)
+
+        asyncio.get_running_loop().set_task_factory(task)  # type: ignore[arg-type]  # of any result
+        peer.call(1, FIRST)
+        peer.data(1, framed(b"x") + framed(b"y"))
+        await peer.turns()
+        assert peer.ends(1)["grpc-status"] == "0"
+        assert len(made) == 1
 
     run(steps())

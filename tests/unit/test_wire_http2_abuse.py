@@ -27,6 +27,7 @@ from stoker.transport.wire.http2.repeated_heads import RepeatedHeads
 from stoker.transport.wire.http2.session import Session
 from stoker.transport.wire.limits import (
     MAX_BLOCK_BYTES,
+    MAX_IDLE_FRAMES,
     MAX_RESETS,
     MAX_SETTINGS,
     TURN_BYTES,
@@ -218,6 +219,16 @@ def test_resets_that_the_peer_provokes_end_the_session() -> None:
     assert not server.session.is_over
     number = 2 * MAX_RESETS + 1
     server.feed(opened(number, ends=True) + window_update(number, 0))
+    assert ended_by(server) is ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_heads_of_a_stream_that_was_reset_are_counted() -> None:
+    server = settled(None)
+    server.feed(opened(1) + window_update(1, 0))
+    for _ in range(MAX_IDLE_FRAMES):
+        server.feed(opened(1, ends=True))
+    assert not server.session.is_over
+    server.feed(opened(1, ends=True))
     assert ended_by(server) is ErrorCode.ENHANCE_YOUR_CALM
 
 

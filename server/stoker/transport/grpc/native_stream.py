@@ -162,7 +162,8 @@ class StreamCall(Stream):
     # --- the handler's task ---------------------------------------------------------------------
 
     async def _run(self) -> None:
-        answers = self._opening.method.handle(self._taken(), self._context)
+        requests = self._taken()
+        answers = self._opening.method.handle(requests, self._context)
         error: ServingError | None = None
         try:
             async for answer in answers:
@@ -178,6 +179,7 @@ class StreamCall(Stream):
         finally:
             await answers.aclose()
             self._release_all()
+            await requests.aclose()  # or the loop would, by a task of its own
         self._finish(error)
 
     async def _taken(self) -> AsyncGenerator[MessageBytes, None]:
