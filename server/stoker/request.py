@@ -25,6 +25,10 @@ NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
 _REMEMBERED: Final = 4096
 """Kinds that are kept; at the limit all are forgotten."""
 
+_REMEMBERED_BYTES: Final = 16 << 10
+"""Of a kind that is kept, about: its names may be as long as a message, a gigabyte. Real ones have
+some ten names of ten bytes; 300 inputs are within."""
+
 
 class TensorHead(NamedTuple):
     """A tensor without its data."""
@@ -52,6 +56,15 @@ class RequestKind:
     parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
     """Custom parameters only; the reserved ones became fields."""
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it may be kept longer than its request."""
+        texts = [self.model, self.version, *self.requested_outputs, *self.parameters]
+        texts += [value for value in self.parameters.values() if isinstance(value, str)]
+        size = sum(map(len, texts))
+        size += sum([len(head.name) + 16 * len(head.shape) for head in self.inputs])
+        return size <= _REMEMBERED_BYTES
+
 
 _kinds: dict[tuple[object, ...], RequestKind] = {}
 
@@ -73,9 +86,11 @@ def kind_of(
     key = (model, version, inputs, requested_outputs, priority, timeout_us)
     kind = _kinds.get(key)
     if kind is None:
-        if len(_kinds) >= _REMEMBERED:
-            _kinds.clear()
-        kind = _kinds[key] = RequestKind(*key)
+        kind = RequestKind(*key)
+        if kind.is_small:
+            if len(_kinds) >= _REMEMBERED:
+                _kinds.clear()
+            _kinds[key] = kind
     return kind
 
 

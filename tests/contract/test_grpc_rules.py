@@ -6,9 +6,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FILES = {
     "native": "tests/server/test_native_grpc.py",
+    "codings": "tests/server/test_native_grpc_compression.py",
+    "streams": "tests/server/test_native_grpc_streams.py",
+    "connections": "tests/server/test_native_grpc_connections.py",
     "both": "tests/server/test_grpc_transports.py",
     "parts": "tests/unit/test_grpc_native_parts.py",
     "calls": "tests/unit/test_grpc_native_session.py",
+    "memory": "tests/unit/test_grpc_native_memory.py",
     "heads": "tests/unit/test_wire_http2_heads.py",
 }
 

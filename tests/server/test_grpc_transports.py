@@ -410,6 +410,22 @@ def test_a_handler_sees_the_calls_metadata(serving: ServeCalls) -> None:
     run(steps())
 
 
+def test_metadata_that_comes_twice_is_joined_if_it_is_text(serving: ServeCalls) -> None:
+    contexts: list[CallContext] = []
+
+    def handle(message: MessageBytes, context: CallContext, reply: Reply) -> None:
+        contexts.append(context)
+        reply(bytes(message))
+
+    async def steps() -> None:
+        async with serving(methods={"/t.T/Unary": UnaryMethod(handle)}) as served:
+            twice = (("a", "1"), ("b-bin", b"\0"), ("a", "2"), ("b-bin", b"\1"))
+            await served.call("/t.T/Unary", b"", metadata=twice)
+            assert (contexts[0].metadata["a"], contexts[0].metadata["b-bin"]) == ("1, 2", b"\1")
+
+    run(steps())
+
+
 def test_a_bug_in_a_stream_is_an_internal_error_and_logged(
     serving: ServeCalls,
     caplog: pytest.LogCaptureFixture,

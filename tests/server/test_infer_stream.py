@@ -39,6 +39,7 @@ from tests.conftest import FREE_PORTS, PATIENCE, Endpoints, RunningServer, Servi
 from tests.fake_runtime import FakeModel, FakeRuntime
 from tests.grpc_call import SERVICE
 
+LIVE: Final = SERVICE + "ServerLive"
 PATH: Final = SERVICE + "ModelStreamInfer"
 BATCHING: Final = "max_batch_size: 8\ndynamic_batching { }\n"
 LEVELS: Final = """
@@ -326,6 +327,21 @@ def test_an_idle_stream_does_not_hold_up_a_drain(
         assert stream.values(1) == [2]
         assert server.drain() == 0
         assert stream.end() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_stream_that_has_sent_nothing_does_not_hold_up_a_drain(
+    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    patient = replace(FREE_PORTS, drain_timeout_s=3600.0)
+    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=patient)
+    with grpc.insecure_channel(server.at.grpc) as channel:
+        stream = Stream(channel)
+        is_live: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(LIVE)
+        is_live(b"")  # the stream's head came before it
+        assert server.drain() == 0
+        assert stream.end() is grpc.StatusCode.UNAVAILABLE
+        assert "shutting down" in stream.call.details()
+        stream.half_close()
 
 
 def test_a_stream_that_outlives_the_drain_is_told_of_each_request_it_loses(

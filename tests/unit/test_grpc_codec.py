@@ -14,7 +14,8 @@ from stoker.protocol.inference_pb2 import (
 )
 from stoker.request import InferRequest
 from stoker.tensor import DataType, Tensor, encode_bytes, to_raw
-from stoker.transport.grpc.codec import decode_request
+from stoker.transport.grpc.codec import MAX_FIELDS, decode_request
+from stoker.transport.wire.limits import WHOLE_BODY_BYTES
 
 Input = ModelInferRequest.InferInputTensor
 Output = ModelInferRequest.InferRequestedOutputTensor
@@ -206,6 +207,29 @@ def test_absurd_tensors_give_a_request_or_a_refusal(
     inputs: list[ModelInferRequest.InferInputTensor], raw: list[bytes]
 ) -> None:
     decode_or_refuse(message(*inputs, raw=tuple(raw)))
+
+
+@pytest.mark.parametrize("field", [b"\x2a\x00", b"\x32\x00", b"\x3a\x00"])
+def test_a_large_message_of_tiny_fields_is_refused_before_protobuf_makes_objects_of_them(
+    field: bytes,
+) -> None:
+    small = field * (WHOLE_BODY_BYTES // 2)
+    with pytest.raises(InvalidRequest):
+        decode_request(small)  # what they mean is refused
+    with pytest.raises(InvalidRequest, match=f"of at most {MAX_FIELDS} fields"):
+        decode_request(small + field)
+
+
+def test_a_large_message_of_few_fields_is_read() -> None:
+    data = bytes(4 * WHOLE_BODY_BYTES)
+    tensor = Input(name="x", datatype="FP32", shape=[WHOLE_BODY_BYTES])
+    assert decode_request(message(tensor, raw=(data,))).data == (data,)
+
+
+def test_dimensions_without_end_are_refused_unread() -> None:
+    tensor = Input(name="x", datatype="FP32", shape=[1] * 65)
+    with pytest.raises(InvalidRequest, match="expected at most 64 dimensions, got 65"):
+        decode_request(message(tensor, raw=(b"1234",)))
 
 
 @pytest.mark.parametrize("datatype", TYPED)

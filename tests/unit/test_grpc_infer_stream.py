@@ -451,6 +451,19 @@ def test_messages_and_unsent_answers_count_in_the_servers_budget_until_they_have
     run(steps)
 
 
+def test_a_failure_that_waits_counts_with_all_that_it_repeats_of_its_request() -> None:
+    async def steps() -> None:
+        stream = Stream(EngineDouble(lambda request: ModelNotFound("nope")))
+        waiting = await stream.send(message("i" * 1000), message("j" * 1_000_000))
+        assert (await waiting).infer_response.id == "i" * 1000
+        assert stream.budget.used > 1_001_000
+        stream.client.half_close()
+        assert ids(await stream.rest()) == ["j" * 1_000_000]
+        assert stream.budget.used == 0
+
+    run(steps)
+
+
 def test_a_message_that_the_server_has_no_room_for_is_told_and_the_stream_goes_on() -> None:
     async def steps() -> None:
         budget = BufferBudget(1000)

@@ -32,24 +32,25 @@ def test_messages_are_the_same_however_they_are_cut(
 ) -> None:
     body = b"".join(bytes([flag]) + len(each).to_bytes(4, "big") + each for flag, each in messages)
     admitted: list[int] = []
-    reader = MessageReader(admitted.append)
+    reader = MessageReader()
     places = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
     got = []
     for start, end in pairwise(places):
-        got += reader.feed(memoryview(body)[start:end])
+        got += reader.feed(memoryview(body)[start:end], admitted.append)
     assert [(flag, bytes(each)) for flag, each in got] == messages
     assert admitted == [len(each) for _, each in messages]
     assert not reader.is_amid
 
 
 def test_a_large_message_is_filled_without_being_read_again() -> None:
-    reader = MessageReader(lambda size: None)
+    reader, admitted = MessageReader(), list[int]()
     message = bytes(range(256)) * 1000
-    assert reader.feed(memoryview(b"\0" + len(message).to_bytes(4, "big") + message[:10])) == []
+    begin = b"\0" + len(message).to_bytes(4, "big") + message[:10]
+    assert reader.feed(memoryview(begin), admitted.append) == []
     assert reader.fills(memoryview(message[10:1000]))
     assert not reader.fills(memoryview(message[1000:]))  # it ends it: `feed` is to
-    ((_, whole),) = reader.feed(memoryview(message[1000:]))
-    assert bytes(whole) == message
+    ((_, whole),) = reader.feed(memoryview(message[1000:]), admitted.append)
+    assert (bytes(whole), admitted) == (message, [len(message)])
 
 
 def test_what_refuses_a_message_passes_through() -> None:
@@ -57,7 +58,7 @@ def test_what_refuses_a_message_passes_through() -> None:
         raise TooLarge(f"{size}")
 
     with pytest.raises(TooLarge, match="7"):
-        MessageReader(admit).feed(memoryview(b"\0\0\0\0\7"))
+        MessageReader().feed(memoryview(b"\0\0\0\0\7"), admit)
 
 
 @given(st.binary(max_size=60))

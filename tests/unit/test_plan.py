@@ -1,6 +1,8 @@
 """How a request must fit its model: every refusal and its text, and what fits."""
 
 import math
+import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,18 @@ def plan_of(
 
 def tensor(name: str, *shape: int, datatype: DataType = FP32) -> Tensor:
     return Tensor(name, datatype, shape, bytes(max(0, math.prod(shape)) * datatype.size))
+
+
+def held_after(times: int, step: Callable[[int], object]) -> int:
+    """Bytes that are still held after so many steps."""
+    tracemalloc.start()
+    try:
+        for number in range(times):
+            step(number)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return held
 
 
 def asked(*tensors: Tensor, outputs: tuple[str, ...] = ()) -> InferRequest:
@@ -233,3 +247,17 @@ def test_a_reshape_keeps_the_number_of_elements(
     assert [size for size in planned.model_item(item) if size != 1] == [
         size for size in item if size != 1
     ]
+
+
+def test_names_as_long_as_messages_are_not_kept() -> None:
+    assert held_after(100, lambda number: InferRequest.of(f"{number}" * 100_000)) < 1 << 20
+
+
+def test_parameters_as_long_as_messages_are_not_kept() -> None:
+    plan = plan_of()
+
+    def check(number: int) -> None:
+        given = {"note": f"{number}" * 100_000}
+        plan.check(InferRequest.of("m", inputs=[tensor("x", 1, 3, 1)], parameters=given))
+
+    assert held_after(100, check) < 1 << 20

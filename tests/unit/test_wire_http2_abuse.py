@@ -27,6 +27,7 @@ from stoker.transport.wire.http2.repeated_heads import RepeatedHeads
 from stoker.transport.wire.http2.session import Session
 from stoker.transport.wire.limits import (
     MAX_BLOCK_BYTES,
+    MAX_IDLE_FRAMES,
     MAX_RESETS,
     MAX_SETTINGS,
     TURN_BYTES,
@@ -200,6 +201,16 @@ def test_a_peer_without_a_table_is_told_once_that_ours_is_empty() -> None:
     assert blocks[0] == b"\x20" + blocks[1]
 
 
+def test_a_peer_that_gives_up_its_table_amid_an_answer_is_told_in_the_trailers() -> None:
+    server = settled(lambda stream: stream.session.start(stream, OK_HEAD))
+    server.feed(opened(1, ends=True))
+    (stream,) = server.session.streams.values()
+    server.feed(frames.settings({frames.HEADER_TABLE_SIZE: 0}))
+    stream.session.finish(stream, b"\x00\x01a\x01b")
+    blocks = [each.payload for each in frames_of(server.sent()) if each.kind == HEADERS]
+    assert blocks == [OK_HEAD, b"\x20\x00\x01a\x01b"]
+
+
 def test_resets_that_the_peer_provokes_end_the_session() -> None:
     server = settled(None)
     for count in range(MAX_RESETS):
@@ -208,6 +219,16 @@ def test_resets_that_the_peer_provokes_end_the_session() -> None:
     assert not server.session.is_over
     number = 2 * MAX_RESETS + 1
     server.feed(opened(number, ends=True) + window_update(number, 0))
+    assert ended_by(server) is ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_heads_of_a_stream_that_was_reset_are_counted() -> None:
+    server = settled(None)
+    server.feed(opened(1) + window_update(1, 0))
+    for _ in range(MAX_IDLE_FRAMES):
+        server.feed(opened(1, ends=True))
+    assert not server.session.is_over
+    server.feed(opened(1, ends=True))
     assert ended_by(server) is ErrorCode.ENHANCE_YOUR_CALM
 
 

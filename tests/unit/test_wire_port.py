@@ -36,3 +36,28 @@ def test_nobody_connects_between_the_last_accept_and_the_closing_of_a_port(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(steps())
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_the_kernel_looks_after_connections_whose_clients_are_gone(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    kept: list[int] = []
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = writer.get_extra_info("socket")
+        kept.append(own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        writer.close()
+
+    async def steps() -> None:
+        server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+        port = Port(server)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
+        await reader.read()
+        writer.close()
+        port.close()
+        await port.closed()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(steps())
+    assert kept == [1]

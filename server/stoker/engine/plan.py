@@ -95,9 +95,10 @@ class ModelPlan:
         form = self._forms.get(kind)
         if form is None:
             form = self._form(kind)
-            if len(self._forms) >= REMEMBERED_KINDS:
-                self._forms.clear()
-            self._forms[kind] = form
+            if kind.is_small:
+                if len(self._forms) >= REMEMBERED_KINDS:
+                    self._forms.clear()
+                self._forms[kind] = form
         return form
 
     def names(self, outputs: tuple[int, ...]) -> Sequence[str]:

@@ -36,7 +36,8 @@ class CallContext:
     because one is made for each call with a deadline."""
 
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
-    """Keys are lower case; of a key that came twice, the last value."""
+    """Keys are lower case. Of a key that came twice, the last value where that is bytes, else all,
+    joined with `, ` as proxies may have done before."""
     deadline: float = math.inf
     """time.monotonic() seconds; infinite when the client set none."""
     is_retry: bool = False

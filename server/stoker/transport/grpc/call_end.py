@@ -65,7 +65,7 @@ def failed_at_once(error: ServingError, *, more: tuple[tuple[str, str], ...] = (
 
 def details(message: str) -> bytes:
     """A message as UTF-8, cut to what fits into trailers."""
-    encoded = message.encode("utf-8", "replace")
+    encoded = message[: MAX_DETAILS_BYTES + 1].encode("utf-8", "replace")
     if len(encoded) <= MAX_DETAILS_BYTES:
         return encoded
     return encoded[:MAX_DETAILS_BYTES].decode(errors="ignore").encode() + b"..."

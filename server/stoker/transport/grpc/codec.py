@@ -21,6 +21,7 @@ from stoker.protocol.inference_pb2 import (
 )
 from stoker.request import NO_PARAMETERS, InferRequest, Parameters
 from stoker.tensor import (
+    MAX_RANK,
     DataType,
     Tensor,
     datatype_of,
@@ -30,6 +31,12 @@ from stoker.tensor import (
     text_of,
 )
 from stoker.transport.grpc.call import MessageBytes, parse
+from stoker.transport.grpc.wire_form import has_at_most
+from stoker.transport.wire.limits import WHOLE_BODY_BYTES
+
+MAX_FIELDS: Final = WHOLE_BODY_BYTES // 2
+"""What a message of WHOLE_BODY_BYTES may have, so that only larger ones need a look. Protobuf makes
+an object of 40 to 140 bytes out of a field of two: a gigabyte out of 8 MiB, which take 2 s."""
 
 _CONTENTS: Final[dict[DataType, str]] = {
     DataType.BOOL: "bool_contents",
@@ -81,7 +88,17 @@ def decode_request(
     message: MessageBytes, *, deadline: float = math.inf, is_retry: bool = False
 ) -> InferRequest:
     """The request that a ModelInferRequest message holds. Raises as `request_of`."""
-    return request_of(parse(ModelInferRequest, message), deadline=deadline, is_retry=is_retry)
+    return request_of(parse_request(message), deadline=deadline, is_retry=is_retry)
+
+
+def parse_request(message: MessageBytes) -> ModelInferRequest:
+    """What protobuf reads. Raises InvalidRequest."""
+    if len(message) > WHOLE_BODY_BYTES and not has_at_most(MAX_FIELDS, message):
+        raise InvalidRequest(
+            f"expected a protobuf message {ModelInferRequest.DESCRIPTOR.full_name} of at most "
+            f"{MAX_FIELDS} fields, got {len(message)} bytes that are none or have more"
+        )
+    return parse(ModelInferRequest, message)
 
 
 def request_of(wire: ModelInferRequest, *, deadline: float, is_retry: bool) -> InferRequest:
@@ -121,6 +138,10 @@ def _inputs(wire: ModelInferRequest) -> tuple[Tensor, ...]:
         if tensor.parameters:
             _refuse_shared_memory(f"input '{name}'", tensor.parameters)
         datatype = datatype_of(tensor.datatype, tensor=name)
+        if len(tensor.shape) > MAX_RANK:
+            raise InvalidRequest(
+                f"input '{name}': expected at most {MAX_RANK} dimensions, got {len(tensor.shape)}"
+            )
         shape = tuple(tensor.shape)
         if tensor.HasField("contents"):
             if entries:
@@ -173,7 +194,7 @@ def _from_contents(
         for index, element in enumerate(values):
             array[index] = text_of(element, index, tensor=name)
         return Tensor(name, datatype, shape, array.reshape(shape))
-    wide = np.array(values, _NARROWED.get(datatype, datatype.numpy))
+    wide = np.fromiter(values, _NARROWED.get(datatype, datatype.numpy), count)
     if datatype in _NARROWED:
         limits = np.iinfo(datatype.numpy)
         outside = np.flatnonzero((wide < limits.min) | (wide > limits.max))

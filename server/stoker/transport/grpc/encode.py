@@ -19,6 +19,7 @@ from stoker.protocol.inference_pb2 import ModelInferResponse
 from stoker.request import InferResponse, OutputBatch, Parameters
 from stoker.tensor import Raw, Tensor, to_raw
 from stoker.transport.grpc.call import MessageBytes, PiecedMessage
+from stoker.transport.grpc.wire_form import delimited, delimited_head, varint
 from stoker.transport.wire.limits import COPIED_ROW_BYTES
 
 MAX_RESPONSE_BYTES: Final = 2**31 - 1
@@ -62,7 +63,7 @@ def encode_response(response: InferResponse) -> bytes | PiecedMessage:
     if batch.lease is not None:
         batch.lease.release()
     if response.id:
-        id = _delimited(0x1A, response.id.encode())
+        id = delimited(3, response.id.encode())
         return b"".join((slices.model, id, slices.tail, data))
     return b"".join((slices.model, slices.tail, data))
 
@@ -99,7 +100,7 @@ def response_pieces(response: InferResponse) -> list[Raw]:
     caller's. Raises InvalidRequest as `encode_response`."""
     pieces: list[Raw] = [_model_head(response.model, response.version)]
     if response.id:
-        pieces.append(_delimited(0x1A, response.id.encode()))
+        pieces.append(delimited(3, response.id.encode()))
     if response.parameters:
         pieces.append(_response_parameters(response.parameters))
     outputs = response.outputs
@@ -160,40 +161,25 @@ def _response_parameters(parameters: Parameters) -> bytes:
     return wire.SerializeToString()
 
 
-# The fields below are protobuf's wire form: a tag (field number * 8 + 2 for delimited bytes), the
-# length as a varint, the bytes. Sizes of the caches: models and output shapes in use at once.
+# Sizes of the caches below: models and output shapes in use at once.
 
 
 @lru_cache(maxsize=1024)
 def _model_head(model: str, version: str) -> bytes:
     """Fields 1 and 2, model_name and model_version."""
-    return _delimited(0x0A, model.encode()) + _delimited(0x12, version.encode())
+    return delimited(1, model.encode()) + delimited(2, version.encode())
 
 
 @lru_cache(maxsize=8192)
 def _output_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     """One InferOutputTensor of field 5, with its name, datatype and packed shape."""
-    tensor = _delimited(0x0A, name.encode()) + _delimited(0x12, datatype.encode())
+    tensor = delimited(1, name.encode()) + delimited(2, datatype.encode())
     if shape:
-        tensor += _delimited(0x1A, b"".join(map(varint, shape)))
-    return _delimited(0x2A, tensor)
+        tensor += delimited(3, b"".join(map(varint, shape)))
+    return delimited(5, tensor)
 
 
 @lru_cache(maxsize=8192)
 def _raw_head(size: int) -> bytes:
     """Tag and length of one raw_output_contents entry, field 6."""
-    return b"\x32" + varint(size)
-
-
-def _delimited(tag: int, content: bytes) -> bytes:
-    return bytes((tag,)) + varint(len(content)) + content
-
-
-def varint(number: int) -> bytes:
-    """Protobuf's base-128 form of a number from 0 up, lowest seven bits first."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    return delimited_head(6, size)

@@ -25,7 +25,7 @@ import math
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn, TypeAlias
@@ -285,12 +285,23 @@ def _is_taken(host: str, port: int) -> bool:
 
 def _call_context(context: _Context) -> CallContext:
     remaining = context.time_remaining()
-    metadata = dict(context.invocation_metadata() or ())
+    metadata = _metadata(context.invocation_metadata() or ())
     return CallContext(
         metadata,
         math.inf if remaining is None else time.monotonic() + remaining,
         is_retry(metadata),
     )
+
+
+def _metadata(fields: Iterable[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
+    """As `CallContext` has it."""
+    metadata: dict[str, str | bytes] = {}
+    for key, value in fields:
+        before = metadata.get(key)
+        if isinstance(before, str) and isinstance(value, str):
+            value = f"{before}, {value}"
+        metadata[key] = value
+    return metadata
 
 
 async def _write_answers(

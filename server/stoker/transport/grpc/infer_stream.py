@@ -35,15 +35,15 @@ from stoker.errors import Draining, Overloaded, ServingError
 from stoker.inference import Cancel, InferenceEngine
 from stoker.protocol.inference_pb2 import (
     InferParameter,
-    ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
 )
 from stoker.request import InferRequest, InferResponse
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
-from stoker.transport.grpc.call import CallContext, MessageBytes, parse, unforeseen
-from stoker.transport.grpc.codec import request_of
-from stoker.transport.grpc.encode import response_pieces, varint
+from stoker.transport.grpc.call import CallContext, MessageBytes, unforeseen
+from stoker.transport.grpc.codec import parse_request, request_of
+from stoker.transport.grpc.encode import response_pieces
+from stoker.transport.grpc.wire_form import delimited_head
 from stoker.transport.wire.limits import BufferBudget
 
 MAX_IN_FLIGHT: Final = 256
@@ -216,7 +216,7 @@ class _Stream:
                 taken.cancel = cancel
 
     def _decode(self, message: MessageBytes, taken: "_InFlight") -> InferRequest:
-        wire = parse(ModelInferRequest, message)
+        wire = parse_request(message)
         taken.model, taken.version, taken.id = wire.model_name, wire.model_version, wire.id
         self._budget.reserve(len(message))
         taken.held_bytes = len(message)
@@ -268,7 +268,8 @@ class _InFlight:
             return
         if isinstance(outcome, ServingError):
             self.answer = outcome
-            size = 0
+            texts = (outcome.message, self.model, self.version, self.id)
+            size = sum(map(len, texts))  # of the request's own, perhaps megabytes
         else:
             self.answer = _encoded(outcome)
             size = len(self.answer) if isinstance(self.answer, bytes) else 0
@@ -304,7 +305,7 @@ def encode_stream_response(response: InferResponse) -> bytes:
     """
     pieces = response_pieces(response)
     pieces.append(_FINAL)
-    head = b"\x12" + varint(sum(map(len, pieces)))  # field 2, infer_response
+    head = delimited_head(2, sum(map(len, pieces)))  # infer_response
     return b"".join([head, *pieces])
 
 

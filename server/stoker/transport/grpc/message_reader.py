@@ -22,14 +22,12 @@ _ALIGNMENT: Final = 16
 
 
 class MessageReader:
-    """The receiving side of one call."""
+    """The receiving side of one call. It refers to nothing of the call: with it goes the memory of
+    a message that never came whole."""
 
-    __slots__ = ("_admit", "_filled", "_is_compressed", "_message", "_prefix")
+    __slots__ = ("_filled", "_is_compressed", "_message", "_prefix")
 
-    def __init__(self, admit: Callable[[int], None]) -> None:
-        """`admit(size)` hears of each message before its bytes are read; what it raises passes
-        through `feed`."""
-        self._admit = admit
+    def __init__(self) -> None:
         self._prefix = b""
         """What came of a prefix that is not whole."""
         self._is_compressed = False
@@ -57,9 +55,10 @@ class MessageReader:
         self._filled += size
         return True
 
-    def feed(self, payload: memoryview) -> list[tuple[bool, Piece]]:
+    def feed(self, payload: memoryview, admit: Callable[[int], None]) -> list[tuple[bool, Piece]]:
         """The messages that are whole with these bytes, each with whether it is compressed. They
-        are their own memory. Raises InvalidRequest for a prefix that is none."""
+        are their own memory. `admit(size)` hears of each message before its bytes are read. Raises
+        InvalidRequest for a prefix that is none, and what `admit` raises."""
         whole: list[tuple[bool, Piece]] = []
         at, end = 0, len(payload)
         while at < end:
@@ -76,7 +75,7 @@ class MessageReader:
                     raise InvalidRequest(
                         f"expected 0 or 1 as the first byte of a message, got {flag}"
                     )
-                self._admit(size)
+                admit(size)
                 if size <= end - at and size <= WHOLE_BODY_BYTES:
                     whole.append((flag == 1, bytes(payload[at : at + size])))
                     at += size

@@ -36,11 +36,12 @@ from stoker.transport.grpc.call import (
     unforeseen,
 )
 from stoker.transport.grpc.codec import decode_request
-from stoker.transport.grpc.encode import encode_response, varint
+from stoker.transport.grpc.encode import encode_response
 from stoker.transport.grpc.health import HealthBoard, health_methods
 from stoker.transport.grpc.infer_stream import InferStreams
 from stoker.transport.grpc.known_requests import KnownRequests
 from stoker.transport.grpc.reflection import reflection_methods
+from stoker.transport.grpc.wire_form import delimited
 
 SERVER_NAME: Final = "stoker"
 EXTENSIONS: Final = (
@@ -155,7 +156,7 @@ class InferenceMethods:
     def _model_config(self, request: pb.ModelConfigRequest) -> bytes:
         # The configuration is kept as a serialised message: field 1 of the answer, as it is.
         config = self._engine.config(request.name, request.version).message
-        return b"\x0a" + varint(len(config)) + config
+        return delimited(1, config)
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         statistics = self._engine.statistics(request.name, request.version)

@@ -93,7 +93,8 @@ class GrpcRequests(CallHost):
         try:
             return self._opening(method, head)
         except UnsupportedCoding as error:
-            return RefusedOpening(error, (("grpc-accept-encoding", ACCEPTED_CODINGS),))
+            ours = ("grpc-accept-encoding", ACCEPTED_CODINGS)
+            return RefusedOpening(error, (ours,), counted_by=self.statistics)
         except ServingError as error:
             return RefusedOpening(error, counted_by=self.statistics)
 

@@ -76,7 +76,7 @@ def answer_coding(headers: Mapping[str, str], coding: str | None) -> str | None:
 
 
 class CallMetadata(Mapping[str, str | bytes]):
-    """A call's metadata as handlers see it: values of `-bin` keys are bytes, of several the last.
+    """A call's metadata as `CallContext` has it: values of `-bin` keys are bytes.
 
     Raises InvalidRequest for one that is no base64, when it is asked for.
     """

@@ -76,9 +76,9 @@ class StreamCall(Stream):
     def __init__(self, session: Session, number: int, opening: StreamOpening) -> None:
         super().__init__(session, number)
         self._opening = opening
-        self.is_endless = opening.method.is_endless
+        self.is_endless = True  # until it has a message, only its client would end it
         self.body_left = opening.head.content_length
-        self._reader = MessageReader(self._admit)
+        self._reader = MessageReader()
         self._messages: deque[tuple[bool, Piece]] = deque()
         self._reserved = 0
         """Of the budget, for all messages that wait and the one that the handler has."""
@@ -112,9 +112,10 @@ class StreamCall(Stream):
         """Bytes of messages."""
         if self._is_over:
             return
+        self.is_endless = self._opening.method.is_endless
         was_amid = self._reader.is_amid
         try:
-            self._messages += self._reader.feed(payload)
+            self._messages += self._reader.feed(payload, self._admit)
         except ServingError as error:
             count_refusal(self._opening.host, error)
             self.refuse(error.bare())
@@ -161,11 +162,13 @@ class StreamCall(Stream):
     # --- the handler's task ---------------------------------------------------------------------
 
     async def _run(self) -> None:
-        answers = self._opening.method.handle(self._taken(), self._context)
+        requests = self._taken()
+        answers = self._opening.method.handle(requests, self._context)
         error: ServingError | None = None
         try:
             async for answer in answers:
                 self._write(answer)
+                del answer  # a stream may be quiet for hours after it
                 while self.outgoing is not None and self.outgoing.size > WRITE_AHEAD:
                     self._sent = asyncio.get_running_loop().create_future()
                     await self._sent
@@ -176,6 +179,7 @@ class StreamCall(Stream):
         finally:
             await answers.aclose()
             self._release_all()
+            await requests.aclose()  # or the loop would, by a task of its own
         self._finish(error)
 
     async def _taken(self) -> AsyncGenerator[MessageBytes, None]:
@@ -203,6 +207,7 @@ class StreamCall(Stream):
                     self.session.widen(self, self._credit)
                     self._credit = 0
             yield await self._inflated(message) if is_compressed else message
+            del message  # it would live until the next one comes
 
     async def _inflated(self, message: Piece) -> Piece:
         """A compressed message's own bytes. Raises ServingError."""

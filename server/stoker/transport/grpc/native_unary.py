@@ -5,6 +5,7 @@ States: RECEIVING -> (INFLATING) -> HANDLED -> (COMPRESSING) -> ANSWERED, or LOS
   1. A message is admitted whole, by the limit and the server's budget, before it is received.
   2. What is reserved for it is given back once, with the answer or when the client is gone.
   3. The first answer counts; what comes later gives its lease back.
+  4. An answer is charged until it is compressed, and not compressed for a client that is gone.
 Hot path.
 """
 
@@ -19,6 +20,7 @@ from stoker.transport.coding import deflate_in_steps, inflate_in_steps, inflate_
 from stoker.transport.grpc.call import (
     CallContext,
     MessageBytes,
+    PiecedMessage,
     UnaryAnswer,
     UnaryHandler,
     unforeseen,
@@ -132,11 +134,11 @@ class UnaryCall(Stream):
         """A part of the message, prefix first."""
         reader = self._reader
         if reader is None:
-            reader = self._reader = MessageReader(self._admit)
+            reader = self._reader = MessageReader()
         elif reader.fills(payload):
             return
         try:
-            for is_compressed, message in reader.feed(payload):
+            for is_compressed, message in reader.feed(payload, self._admit):
                 if self._message is not None:
                     raise _more_than_one()
                 self._message, self._is_compressed = message, is_compressed
@@ -174,7 +176,11 @@ class UnaryCall(Stream):
         """Implements `Stream`."""
         cancel, self._cancel = self._cancel, None
         self._message = None
-        self._reply(as_serving_error(error))
+        failure = as_serving_error(error)
+        if self._is_answered:  # what is being compressed comes too late
+            self.session.answer(self, failed_at_once(failure), (), 0)
+        else:
+            self._reply(failure)
         if cancel is not None:
             cancel()
 
@@ -264,18 +270,24 @@ class UnaryCall(Stream):
 
     def _compresses(self, answer: UnaryAnswer) -> bool:
         """Whether the answer is sent compressed, perhaps later."""
-        if isinstance(answer, ServingError):
+        coding = self._opening.answer_coding
+        if coding is None or isinstance(answer, ServingError):
             return False
-        pieces: tuple[Piece, ...]
         if isinstance(answer, bytes):
-            pieces, size, lease = (answer,), len(answer), None
-        else:
-            pieces, size, lease = answer.pieces, answer.size, answer.lease
-        coding = self._opening.head.answer_coding
-        if size < COMPRESS_FROM_BYTES or coding is None:
+            answer = PiecedMessage((answer,), len(answer), None)
+        if answer.size < COMPRESS_FROM_BYTES:
             return False
+        self._compress(answer, coding)
+        return True
+
+    def _compress(self, answer: PiecedMessage, coding: str) -> None:
+        """Sends an answer, which the budget holds until it is compressed."""
+        budget, size, lease = self._opening.host.budget, answer.size, answer.lease
+        budget.charge(size)
 
         def done(outcome: tuple[bytes, ...] | Exception) -> None:
+            self._cancel = None
+            budget.release(size)
             if lease is not None:
                 lease.release()
             if isinstance(outcome, ServingError):
@@ -284,20 +296,19 @@ class UnaryCall(Stream):
                 error = unforeseen(self._opening.head.path, outcome)
                 self.session.answer(self, failed_at_once(error), (), 0)
             else:
-                size = sum(map(len, outcome))
-                prefix = b"\1" + size.to_bytes(4, "big")
+                compressed = sum(map(len, outcome))
+                prefix = b"\1" + compressed.to_bytes(4, "big")
                 head = coded_head(coding)
-                self.session.answer(self, head, (prefix, *outcome), size + PREFIX_BYTES, OK)
+                self.session.answer(self, head, (prefix, *outcome), compressed + PREFIX_BYTES, OK)
 
-        steps = deflate_in_steps(pieces, coding)
+        steps = deflate_in_steps(answer.pieces, coding)
         if size <= _INLINE_BYTES:
             done(run_through(steps))
-        else:
-            try:
-                self._opening.host.thread.run(steps, done, _reserve_nothing)
-            except RuntimeError:
-                done(Cancelled("the server is closed"))
-        return True
+            return
+        try:
+            self._cancel = self._opening.host.thread.run(steps, done, _reserve_nothing).cancel
+        except RuntimeError:
+            done(Cancelled("the server is closed"))
 
     def _release(self) -> None:
         self._opening.host.budget.release(self._reserved)
@@ -309,4 +320,4 @@ def _more_than_one() -> InvalidRequest:
 
 
 def _reserve_nothing(size: int) -> None:
-    """Answers exist already when they are compressed: the connection charges for them."""
+    """Answers exist already when they are compressed, and are charged."""

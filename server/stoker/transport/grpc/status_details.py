@@ -4,13 +4,14 @@ A `google.rpc.Status` with an `ErrorInfo`, which names our ErrorCode (several sh
 gRPC), and a `RetryInfo` where the time to retry is known. It travels in the trailer
 `grpc-status-details-bin`. Written by hand: four flat messages, and ErrorInfo is the same bytes for
 all errors of a code. Both transports send it; knows neither grpcio nor HTTP/2.
-Source: google/rpc/status.proto and error_details.proto; Protocol Buffers, "Encoding".
+Source: google/rpc/status.proto and error_details.proto.
 """
 
 import math
 from typing import Final
 
 from stoker.errors import ErrorCode, ServingError
+from stoker.transport.grpc.wire_form import delimited, integer
 from stoker.transport.status import STATUS
 
 FIELD: Final = "grpc-status-details-bin"
@@ -29,7 +30,7 @@ def status_details(error: ServingError, message: bytes, encoded_message: str) ->
     retry_ms = pushback_ms(error)
     status = (
         _CODE[error.code]
-        + _bytes_field(2, message)
+        + delimited(2, message)
         + _ERROR_INFO[error.code]
         + (b"" if retry_ms is None else _retry_info(retry_ms))
     )
@@ -42,56 +43,31 @@ def pushback_ms(error: ServingError) -> int | None:
     return None if error.retry_after is None else max(0, math.ceil(error.retry_after * 1000))
 
 
-_BYTES: Final = [bytes((each,)) for each in range(0x80)]
-
-
 def _base64_size(data: bytes) -> int:
     return (len(data) * 4 + 2) // 3
 
 
-def _varint(value: int) -> bytes:
-    """Of a number that is not negative."""
-    if value < 0x80:
-        return _BYTES[value]
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _bytes_field(number: int, value: bytes) -> bytes:
-    """A string, bytes or message field."""
-    return _BYTES[number << 3 | 2] + _varint(len(value)) + value
-
-
-def _number_field(number: int, value: int) -> bytes:
-    """An int32 or int64 field; 0 is not written."""
-    return _BYTES[number << 3] + _varint(value) if value else b""
-
-
 def _type(name: str) -> bytes:
     """The type_url of an Any."""
-    return _bytes_field(1, f"type.googleapis.com/google.rpc.{name}".encode())
+    return delimited(1, f"type.googleapis.com/google.rpc.{name}".encode())
 
 
 def _detail(kind: bytes, value: bytes) -> bytes:
     """An element of Status.details: an Any of this type."""
-    return _bytes_field(3, kind + _bytes_field(2, value))
+    return delimited(3, kind + delimited(2, value))
 
 
 def _retry_info(milliseconds: int) -> bytes:
     seconds, rest = divmod(milliseconds, 1000)
-    delay = _number_field(1, seconds) + _number_field(2, rest * 1_000_000)
-    return _detail(_RETRY_INFO, _bytes_field(1, delay))
+    delay = integer(1, seconds) + integer(2, rest * 1_000_000)
+    return _detail(_RETRY_INFO, delimited(1, delay))
 
 
 _RETRY_INFO: Final = _type("RetryInfo")
-_CODE: Final = {code: _number_field(1, STATUS[code].grpc) for code in ErrorCode}
+_CODE: Final = {code: integer(1, STATUS[code].grpc) for code in ErrorCode}
 _ERROR_INFO: Final = {
     code: _detail(
-        _type("ErrorInfo"), _bytes_field(1, code.name.encode()) + _bytes_field(2, DOMAIN.encode())
+        _type("ErrorInfo"), delimited(1, code.name.encode()) + delimited(2, DOMAIN.encode())
     )
     for code in ErrorCode
 }

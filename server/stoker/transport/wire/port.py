@@ -11,6 +11,10 @@ believe to be sent. So a port ends in three steps, which the caller takes apart 
 
 Where there are no socket filters step 1 does nothing, and a connection that is made between the
 last accept and the close is reset.  Source: Linux, Documentation/networking/filter.rst.
+
+Its connections inherit SO_KEEPALIVE: a client whose machine is gone says no word, and one that had
+an open stream would count as open for ever. The kernel asks after 2 h without any
+(net.ipv4.tcp_keepalive_time), as gRPC core does.
 """
 
 import asyncio
@@ -41,6 +45,8 @@ class Port:
 
     def __init__(self, server: asyncio.Server) -> None:
         self._server = server
+        for each in server.sockets:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     @property
     def number(self) -> int:

@@ -346,6 +346,7 @@ class Sending:
             self._wake()
         trailers, number = stream.trailers or b"", stream.number
         if trailers:
+            trailers = self._opened(trailers)
             head = pack_header(0, len(trailers), HEADERS, END_HEADERS | END_STREAM, number)
             self._out.append(head + trailers)
         else:

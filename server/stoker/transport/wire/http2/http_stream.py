@@ -62,8 +62,7 @@ class HttpRequests:
 
     def refusal(self, error: HttpError) -> Opening:
         """Implements `Requests`."""
-        self.on_refused(error)
-        return _Refusal(error)
+        return _Refusal(self, error)
 
     def malformed(self, message: str) -> None:
         """Implements `Requests`."""
@@ -89,14 +88,17 @@ class _Opening:
 
 
 class _Refusal:
-    """A request that is answered with an error, whatever it was."""
+    """A request that is answered with an error, whatever it was. One stands for all requests whose
+    heads are alike, each of which counts."""
 
-    __slots__ = ("_error",)
+    __slots__ = ("_error", "_requests")
 
-    def __init__(self, error: HttpError) -> None:
+    def __init__(self, requests: HttpRequests, error: HttpError) -> None:
+        self._requests = requests
         self._error = error
 
     def open(self, session: Session, number: int) -> Stream:
+        self._requests.on_refused(self._error)
         return RefusedStream(session, number, error_response(self._error))
 
     def varied(self, fresh: list[Field]) -> Opening:

@@ -403,6 +403,7 @@ class Session:
                 raise ConnectionFault(
                     ErrorCode.STREAM_CLOSED, f"expected no HEADERS on closed stream {number}"
                 )
+            table.count_idle()
             return
         try:
             if not stream.can_receive:
