@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -123,6 +124,7 @@ class Serving(Protocol):
         settings: Settings = FREE_PORTS,
         profile_seconds: float = 0.0,
         wait: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> "RunningServer": ...
 
 
@@ -130,13 +132,20 @@ class RunningServer:
     """A server on a thread's event loop."""
 
     def __init__(
-        self, settings: Settings, runtime: Runtime, *, profile_seconds: float, wait: bool
+        self,
+        settings: Settings,
+        runtime: Runtime,
+        *,
+        profile_seconds: float,
+        wait: bool,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
         self._profile_seconds = profile_seconds
         self._up: Future[Endpoints] = Future()
         self._wait = wait
+        self._tls = tls
         self._thread = threading.Thread(target=self._main, name="server", daemon=True)
         self._thread.start()
         self.at = self._up.result(PATIENCE)
@@ -178,6 +187,7 @@ class RunningServer:
             self._runtime,
             open_repository(self._settings),
             profile_seconds=self._profile_seconds,
+            tls=self._tls,
         )
         at = await self._server.start()
         endpoints = Endpoints(at.http, at.grpc, at.metrics)
@@ -206,12 +216,14 @@ def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
         settings: Settings = FREE_PORTS,
         profile_seconds: float = 0.0,
         wait: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> RunningServer:
         server = RunningServer(
             replace(settings, sources=tuple(map(str, sources)), grpc_transport=grpc_transport),
             runtime or OnnxRuntime("cpu"),
             profile_seconds=profile_seconds,
             wait=wait,
+            tls=tls,
         )
         running.append(server)
         return server

@@ -9,6 +9,7 @@ ROOT: Final = Path(__file__).parents[2]
 FILES: Final = {
     "session": "tests/unit/test_wire_http2_session.py",
     "connection": "tests/server/test_http2_connection.py",
+    "TLS": "tests/server/test_tls.py",
     "HPACK": "tests/unit/test_wire_http2_hpack.py",
     "abuse": "tests/unit/test_wire_http2_abuse.py",
     "fuzz": "tests/unit/test_wire_http2_fuzz.py",
