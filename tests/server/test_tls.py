@@ -4,11 +4,14 @@ and to one of HTTP/2."""
 import asyncio
 import logging
 import os
+import socket
 import ssl
 from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
+from stoker.transport.wire.connection import Connection
+from stoker.transport.wire.handshake import Handshake
 from stoker.transport.wire.http2 import frames
 from stoker.transport.wire.limits import FIRST_REQUEST_S, TURN_BYTES, HttpLimits
 from stoker.transport.wire.message import JSON, HttpResponse
@@ -388,3 +391,35 @@ def test_a_key_that_does_not_fit_the_certificate_is_refused_at_start(tmp_path: P
     one, other = map(self_signed, folders)
     with pytest.raises(ssl.SSLError):
         Certificate(one.certificate, other.key).server_context()
+
+
+def test_who_reads_a_connections_socket_beside_it_sees_that_tls_stands_between(
+    server: ssl.SSLContext, http1: ssl.SSLContext
+) -> None:
+    seen: list[asyncio.BaseTransport] = []
+
+    class Seen(Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            seen.append(transport)
+            super().connection_made(transport)
+
+    async def steps() -> None:
+        async with serving() as served:
+            ours, theirs = socket.socketpair()
+            with ours:
+                theirs.setblocking(False)
+                accepted = Handshake(
+                    served.server, server, lambda alpn: Seen(served.server, 100, alpn)
+                )
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(lambda: accepted, theirs)
+                _, writer = await asyncio.open_connection(
+                    sock=ours, ssl=http1, server_hostname="localhost"
+                )
+                writer.write(get("/held"))
+                await served.handler.holds(1)
+                assert seen[0].get_extra_info("sslcontext") is server
+                assert seen[0].get_extra_info("ssl_object").version() == "TLSv1.3"
+                writer.close()
+
+    run(steps())

@@ -6,7 +6,8 @@ not count what the kernel has not taken, and knows nothing of connections amid a
 
   1. What is written is encrypted at once and handed to the socket's transport, whose buffer size
      and pauses are therefore those of this one; memory that was written is free.
-  2. What came is decrypted straight into the protocol's own buffer, until the protocol pauses.
+  2. What came is decrypted straight into the protocol's own buffer, until the protocol pauses;
+     TURN_BYTES of it in one turn of the loop.
   3. Our side ends with close_notify and then the socket's end; what comes later is dropped
      undecrypted. The peer's side ends with either: requests say their length, so a connection that
      is cut off without close_notify truncates none.
@@ -21,6 +22,7 @@ from typing import Any
 
 from stoker.transport.wire.answer import joined
 from stoker.transport.wire.host import Host
+from stoker.transport.wire.limits import TURN_BYTES
 
 
 class SecuredTransport(asyncio.Transport, asyncio.BufferedProtocol):
@@ -36,6 +38,7 @@ class SecuredTransport(asyncio.Transport, asyncio.BufferedProtocol):
         "_is_shut",
         "_outgoing",
         "_protocol",
+        "_space",
         "_tcp",
         "_tls",
     )
@@ -51,6 +54,7 @@ class SecuredTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """The handshake is done; `incoming` may hold bytes behind it, which `read` reads once a
         protocol is set."""
         self._host = host
+        self._space = host.receive_buffer[:TURN_BYTES]
         self._tcp = tcp
         self._tls = tls
         self._decrypt = tls.read
@@ -67,13 +71,17 @@ class SecuredTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the kernel writes next."""
-        return self._host.receive_buffer
+        return self._space
 
     def buffer_updated(self, nbytes: int) -> None:
         """Encrypted bytes came."""
-        if not self._is_shut:
-            self._incoming.write(self._host.receive_buffer[:nbytes])
-            self.read()
+        if self._is_shut:
+            return
+        self._incoming.write(self._space[:nbytes])
+        if nbytes == TURN_BYTES:  # the kernel has more, and the loop would read it in this turn
+            self._tcp.pause_reading()
+            self._host.next_turn(self._read_on)
+        self.read()
 
     def eof_received(self) -> bool:
         """The peer shut its side of the socket."""
@@ -104,8 +112,13 @@ class SecuredTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # asyncio's signature
-        """`ssl_object` is the `ssl.SSLObject`; all else is the socket's."""
-        return self._tls if name == "ssl_object" else self._tcp.get_extra_info(name, default)
+        """`ssl_object` is the `ssl.SSLObject` and `sslcontext` its context, by which others see
+        that the socket's bytes are not the peer's; all else is the socket's."""
+        if name == "ssl_object":
+            return self._tls
+        if name == "sslcontext":
+            return self._tls.context
+        return self._tcp.get_extra_info(name, default)
 
     def read(self) -> None:
         """Decrypts what has come for the protocol."""
@@ -149,7 +162,8 @@ class SecuredTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._is_read_paused:
             self._is_read_paused = False
             self._tcp.resume_reading()
-            self._host.next_turn(self.read)
+            if self._incoming.pending or self._tls.pending():
+                self._host.next_turn(self.read)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Sends bytes."""
@@ -200,6 +214,11 @@ class SecuredTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._tcp.abort()
 
     # The rest.
+
+    def _read_on(self) -> None:
+        """Reading was given up for a turn."""
+        if not self._is_read_paused:
+            self._tcp.resume_reading()
 
     def _peer_ended(self) -> bool:
         """Tells the protocol once; gives whether it has more to send."""
