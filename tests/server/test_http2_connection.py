@@ -265,6 +265,33 @@ def test_a_slow_body_is_refused_and_a_slow_frame_ends_the_connection() -> None:
     run(steps())
 
 
+def test_a_frame_that_the_server_stops_reading_amid_is_not_slow() -> None:
+    async def steps() -> None:
+        async with serving(HttpLimits(header_timeout_s=3)) as served:
+            client = Http2Client(await served.connect(receive_bytes=4096), reads_bodies=False)
+            await client.start({SettingCodes.INITIAL_WINDOW_SIZE: (1 << 31) - 1})
+            client.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
+            number = client.request("/a")
+            ping = frames.frame(frames.PING, 0, 0, b"12345678")
+            client.client.send(ping[:5])
+            await served.handler.holds(1)
+            size = 16 << 20
+            served.handler.answers[0](HttpResponse(200, JSON, (memoryview(bytes(size)),)))
+            before = -1
+            while served.budget.used != before:  # until the kernel takes no more
+                before = served.budget.used
+                for _ in range(100):
+                    await asyncio.sleep(0)
+            assert before > 0
+            client.client.send(ping[5:])
+            for second in range(10):
+                served.later(LATER_S * (second + 1))
+            assert len((await client.answer(number))[2]) == size
+            assert (await client.answer(client.request()))[0] == 200
+
+    run(steps())
+
+
 def test_a_connection_that_rests_too_long_is_closed() -> None:
     async def steps() -> None:
         async with serving(HttpLimits(idle_timeout_s=60)) as served:

@@ -345,8 +345,10 @@ class Http2Connection(asyncio.BufferedProtocol):
         return now - self._stalled[1] >= self._host.limits.write_stall_s
 
     def _is_unfinished(self, now: float) -> bool:
-        """Whether the rest of one frame or head has been waited for too long."""
-        if not self._rest and not self._session.is_amid_head:
+        """Whether the rest of one frame or head has been waited for too long. While the kernel is
+        full it is we who do not read, and the time begins anew."""
+        session = self._session
+        if session.sending.is_held or not (self._rest or session.is_amid_head):
             self._unfinished_since = float("inf")
         elif self._unfinished_since > now:
             self._unfinished_since = now
