@@ -6,9 +6,10 @@ import json
 
 import pytest
 from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, PingReceived
 from h2.settings import SettingCodes
 from stoker.transport.wire.http2 import frames
-from stoker.transport.wire.http2.connection import LEAVE_S
+from stoker.transport.wire.http2.connection import HEARD_S, LEAVE_S
 from stoker.transport.wire.limits import (
     BODY_GRACE_S,
     MAX_CONTROL_BYTES,
@@ -348,6 +349,51 @@ def test_a_drain_tells_every_connection_and_loses_no_stream() -> None:
             assert (await clients[0].answer(held))[2] == b"whole"
             assert await clients[0].end() == ErrorCodes.NO_ERROR
             clients[0].client.writer.close()
+            await finishing
+
+    run(steps())
+
+
+def test_a_stream_that_is_on_its_way_when_a_drain_ends_is_served() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            served.stop_the_clock()
+            client = await connected(served)
+            finishing = asyncio.ensure_future(served.finish())
+            await served.until(lambda: served.server.is_closing)
+            crossing = client.request("/a")  # the client has read nothing since
+            await served.handler.holds(1)
+            said = [await client.event() for _ in range(3)]
+            assert [type(each) for each in said] == [
+                ConnectionTerminated,
+                PingReceived,
+                ConnectionTerminated,
+            ]
+            assert client.goaways == [((1 << 31) - 1, 0), (crossing, 0)]
+            late = client.request("/b")
+            assert await client.reset(late) == ErrorCodes.REFUSED_STREAM
+            served.handler.answers[0](text(b"in time"))
+            assert (await client.answer(crossing))[2] == b"in time"
+            assert await client.end() == ErrorCodes.NO_ERROR
+            client.client.writer.close()
+            await finishing
+
+    run(steps())
+
+
+def test_a_client_that_answers_no_ping_is_left_all_the_same() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            raw = await served.connect()
+            raw.send(frames.PREFACE + frames.settings({}))
+            await raw.reader.readexactly(9)
+            served.server.announce_drain()
+            finishing = asyncio.ensure_future(served.finish())
+            last = frames.goaway(0, frames.ErrorCode.NO_ERROR)
+            await raw.reader.readuntil(frames.frame(frames.PING, 0, 0, b"leaving?"))
+            served.later(HEARD_S + 0.1)
+            assert await raw.reader.read() == last
+            raw.writer.close()
             await finishing
 
     run(steps())
