@@ -33,6 +33,8 @@ from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.settings import GrpcTransport, Settings
 
+from tests.named_tests import Ledger, named_tests
+
 T = TypeVar("T")
 
 # How long an example takes says more of the machine than of the code.
@@ -241,6 +243,11 @@ def grpc_transport(request: pytest.FixtureRequest) -> GrpcTransport:
     one of them, or where one differs, skips the other with the reason that docs/grpc.md gives."""
     transport: GrpcTransport = request.param
     return transport
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run fails in which a test that documents name did not run, though nothing left it out."""
+    config.pluginmanager.register(Ledger(named_tests()), "named tests")
 
 
 _transports = pytest.StashKey[dict[str, str]]()

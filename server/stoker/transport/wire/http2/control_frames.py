@@ -158,7 +158,7 @@ class ControlFrames:
         self._table.count_idle()
         if not flags & ACK:
             self._table.sending.control(frames.frame(PING, ACK, 0, bytes(payload)))
-        elif self._is_asked and payload == _ASKED:
+        elif self._is_asked and bytes(payload) == _ASKED:
             self.is_heard = True
 
     def _priority(self, number: int, payload: memoryview) -> None:
