@@ -10,6 +10,7 @@ from h2.events import ConnectionTerminated, PingReceived
 from h2.settings import SettingCodes
 from stoker.transport.wire.http2 import frames
 from stoker.transport.wire.http2.connection import HEARD_S, LEAVE_S
+from stoker.transport.wire.http2.control_frames import ASKED
 from stoker.transport.wire.limits import (
     BODY_GRACE_S,
     MAX_CONTROL_BYTES,
@@ -269,14 +270,14 @@ def test_a_slow_body_is_refused_and_a_slow_frame_ends_the_connection() -> None:
 def test_a_frame_that_the_server_stops_reading_amid_is_not_slow() -> None:
     async def steps() -> None:
         async with serving(HttpLimits(header_timeout_s=3)) as served:
-            client = Http2Client(await served.connect(receive_bytes=4096), reads_bodies=False)
+            client = Http2Client(await served.connect(receive_bytes=1 << 16), reads_bodies=False)
             await client.start({SettingCodes.INITIAL_WINDOW_SIZE: (1 << 31) - 1})
             client.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
             number = client.request("/a")
             ping = frames.frame(frames.PING, 0, 0, b"12345678")
             client.client.send(ping[:5])
             await served.handler.holds(1)
-            size = 16 << 20
+            size = 8 << 20
             served.handler.answers[0](HttpResponse(200, JSON, (memoryview(bytes(size)),)))
             before = -1
             while served.budget.used != before:  # until the kernel takes no more
@@ -390,7 +391,7 @@ def test_a_client_that_answers_no_ping_is_left_all_the_same() -> None:
             served.server.announce_drain()
             finishing = asyncio.ensure_future(served.finish())
             last = frames.goaway(0, frames.ErrorCode.NO_ERROR)
-            await raw.reader.readuntil(frames.frame(frames.PING, 0, 0, b"leaving?"))
+            await raw.reader.readuntil(frames.frame(frames.PING, 0, 0, ASKED))
             served.later(HEARD_S + 0.1)
             assert await raw.reader.read() == last
             raw.writer.close()

@@ -2,23 +2,27 @@
 and to one of HTTP/2."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import random
 import socket
 import ssl
 from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
+from stoker.telemetry.server_statistics import ServerStatistics
+from stoker.transport.data_ports import DataPorts
 from stoker.transport.wire.connection import Connection
 from stoker.transport.wire.handshake import Handshake
 from stoker.transport.wire.http2 import frames
-from stoker.transport.wire.limits import FIRST_REQUEST_S, TURN_BYTES, HttpLimits
+from stoker.transport.wire.limits import FIRST_REQUEST_S, TURN_BYTES, BufferBudget, HttpLimits
 from stoker.transport.wire.message import JSON, HttpResponse
 
 from tests.certificates import Certificate, self_signed
 from tests.http2_client import Http2Client
-from tests.wire_server import LIMIT, Lease, get, run, serving, text
+from tests.wire_server import LIMIT, Held, Lease, get, run, serving, text
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +176,39 @@ def test_a_failed_handshake_ends_the_connection_and_is_not_logged(
             raw.send(said)
             raw.writer.write_eof()
             await raw.reader.read()
+            await served.until(lambda: served.server.open_connections == 0)
+        assert complaints == []
+
+    with caplog.at_level(logging.INFO):
+        run(steps())
+    assert caplog.records == []
+
+
+def test_any_damage_to_a_handshake_ends_the_connection_and_is_not_logged(
+    server: ssl.SSLContext, h2: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hello(chance: random.Random) -> bytes:
+        """What a client says first, damaged at up to three places."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = h2.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        said = bytearray(outgoing.read())
+        for _ in range(chance.randrange(4)):
+            said[chance.randrange(len(said))] ^= chance.randrange(1, 256)
+        return bytes(said[: chance.randrange(len(said)) if chance.random() < 0.2 else None])
+
+    async def steps() -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+        chance = random.Random(5)
+        async with serving(tls=server) as served:
+            for _ in range(200):
+                raw = await served.connect()
+                raw.send(hello(chance))
+                raw.writer.write_eof()
+                with contextlib.suppress(ConnectionResetError):
+                    await raw.reader.read()
             await served.until(lambda: served.server.open_connections == 0)
         assert complaints == []
 
@@ -423,3 +460,10 @@ def test_who_reads_a_connections_socket_beside_it_sees_that_tls_stands_between(
                 writer.close()
 
     run(steps())
+
+
+def test_a_grpcio_port_is_never_left_plain_beside_a_secured_one(server: ssl.SSLContext) -> None:
+    with pytest.raises(ValueError, match="native gRPC transport"):
+        DataPorts(
+            Held(), {}, HttpLimits(), BufferBudget(1), ServerStatistics(), grpcio=True, tls=server
+        )

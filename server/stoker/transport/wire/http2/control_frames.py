@@ -25,7 +25,7 @@ from stoker.transport.wire.http2.stream_table import StreamTable
 
 _CODES: Final = frozenset(ErrorCode)
 _SETTING_BYTES: Final = 6
-_ASKED: Final = b"leaving?"
+ASKED: Final = b"leaving?"
 """What our PING carries, and its answer."""
 
 _TOO_WIDE: Final = "expected a window of less than 2^31 bytes"
@@ -45,7 +45,7 @@ class ControlFrames:
     def ask(self) -> None:
         """Sends a PING."""
         self._is_asked = True
-        self._table.sending.control(frames.frame(PING, 0, 0, _ASKED))
+        self._table.sending.control(frames.frame(PING, 0, 0, ASKED))
 
     def receive(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
         """A whole frame of any type but DATA, HEADERS and CONTINUATION. Raises ConnectionFault."""
@@ -158,7 +158,7 @@ class ControlFrames:
         self._table.count_idle()
         if not flags & ACK:
             self._table.sending.control(frames.frame(PING, ACK, 0, bytes(payload)))
-        elif self._is_asked and bytes(payload) == _ASKED:
+        elif self._is_asked and bytes(payload) == ASKED:
             self.is_heard = True
 
     def _priority(self, number: int, payload: memoryview) -> None:
