@@ -19,6 +19,7 @@ def pytest_configure(config):
 """
 PASSES = "def test_named(): pass\n"
 SKIPS = "import pytest\n\ndef test_named(): pytest.skip()\n"
+NOT_INSTALLED = "import pytest\n\ndef test_named(): pytest.skip('wrk is not installed')\n"
 CASES = """
 import pytest
 
@@ -71,6 +72,7 @@ def ends(folder: Path, a: str, b: str, *arguments: str) -> tuple[int, str]:
     [
         (PASSES, []),
         (CASES, []),
+        (NOT_INSTALLED, []),
         (SKIPS + BESIDE, ["-k", "beside or other"]),
         (SKIPS + BESIDE, ["test_a.py::test_beside"]),
         (SKIPS, ["test_b.py"]),
