@@ -6,6 +6,7 @@ with JSON; different rows each time. A wrong answer ends the benchmark.
 
 import http.client
 import json
+import ssl
 import sys
 
 import grpc
@@ -55,16 +56,27 @@ def check_constant(at: Endpoint, expected: bytes) -> None:
 
 def call_grpc(at: Endpoint, message: bytes) -> bytes:
     """One ModelInfer by grpcio."""
-    with grpc.insecure_channel(f"127.0.0.1:{at.grpc}", UNLIMITED) as channel:
+    with _channel(at) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
         return call(message, timeout=60)
+
+
+def _channel(at: Endpoint) -> grpc.Channel:
+    if at.trusted is None:
+        return grpc.insecure_channel(f"127.0.0.1:{at.grpc}", UNLIMITED)
+    trusts = grpc.ssl_channel_credentials(at.trusted.read_bytes())
+    return grpc.secure_channel(f"127.0.0.1:{at.grpc}", trusts, UNLIMITED)
 
 
 def call_rest(
     at: Endpoint, model: str, body: bytes, headers: dict[str, str]
 ) -> tuple[bytes, dict[str, str]]:
     """One inference over HTTP/1.1: the answer's body and its headers, names in lower case."""
-    connection = http.client.HTTPConnection("127.0.0.1", at.http, timeout=60)
+    if at.trusted is None:
+        connection = http.client.HTTPConnection("127.0.0.1", at.http, timeout=60)
+    else:
+        trusts = ssl.create_default_context(cafile=str(at.trusted))
+        connection = http.client.HTTPSConnection("127.0.0.1", at.http, timeout=60, context=trusts)
     connection.request("POST", f"/v2/models/{model}/infer", body, headers)
     answer = connection.getresponse()
     content = answer.read()

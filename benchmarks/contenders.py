@@ -4,18 +4,22 @@ Not a benchmark itself. The names are those of the rows that benchmarks print.
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from benchmarks import answers, bodies, targets
+from benchmarks.load_tools import tool
 from benchmarks.networks import Network
-from benchmarks.serving import Endpoint, asgi_echo, grpc_echo, serve, transports
+from benchmarks.serving import NATIVE, Endpoint, asgi_echo, grpc_echo, serve, transports
 from benchmarks.targets import Target
+from tests.certificates import self_signed
 
 BARE = "bare ONNX Runtime"
 REST_BINARY, REST_JSON, REST_HTTP2 = "REST, binary", "REST, JSON", "REST over HTTP/2, binary"
+GRPC_TLS = "gRPC, native, over TLS"
 GRPC_ECHO = "grpc.aio echo, no inference"
 ASGI_BINARY, ASGI_JSON = "uvicorn echo, binary body", "uvicorn echo, JSON body"
 
@@ -33,6 +37,20 @@ def stokers(repository: Path) -> Iterator[dict[str, Endpoint]]:
             transport: opened.enter_context(serve(repository, transport=transport))
             for transport in transports()
         }
+
+
+@contextlib.contextmanager
+def over_tls(
+    network: Network, repository: Path, bare: onnxruntime.InferenceSession
+) -> Iterator[Target]:
+    """The native gRPC transport over TLS, with a self-signed certificate of ECDSA P-256."""
+    tool("openssl")
+    with tempfile.TemporaryDirectory() as folder:
+        certificate = self_signed(Path(folder))
+        with serve(repository, transport=NATIVE, certificate=certificate) as at:
+            answers.check(at, network, bare)
+            message = bodies.grpc_request(network.name, x=network.rows())
+            yield targets.grpc(GRPC_TLS, at, message)
 
 
 @contextlib.contextmanager

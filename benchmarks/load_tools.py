@@ -144,9 +144,11 @@ def h2load(
     streams: int,
     seconds: float,
     with_latency: bool = False,
+    scheme: str = "http",
 ) -> Load:
-    """A closed loop over HTTP/2. Latencies come from a line of log for each request, which is for
-    loads of a few thousand requests a second.
+    """A closed loop over HTTP/2; with the scheme `https` over TLS, trusting any certificate.
+    Latencies come from a line of log for each request, which is for loads of a few thousand
+    requests a second.
 
     It counts HTTP answers: a gRPC call that failed counts like one that did not.
     """
@@ -156,7 +158,7 @@ def h2load(
         said = _run(
             tool("h2load"), "-D", f"{round(seconds * 1000)}ms", "-t1", f"-c{connections}",
             f"-m{streams}", "-d", str(files["body"]), *fields, *log,
-            f"http://127.0.0.1:{port}{path}",
+            f"{scheme}://127.0.0.1:{port}{path}",
         )  # fmt: skip
         lines = [line.split("\t") for line in files["log"].read_text().splitlines()]
     done = re.search(r"finished in .*?, ([\d.]+) req/s", said)

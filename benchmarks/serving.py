@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.certificates import Certificate
+
 SERVER_CORE = 0
 LOAD_CORE = max(os.sched_getaffinity(0))
 NATIVE, GRPCIO = "native", "grpcio"
@@ -29,6 +31,8 @@ class Endpoint:
     grpc: int
     metrics: int
     process: int
+    trusted: Path | None = None
+    """The certificate that clients of the data ports trust over TLS; None: they are plain."""
 
 
 @functools.cache
@@ -56,13 +60,23 @@ def without_native() -> str | None:
 
 @contextlib.contextmanager
 def serve(
-    repository: Path, *arguments: str, core: int | None = SERVER_CORE, transport: str | None = None
+    repository: Path,
+    *arguments: str,
+    core: int | None = SERVER_CORE,
+    transport: str | None = None,
+    certificate: Certificate | None = None,
 ) -> Iterator[Endpoint]:
     """`stoker serve` on free ports, pinned to one core (None: not pinned), ready.
 
-    `transport` is the gRPC transport; None leaves the choice to the server.
+    `transport` is the gRPC transport; None leaves the choice to the server. With a certificate the
+    data ports speak TLS.
     """
-    command = [sys.executable, "-m", "stoker", "serve", str(repository), "--host", "127.0.0.1"]
+    program = ["stoker", "serve"]
+    trusted = None
+    if certificate is not None:
+        trusted = certificate.certificate
+        program = ["benchmarks.tls_server", str(trusted), str(certificate.key)]
+    command = [sys.executable, "-m", *program, str(repository), "--host", "127.0.0.1"]
     for port in ("--http-port", "--grpc-port", "--metrics-port"):
         command += [port, "0"]
     if transport is not None:
@@ -73,7 +87,7 @@ def serve(
         http, grpc, metrics = (
             int(ready[key].rpartition(":")[2]) for key in ("http", "grpc", "metrics")
         )
-        yield Endpoint(http, grpc, metrics, process)
+        yield Endpoint(http, grpc, metrics, process, trusted)
 
 
 @contextlib.contextmanager

@@ -75,10 +75,11 @@ class OverHttp2:
         return load_tools.h2load(
             self.port, self.path, self.body, self.headers, connections=connections,
             streams=streams, seconds=seconds, with_latency=with_latency,
+            scheme="http" if self.at.trusted is None else "https",
         )  # fmt: skip
 
     def at_rate(self, rate: float, connections: int, streams: int, seconds: float) -> Outcome:
-        """An open loop."""
+        """An open loop, not over TLS, which the generator does not speak."""
         fields = call_headers.rest_fields(self.port, self.path, self.headers)
         with connected(lambda: Http2Client(self.port, streams), connections) as clients:
             scripts = [call_headers.repeated(client, fields, self.body) for client in clients]

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -31,6 +32,8 @@ from stoker.app import Server, open_repository
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.settings import GrpcTransport, Settings
+
+from tests.named_tests import Ledger, named_tests
 
 T = TypeVar("T")
 
@@ -123,6 +126,7 @@ class Serving(Protocol):
         settings: Settings = FREE_PORTS,
         profile_seconds: float = 0.0,
         wait: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> "RunningServer": ...
 
 
@@ -130,13 +134,20 @@ class RunningServer:
     """A server on a thread's event loop."""
 
     def __init__(
-        self, settings: Settings, runtime: Runtime, *, profile_seconds: float, wait: bool
+        self,
+        settings: Settings,
+        runtime: Runtime,
+        *,
+        profile_seconds: float,
+        wait: bool,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
         self._profile_seconds = profile_seconds
         self._up: Future[Endpoints] = Future()
         self._wait = wait
+        self._tls = tls
         self._thread = threading.Thread(target=self._main, name="server", daemon=True)
         self._thread.start()
         self.at = self._up.result(PATIENCE)
@@ -178,6 +189,7 @@ class RunningServer:
             self._runtime,
             open_repository(self._settings),
             profile_seconds=self._profile_seconds,
+            tls=self._tls,
         )
         at = await self._server.start()
         endpoints = Endpoints(at.http, at.grpc, at.metrics)
@@ -206,12 +218,14 @@ def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
         settings: Settings = FREE_PORTS,
         profile_seconds: float = 0.0,
         wait: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> RunningServer:
         server = RunningServer(
             replace(settings, sources=tuple(map(str, sources)), grpc_transport=grpc_transport),
             runtime or OnnxRuntime("cpu"),
             profile_seconds=profile_seconds,
             wait=wait,
+            tls=tls,
         )
         running.append(server)
         return server
@@ -229,6 +243,11 @@ def grpc_transport(request: pytest.FixtureRequest) -> GrpcTransport:
     one of them, or where one differs, skips the other with the reason that docs/grpc.md gives."""
     transport: GrpcTransport = request.param
     return transport
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run fails in which a test that documents name did not run, though nothing left it out."""
+    config.pluginmanager.register(Ledger(named_tests()), "named tests")
 
 
 _transports = pytest.StashKey[dict[str, str]]()

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+from typing import Final
 
 import pytest
+
+NOT_INSTALLED: Final = "is not installed"
 
 
 def require_tool(name: str) -> str:
@@ -12,5 +15,5 @@ def require_tool(name: str) -> str:
     if path is not None:
         return path
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{name} is not installed, and CI=true requires it")
-    pytest.skip(f"{name} is not installed")
+        pytest.fail(f"{name} {NOT_INSTALLED}, and CI=true requires it")
+    pytest.skip(f"{name} {NOT_INSTALLED}")

@@ -9,6 +9,7 @@ clients.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -110,7 +111,7 @@ class Client:
 class Served:
     """A server, its handler and budget."""
 
-    def __init__(self, limits: HttpLimits, budget: int) -> None:
+    def __init__(self, limits: HttpLimits, budget: int, tls: ssl.SSLContext | None = None) -> None:
         self.handler = Held()
         self.budget = BufferBudget(budget)
         self.refused: list[ServingError | HttpError] = []
@@ -121,11 +122,15 @@ class Served:
             self.budget,
             http2=HttpRequests(self.handler, self.budget, on_refused=note),
             on_refused=note,
+            tls=tls,
         )
         self.clients: list[Client] = []
         self.port = 0
 
-    async def connect(self, receive_bytes: int | None = None) -> Client:
+    async def connect(
+        self, receive_bytes: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> Client:
+        """A connection, over TLS with a client's context."""
         raw = socket.socket()
         if receive_bytes is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -135,7 +140,9 @@ class Served:
         except OSError:
             raw.close()
             raise
-        client = Client(*await asyncio.open_connection(sock=raw, limit=1 << 16))
+        name = None if tls is None else "localhost"
+        opening = asyncio.open_connection(sock=raw, limit=1 << 16, ssl=tls, server_hostname=name)
+        client = Client(*await opening)
         self.clients.append(client)
         return client
 
@@ -163,9 +170,9 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    limits: HttpLimits | None = None, *, budget: int = 1 << 30
+    limits: HttpLimits | None = None, *, budget: int = 1 << 30, tls: ssl.SSLContext | None = None
 ) -> AsyncGenerator[Served, None]:
-    served = Served(limits or HttpLimits(), budget)
+    served = Served(limits or HttpLimits(), budget, tls)
     served.port = await served.server.start("127.0.0.1", 0)
     try:
         async with asyncio.timeout(30):

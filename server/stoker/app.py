@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -83,7 +84,9 @@ class Server:
         repository: Repository,
         *,
         profile_seconds: float = PROFILE_SECONDS,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`."""
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._repository = repository
@@ -137,6 +140,7 @@ class Server:
             budget,
             statistics,
             grpcio=settings.grpc_transport == "grpcio",
+            tls=tls,
         )
         management = management_handler(
             live=lambda: Readiness(True),
@@ -299,8 +303,8 @@ def check(settings: Settings) -> CheckReport:
     return CheckReport(models, repository.problems)
 
 
-def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT; gives the exit code."""
+def serve(settings: Settings, tls: ssl.SSLContext | None = None) -> int:
+    """Serves until SIGTERM or SIGINT, with `tls` over TLS only; gives the exit code."""
     form = log.set_up(settings.log_format, settings.log_level)
     settings = _within_descriptors(settings)
     try:
@@ -308,7 +312,7 @@ def serve(settings: Settings) -> int:
     except BrokenInstallation as error:
         log.event(logger, "start_failed", str(error), level=logging.CRITICAL)
         return EXIT_BAD_USAGE
-    code = uvloop.run(_serve(settings, runtime, form))
+    code = uvloop.run(_serve(settings, runtime, form, tls))
     if code != EXIT_DRAINED:
         _leave(code)  # a load may be under way in a thread, and the interpreter would wait for it
     return code
@@ -339,7 +343,9 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
+async def _serve(
+    settings: Settings, runtime: Runtime, form: log.Format, tls: ssl.SSLContext | None
+) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -352,7 +358,7 @@ async def _serve(settings: Settings, runtime: Runtime, form: log.Format) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
     repository = await loop.run_in_executor(None, open_repository, settings)
-    server = Server(settings, runtime, repository)
+    server = Server(settings, runtime, repository, tls=tls)
     try:
         addresses = await server.start()
     except OSError as error:

@@ -6,9 +6,11 @@ import json
 
 import pytest
 from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, PingReceived
 from h2.settings import SettingCodes
 from stoker.transport.wire.http2 import frames
-from stoker.transport.wire.http2.connection import LEAVE_S
+from stoker.transport.wire.http2.connection import HEARD_S, LEAVE_S
+from stoker.transport.wire.http2.control_frames import ASKED
 from stoker.transport.wire.limits import (
     BODY_GRACE_S,
     MAX_CONTROL_BYTES,
@@ -265,6 +267,33 @@ def test_a_slow_body_is_refused_and_a_slow_frame_ends_the_connection() -> None:
     run(steps())
 
 
+def test_a_frame_that_the_server_stops_reading_amid_is_not_slow() -> None:
+    async def steps() -> None:
+        async with serving(HttpLimits(header_timeout_s=3)) as served:
+            client = Http2Client(await served.connect(receive_bytes=1 << 16), reads_bodies=False)
+            await client.start({SettingCodes.INITIAL_WINDOW_SIZE: (1 << 31) - 1})
+            client.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
+            number = client.request("/a")
+            ping = frames.frame(frames.PING, 0, 0, b"12345678")
+            client.client.send(ping[:5])
+            await served.handler.holds(1)
+            size = 8 << 20
+            served.handler.answers[0](HttpResponse(200, JSON, (memoryview(bytes(size)),)))
+            before = -1
+            while served.budget.used != before:  # until the kernel takes no more
+                before = served.budget.used
+                for _ in range(100):
+                    await asyncio.sleep(0)
+            assert before > 0
+            client.client.send(ping[5:])
+            for second in range(10):
+                served.later(LATER_S * (second + 1))
+            assert len((await client.answer(number))[2]) == size
+            assert (await client.answer(client.request()))[0] == 200
+
+    run(steps())
+
+
 def test_a_connection_that_rests_too_long_is_closed() -> None:
     async def steps() -> None:
         async with serving(HttpLimits(idle_timeout_s=60)) as served:
@@ -321,6 +350,51 @@ def test_a_drain_tells_every_connection_and_loses_no_stream() -> None:
             assert (await clients[0].answer(held))[2] == b"whole"
             assert await clients[0].end() == ErrorCodes.NO_ERROR
             clients[0].client.writer.close()
+            await finishing
+
+    run(steps())
+
+
+def test_a_stream_that_is_on_its_way_when_a_drain_ends_is_served() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            served.stop_the_clock()
+            client = await connected(served)
+            finishing = asyncio.ensure_future(served.finish())
+            await served.until(lambda: served.server.is_closing)
+            crossing = client.request("/a")  # the client has read nothing since
+            await served.handler.holds(1)
+            said = [await client.event() for _ in range(3)]
+            assert [type(each) for each in said] == [
+                ConnectionTerminated,
+                PingReceived,
+                ConnectionTerminated,
+            ]
+            assert client.goaways == [((1 << 31) - 1, 0), (crossing, 0)]
+            late = client.request("/b")
+            assert await client.reset(late) == ErrorCodes.REFUSED_STREAM
+            served.handler.answers[0](text(b"in time"))
+            assert (await client.answer(crossing))[2] == b"in time"
+            assert await client.end() == ErrorCodes.NO_ERROR
+            client.client.writer.close()
+            await finishing
+
+    run(steps())
+
+
+def test_a_client_that_answers_no_ping_is_left_all_the_same() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            raw = await served.connect()
+            raw.send(frames.PREFACE + frames.settings({}))
+            await raw.reader.readexactly(9)
+            served.server.announce_drain()
+            finishing = asyncio.ensure_future(served.finish())
+            last = frames.goaway(0, frames.ErrorCode.NO_ERROR)
+            await raw.reader.readuntil(frames.frame(frames.PING, 0, 0, ASKED))
+            served.later(HEARD_S + 0.1)
+            assert await raw.reader.read() == last
+            raw.writer.close()
             await finishing
 
     run(steps())

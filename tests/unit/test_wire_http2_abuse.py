@@ -2,7 +2,10 @@
 
 import time
 
+import hpack
 import numpy as np
+import pytest
+from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from stoker.errors import ServingError
 from stoker.inference import Cancel
 from stoker.transport.wire.http2 import frames
@@ -20,7 +23,7 @@ from stoker.transport.wire.http2.frames import (
     ErrorCode,
     frame,
 )
-from stoker.transport.wire.http2.header_blocks import REMEMBERED_BYTES, HeaderBlocks
+from stoker.transport.wire.http2.header_blocks import HeaderBlocks
 from stoker.transport.wire.http2.hpack import Block, Decoder, Field
 from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.http2.repeated_heads import RepeatedHeads
@@ -30,6 +33,7 @@ from stoker.transport.wire.limits import (
     MAX_IDLE_FRAMES,
     MAX_RESETS,
     MAX_SETTINGS,
+    REMEMBERED_BYTES,
     TURN_BYTES,
     BufferBudget,
 )
@@ -249,6 +253,30 @@ def test_a_short_block_that_stands_for_long_fields_is_not_remembered() -> None:
     many = b"\xbe" * 5
     assert blocks.head(many) > REMEMBERED_BYTES
     assert blocks.known(many) is None
+
+
+@pytest.mark.parametrize("size", [REMEMBERED_BYTES - 200, REMEMBERED_BYTES + 1])
+@pytest.mark.parametrize("lasts", ["indexed", "literal"])
+def test_long_heads_with_fresh_fields_are_not_remembered(size: int, lasts: str) -> None:
+    read: list[Block] = []
+
+    class Head:
+        def __init__(self, block: Block) -> None:
+            read.append(block)
+
+        def varied(self, fields: list[Field]) -> "Head":
+            return self
+
+    encoder = hpack.Encoder()
+    long = ("x-token", "t" * size)
+    kind = HeaderTuple if lasts == "indexed" else NeverIndexedHeaderTuple
+    decoder = Decoder(max_table_bytes=4096, max_list_bytes=1 << 15)
+    blocks: HeaderBlocks[Head] = HeaderBlocks(decoder, Head, RepeatedHeads(Head))
+    calls = 10
+    for number in range(calls):
+        fresh = NeverIndexedHeaderTuple("traceparent", f"00-{number}")
+        blocks.head(encoder.encode([(":method", "POST"), kind(*long), fresh]))
+    assert len(read) == (1 if size < REMEMBERED_BYTES else calls)
 
 
 def test_padding_is_given_back_to_the_window() -> None:

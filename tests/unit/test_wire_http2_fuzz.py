@@ -1,9 +1,9 @@
 """Mutations of valid conversations: a clean error or an answer, never anything else.
 
 The conversations hold unary gRPC calls, REST requests and streams, CONTINUATION, padding, trailers,
-SETTINGS, PING, WINDOW_UPDATE and RST_STREAM. A mutation flips bits, or repeats, drops, swaps,
-changes and splices frames; it comes in pieces. What must hold is `played`'s docstring. The test
-plays a seeded few thousand; more by hand:
+SETTINGS, PING, WINDOW_UPDATE and RST_STREAM, and now and then the server leaves. A mutation flips
+bits, or repeats, drops, swaps, changes and splices frames; it comes in pieces. What must hold is
+`played`'s docstring. The test plays a seeded few thousand; more by hand:
 
     python -m tests.unit.test_wire_http2_fuzz --inputs 1000000 --seed 1
 """
@@ -31,7 +31,9 @@ from stoker.transport.grpc.call import (
 )
 from stoker.transport.grpc.native import GrpcRequests
 from stoker.transport.wire.http2 import frames
+from stoker.transport.wire.http2.control_frames import ASKED
 from stoker.transport.wire.http2.frames import (
+    ACK,
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -165,7 +167,7 @@ def conversation(seed: int) -> list[bytes]:
             fresh = changing("traceparent", trace)
             head(number, "/a.B/Unary", grpc, *([fresh] if kind == 2 else []))
             data(number, body)
-        said.append(frame(PING, 0, 0, bytes(8)))
+        said.append(frame(PING, chance.choice([0, ACK]), 0, chance.choice([bytes(8), ASKED])))
         said.append(frame(WINDOW_UPDATE, 0, chance.choice([0, number]), (99).to_bytes(4, "big")))
         number += 2
     return said
@@ -210,6 +212,11 @@ async def played(data: bytes, chance: random.Random) -> tuple[bool, ErrorCode | 
             await asyncio.sleep(0)
         if chance.random() < 0.2:
             peer.session.tick(60)
+        if chance.random() < 0.1:
+            peer.session.announce_leave()
+            peer.session.ask()
+        if peer.session.is_heard:
+            peer.session.leave()
         sent += b"".join(peer.session.sending.take(1 << 20))
     sent += b"".join(peer.session.sending.take(1 << 20))
     code = None

@@ -6,6 +6,7 @@ its life in order: `start`, `draining`, `close`.
 """
 
 import asyncio
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,12 @@ class DataPorts:
         statistics: ServerStatistics,
         *,
         grpcio: bool,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        """With `tls` clients of both ports must speak TLS. Raises ValueError for it together with
+        `grpcio`, whose port takes no context and would stay plain."""
+        if grpcio and tls is not None:
+            raise ValueError("expected the native gRPC transport with a TLS context, got grpcio")
         refused = RefusalCounter(statistics)
         over_http2 = HttpRequests(rest, budget, on_refused=refused)
         self._grpcio: GrpcioServer | None = None
@@ -96,7 +102,13 @@ class DataPorts:
         shared = OpenConnections()
         self._http, self._grpc = (
             HttpServer(
-                rest, limits, budget, http2=self._calls, on_refused=refused, open_connections=shared
+                rest,
+                limits,
+                budget,
+                http2=self._calls,
+                on_refused=refused,
+                open_connections=shared,
+                tls=tls,
             )
             for _ in range(2)
         )

@@ -30,6 +30,7 @@ from enum import Enum, auto
 from typing import cast
 
 from stoker.errors import ServingError
+from stoker.transport.tls import ALPN_HTTP1, ALPN_HTTP2
 from stoker.transport.wire.answer import CONTINUE, encode
 from stoker.transport.wire.exchange import Exchange, cancel_all, refuse_unanswered
 from stoker.transport.wire.host import Host
@@ -60,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         "_exchanges",
         "_first",
         "_host",
+        "_is_http2_due",
         "_is_read_paused",
         "_linger_s",
         "_reader",
@@ -71,7 +73,8 @@ class Connection(asyncio.BufferedProtocol):
         "phase",
     )
 
-    def __init__(self, host: Host, age_s: float) -> None:
+    def __init__(self, host: Host, age_s: float, alpn: str | None = None) -> None:
+        """`alpn` is the protocol that TLS has chosen; None: the first bytes tell."""
         self.phase = Phase.OPEN
         self.patience = Patience(host.limits, host.time)
         """Says when the server must look at this connection."""
@@ -81,8 +84,9 @@ class Connection(asyncio.BufferedProtocol):
         self._age_limit = host.time() + age_s
         self._reader = RequestReader(host.handler, host.budget)
         self._exchanges: deque[Exchange] = deque()
-        self._first: bytes | None = b""
+        self._first: bytes | None = None if alpn == ALPN_HTTP1 else b""
         """What came before it was clear which HTTP the client speaks; None: it is HTTP/1."""
+        self._is_http2_due = alpn == ALPN_HTTP2
         self._turn_bytes = 0
         """Bytes of a large body since reading was last given up for a turn."""
         self._is_read_paused = False
@@ -300,6 +304,9 @@ class Connection(asyncio.BufferedProtocol):
         belongs to another protocol."""
         self._first = first = (self._first or b"") + data
         if not self._host.speaks_http2 or not first.startswith(PREFACE[: len(first)]):
+            if self._is_http2_due:  # no GOAWAY for a client that speaks something else (9113, 3.4)
+                self._transport.close()
+                return False
             return True
         if len(first) < len(PREFACE):
             self.patience.await_head()

@@ -67,6 +67,16 @@ MAX_CONTINUATIONS: Final = 8
 """CONTINUATION frames of one block: clients send frames of 16 KiB, which make 64 KiB in four. An
 endless row of empty ones costs the peer nothing (CVE-2024-27316)."""
 
+REMEMBERED_HEADS: Final = 64
+"""Of one connection, of each kind: blocks that change no table, blocks until the table changes, and
+heads without their fresh fields; at the limit all of a kind are forgotten. A client has a few: one
+for each method that it calls and each of its deadlines."""
+
+REMEMBERED_BYTES: Final = 2 << 10
+"""Of a block and of the list that it stands for. Longer ones carry tokens and hardly come twice; a
+short one may stand for many times its bytes by its indices. Some 512 KiB for a connection at most,
+if all kinds are full."""
+
 MAX_RESETS: Final = 500
 """Streams of a connection that end by a reset in a second, of the peer's (CVE-2023-44487) or of
 ours that it provokes (CVE-2025-8671). A request that is opened and reset costs it nothing and us a

@@ -9,12 +9,14 @@ import asyncio
 import logging
 import random
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from stoker.errors import ServingError
 from stoker.transport.wire.answer import Clock
 from stoker.transport.wire.connection import Connection
+from stoker.transport.wire.handshake import Handshake
 from stoker.transport.wire.host import HostedConnection
 from stoker.transport.wire.http2.connection import Http2Connection
 from stoker.transport.wire.http2.stream import Requests
@@ -55,10 +57,11 @@ class HttpServer:
         http2: Requests | None = None,
         on_refused: Callable[[ServingError | HttpError], None] | None = None,
         open_connections: OpenConnections | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`http2` serves clients that speak HTTP/2; without it they are refused. `on_refused` hears
         of each request that is refused before the handler sees it. Ports whose connections count
-        against one limit share `open_connections`."""
+        against one limit share `open_connections`. With `tls` clients must speak TLS."""
         self.handler = handler
         self.limits = limits
         self.budget = budget
@@ -68,6 +71,7 @@ class HttpServer:
         self.is_closing = False
         self.speaks_http2 = http2 is not None
         self._http2 = http2
+        self._tls = tls
         self.in_flight = 0
         """Requests of HTTP/1 that were read and are not answered."""
         self._on_refused = on_refused
@@ -95,7 +99,7 @@ class HttpServer:
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
         self._port = Port(
-            await self._loop.create_server(self._connection, host, port, backlog=BACKLOG)
+            await self._loop.create_server(self._accepted, host, port, backlog=BACKLOG)
         )
         self._sweep_again()
         return self._port.number
@@ -123,7 +127,7 @@ class HttpServer:
         await asyncio.sleep(HANDSHAKE_S)
         left = self._close_port(self._port)
         await asyncio.gather(
-            *(self._loop.connect_accepted_socket(self._connection, each) for each in left)
+            *(self._loop.connect_accepted_socket(self._accepted, each) for each in left)
         )
         await asyncio.sleep(0)  # the protocols of what was accepted last are told so
         connections = [*self._connections, *self._lingering]
@@ -253,9 +257,14 @@ class HttpServer:
         self._open.count -= 1
         return True
 
-    def _connection(self) -> Connection:
+    def _accepted(self) -> Connection | Handshake:
+        if self._tls is None:
+            return self._connection()
+        return Handshake(self, self._tls, self._connection)
+
+    def _connection(self, alpn: str | None = None) -> Connection:
         jitter = random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
-        return Connection(self, self.limits.max_connection_age_s * jitter)
+        return Connection(self, self.limits.max_connection_age_s * jitter, alpn)
 
     def _close_port(self, port: Port) -> list[socket.socket]:
         self.is_closing = True

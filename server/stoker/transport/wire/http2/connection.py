@@ -4,8 +4,10 @@ The session decides everything of the protocol and has no socket; this has the s
 the server's limits. All connections receive into one shared buffer; the few bytes of a frame that
 is not whole are kept and put in front of what follows.
 
-Phases:  OPEN -> LEAVING -> LINGERING -> CLOSED
+Phases:  OPEN -> PARTING -> LEAVING -> LINGERING -> CLOSED
   OPEN       streams come and go.
+  PARTING    they still do: the client was asked to leave, and a PING is on its way. Its answer says
+             that the client has read so, and that every stream which it opened before has come.
   LEAVING    the last GOAWAY was sent: open streams are answered, later ones refused.
   LINGERING  our side is shut; what comes is dropped until the peer closes, or its time is over.
   CLOSED     the socket is gone; answers that still come are dropped and their leases released.
@@ -44,6 +46,7 @@ class Phase(Enum):
     """See the module's docstring."""
 
     OPEN = auto()
+    PARTING = auto()
     LEAVING = auto()
     LINGERING = auto()
     CLOSED = auto()
@@ -52,6 +55,10 @@ class Phase(Enum):
 LEAVE_S: Final = 5.0
 """Between the two GOAWAYs of a connection that is too old: a client has read the first one, and
 opened its next stream elsewhere, long before."""
+
+HEARD_S: Final = SHORT_LINGER_S
+"""From the PING to the last GOAWAY at the latest: some round trips and a lost packet. Streams that
+come later are refused, and their clients try again elsewhere."""
 
 
 class Http2Connection(asyncio.BufferedProtocol):
@@ -139,7 +146,9 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._rest = bytes(buffer[taken:end]) if taken < end else b""
         if taken:
             self._unfinished_since = float("inf")
-        if self.phase is Phase.LEAVING:
+        if self.phase is not Phase.OPEN:
+            if self._session.is_heard:
+                self._leave()
             self._rest_or_end()  # a stream that was reset asks for no flush
         self._turn_bytes += nbytes
         if self._turn_bytes >= TURN_BYTES and not self._is_read_paused:
@@ -193,12 +202,14 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._session.announce_leave()
 
     def end_if_idle(self) -> None:
-        """The port is closed: takes no streams any more, and ends when none is open."""
+        """The port is closed: takes no streams any more once the client knows, and ends when none
+        is open."""
         if self.phase is Phase.LINGERING:
             self.patience.await_close(SHORT_LINGER_S)
-            return
-        self._session.refuse_endless(DRAINING)
-        self._leave()
+        elif self.phase is Phase.LEAVING:
+            self._session.refuse_endless(DRAINING)
+        else:
+            self._part()
 
     def abort(self) -> None:
         """Ends it at once, answered or not."""
@@ -233,7 +244,10 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._fail(ErrorCode.ENHANCE_YOUR_CALM, "expected whole frames and heads in less time")
             return
         if now >= self._leave_at:
-            self._leave()
+            if self.phase is Phase.OPEN:
+                self._part()
+            else:
+                self._leave()
         elif now >= self._age_limit or now - self._idle_since >= limits.idle_timeout_s:
             session.announce_leave()
             self._leave_at = min(self._leave_at, now + LEAVE_S)
@@ -286,10 +300,21 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._is_read_paused = True
             self._transport.pause_reading()
 
+    def _part(self) -> None:
+        """Will take no more streams when the client has heard of it."""
+        if self.phase is Phase.OPEN:
+            self.phase = Phase.PARTING
+            self._session.announce_leave()
+            self._session.ask()
+            self._leave_at = self._host.time() + HEARD_S
+            self._stir()
+
     def _leave(self) -> None:
         """Takes no more streams."""
-        if self.phase is Phase.OPEN:
+        if self.phase is Phase.OPEN or self.phase is Phase.PARTING:
             self.phase = Phase.LEAVING
+            if self._host.is_closing:
+                self._session.refuse_endless(DRAINING)
             self._session.leave()
             self.flush()
 
@@ -326,7 +351,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def _look_again(self) -> None:
         """Soon while anything is open, else when the connection is idle for too long or too old:
         10,000 that rest cost a sweep 10,000 comparisons."""
-        if self.phase is not Phase.OPEN and self.phase is not Phase.LEAVING:
+        if self.phase is Phase.LINGERING or self.phase is Phase.CLOSED:
             return
         session = self._session
         if session.open_streams or session.is_amid_head or self._rest or self._unsent:
@@ -345,8 +370,10 @@ class Http2Connection(asyncio.BufferedProtocol):
         return now - self._stalled[1] >= self._host.limits.write_stall_s
 
     def _is_unfinished(self, now: float) -> bool:
-        """Whether the rest of one frame or head has been waited for too long."""
-        if not self._rest and not self._session.is_amid_head:
+        """Whether the rest of one frame or head has been waited for too long. While the kernel is
+        full it is we who do not read, and the time begins anew."""
+        session = self._session
+        if session.sending.is_held or not (self._rest or session.is_amid_head):
             self._unfinished_since = float("inf")
         elif self._unfinished_since > now:
             self._unfinished_since = now

@@ -25,6 +25,9 @@ from stoker.transport.wire.http2.stream_table import StreamTable
 
 _CODES: Final = frozenset(ErrorCode)
 _SETTING_BYTES: Final = 6
+ASKED: Final = b"leaving?"
+"""What our PING carries, and its answer."""
+
 _TOO_WIDE: Final = "expected a window of less than 2^31 bytes"
 
 
@@ -34,7 +37,15 @@ class ControlFrames:
     def __init__(self, table: StreamTable) -> None:
         self.is_settled = False
         """The peer's first SETTINGS came."""
+        self.is_heard = False
+        """The peer has answered our PING."""
+        self._is_asked = False
         self._table = table
+
+    def ask(self) -> None:
+        """Sends a PING."""
+        self._is_asked = True
+        self._table.sending.control(frames.frame(PING, 0, 0, ASKED))
 
     def receive(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
         """A whole frame of any type but DATA, HEADERS and CONTINUATION. Raises ConnectionFault."""
@@ -147,6 +158,8 @@ class ControlFrames:
         self._table.count_idle()
         if not flags & ACK:
             self._table.sending.control(frames.frame(PING, ACK, 0, bytes(payload)))
+        elif self._is_asked and bytes(payload) == ASKED:
+            self.is_heard = True
 
     def _priority(self, number: int, payload: memoryview) -> None:
         if not number:

@@ -13,19 +13,11 @@ only those are decoded.  Hot path.  Source: RFC 7541, section 2.3; design, secti
 """
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from stoker.transport.wire.http2.hpack import ENTRY_BYTES, Block, CompressionError, Decoder, Field
+from stoker.transport.wire.http2.hpack import Block, CompressionError, Decoder, Field, list_bytes
 from stoker.transport.wire.http2.repeated_heads import FRESH, RepeatedHeads, Varied, are_fresh
-from stoker.transport.wire.limits import MAX_HEAD_BYTES
-
-REMEMBERED_BLOCKS: Final = 64
-"""Of one connection; at the limit all are forgotten. A client has a few: one for each method that
-it calls and each of its deadlines."""
-
-REMEMBERED_BYTES: Final = 2 << 10
-"""Of a block and of its fields. Longer ones carry tokens and hardly come twice; a short one may
-stand for many times its bytes by its indices. Some 256 KiB for a connection at most."""
+from stoker.transport.wire.limits import MAX_HEAD_BYTES, REMEMBERED_BYTES, REMEMBERED_HEADS
 
 HeadT = TypeVar("HeadT", bound=Varied)
 
@@ -99,7 +91,7 @@ class HeaderBlocks(Generic[HeadT]):
         head = self._read(decoded)
         if not decoded.changes_table and max(len(block), decoded.size) <= REMEMBERED_BYTES:
             remembered = self._until_change if decoded.reads_table else self._lasting
-            if len(remembered) >= REMEMBERED_BLOCKS:
+            if len(remembered) >= REMEMBERED_HEADS:
                 remembered.clear()
             remembered[block] = head
         return head
@@ -114,7 +106,9 @@ class HeaderBlocks(Generic[HeadT]):
         fields = decoded.fields[:at]
         if not (are_fresh(decoded.fields[at:]) and FRESH.isdisjoint([name for name, _ in fields])):
             return
-        size = sum([len(name) + len(value) + ENTRY_BYTES for name, value in fields])
+        size = list_bytes(fields)
+        if max(size, decoded.literal_at) > REMEMBERED_BYTES:
+            return
         self._beginning = _Beginning(
             block[: decoded.literal_at],
             fields,

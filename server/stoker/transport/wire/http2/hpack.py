@@ -229,6 +229,11 @@ class Decoder:
             self._bytes -= added
 
 
+def list_bytes(fields: list[Field]) -> int:
+    """The size of a list of fields as RFC 9113, 6.5.2 counts it."""
+    return sum([len(name) + len(value) + ENTRY_BYTES for name, value in fields])
+
+
 def _integer(block: bytes, at: int, value: int) -> tuple[int, int]:
     """An integer that did not fit its prefix, and where it ends (RFC 7541, 5.1)."""
     for shift in range(0, 7 * _MOST_INTEGER_BYTES, 7):

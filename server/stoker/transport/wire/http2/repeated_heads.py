@@ -9,7 +9,8 @@ path.
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
-from stoker.transport.wire.http2.hpack import Block, Field
+from stoker.transport.wire.http2.hpack import Block, Field, list_bytes
+from stoker.transport.wire.limits import REMEMBERED_BYTES, REMEMBERED_HEADS
 
 FRESH: Final = frozenset(
     (
@@ -26,9 +27,6 @@ FRESH: Final = frozenset(
     )
 )
 """Fields that are expected to change. Others may too: then the head is read as a whole."""
-
-_REMEMBERED: Final = 64
-"""Of one connection; at the limit all are forgotten."""
 
 
 class Varied(Protocol):
@@ -72,14 +70,15 @@ class RepeatedHeads(Generic[HeadT]):
         return head.varied(fields)  # type: ignore[return-value]  # same
 
     def lasting(self, fields: list[Field]) -> HeadT:
-        """The head that fields make which are not fresh."""
+        """The head that fields make which are not fresh; remembered if they are not too long."""
         key = tuple(fields)
         known = self._known.get(key)
         if known is None:
             known = self._read(Block(fields, 0, False, False, -1, 0))
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[key] = known
+            if list_bytes(fields) <= REMEMBERED_BYTES:
+                if len(self._known) >= REMEMBERED_HEADS:
+                    self._known.clear()
+                self._known[key] = known
         return known
 
 

@@ -158,6 +158,17 @@ class Session:
             self._is_leaving = True
             self.sending.control(frames.goaway(LARGEST_STREAM, ErrorCode.NO_ERROR))
 
+    def ask(self) -> None:
+        """Sends a PING; `is_heard` becomes true with its answer."""
+        if not self.is_over:
+            self._control.ask()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the client has read what was sent before `ask`, and all that it sent before it
+        did so has come."""
+        return self._control.is_heard
+
     def leave(self) -> None:
         """Takes no streams after those that have come: later ones are refused, to be tried again
         elsewhere."""
