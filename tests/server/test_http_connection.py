@@ -93,10 +93,14 @@ def test_the_answer_to_head_has_the_length_and_no_body() -> None:
     async def steps() -> None:
         async with serving() as served:
             client = await served.connect()
-            client.send(get(body=b"abc", method="HEAD") + get(body=b"de"))
-            status, fields = await client.head()
-            assert (status, fields["content-length"]) == (200, "3")
-            assert (await client.answer())[2] == b"de"
+            for following in (get(body=b"de"), b"", b""):
+                client.send(get(body=b"abc", method="HEAD") + following)
+                status, fields = await client.head()
+                assert (status, fields["content-length"]) == (200, "3")
+                if following:
+                    assert (await client.answer())[2] == b"de"
+            client.send(get(body=b"de", method="HEAD"))
+            assert (await client.reader.readexactly(12)) == b"HTTP/1.1 200"
 
     run(steps())
 

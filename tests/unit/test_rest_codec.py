@@ -11,7 +11,8 @@ from stoker.errors import InvalidRequest, ServingError, TooLarge, Unsupported
 from stoker.model import ModelConfig, TensorConfig
 from stoker.tensor import DataType
 from stoker.transport.rest.binary import decode_raw_body, json_size
-from stoker.transport.rest.codec import Decoded, decode
+from stoker.transport.rest.codec import decode
+from stoker.transport.rest.envelope import Decoded
 
 LIMIT = 1 << 20
 ROW = np.arange(4, dtype=np.float32)

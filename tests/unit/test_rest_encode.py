@@ -7,22 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stoker.errors import InvalidRequest, TooLarge
-from stoker.request import InferResponse
-from stoker.tensor import DataType, Tensor, encode_bytes
+from stoker.request import InferResponse, OutputBatch, TensorHead
+from stoker.tensor import Array, DataType, Tensor, encode_bytes
 from stoker.transport.coding import inflate
-from stoker.transport.rest.codec import ALL_BINARY, OutputForms
 from stoker.transport.rest.compression import (
     compressed,
     request_coding,
     response_coding,
 )
 from stoker.transport.rest.encode import encode
+from stoker.transport.rest.envelope import ALL_BINARY, ALL_JSON, OutputForms
 from stoker.transport.wire.limits import COPIED_ROW_BYTES
 from stoker.transport.wire.message import JSON, HttpResponse
 from stoker.transport.wire.problems import HttpError
 
-ALL_JSON = OutputForms({}, is_binary_by_default=False, all_binary=False)
+ONE_BY_ONE = OutputForms({}, is_binary_by_default=False, all_binary=False)
+"""All JSON, but nothing says that it is: each output is printed alone."""
 
 
 class Lease:
@@ -68,6 +71,64 @@ def test_json_outputs_are_flat_and_exact() -> None:
     }
 
 
+def printed(datatype: DataType, numbers: list[int], shape: tuple[int, ...]) -> Array:
+    if datatype is DataType.BYTES:
+        texts = np.empty(len(numbers), object)
+        texts[:] = [str(each) for each in numbers]
+        return texts.reshape(shape)
+    array = np.array(numbers, np.int64)
+    return (
+        (array / 7 if datatype.numpy.kind == "f" else array).astype(datatype.numpy).reshape(shape)
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [each for each in DataType if each not in (DataType.FP16, DataType.BF16)]
+            ),
+            st.sampled_from([(), (1,), (3,), (2, 2), (0,), (300,)]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(1, 5),
+    st.text(max_size=3),
+    st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_answers_cut_from_a_batch_are_those_printed_one_by_one(
+    outputs: list[tuple[DataType, tuple[int, ...], bool]], total: int, id: str, data: st.DataObject
+) -> None:
+    heads, arrays = [], []
+    for index, (datatype, item, has_nan) in enumerate(outputs):
+        shape = (total, *item)
+        array = printed(datatype, list(range(int(np.prod(shape)))), shape)
+        if has_nan and array.dtype.kind == "f" and array.size:
+            array.reshape(-1)[-1] = np.nan
+        heads.append(TensorHead(f"y{index}", datatype, shape))
+        arrays.append(array)
+    shared = OutputBatch("m", "1", tuple(heads), tuple(arrays))
+    wanted = tuple(data.draw(st.permutations(range(len(outputs)))))
+    for rows in range(1, total + 1):
+        for start in range(total - rows + 1):
+            alone = OutputBatch("m", "1", tuple(heads), tuple(arrays))
+            cut = encode(InferResponse(shared, wanted, start, rows, id), ALL_JSON)
+            whole = encode(InferResponse(alone, wanted, start, rows, id), ONE_BY_ONE)
+            assert b"".join(cut.pieces) == b"".join(whole.pieces)
+
+
+def test_an_answer_cut_from_a_batch_ends_its_share_of_the_lease() -> None:
+    lease = Lease()
+    heads = (TensorHead("y", DataType.FP32, (2, 2)),)
+    batch = OutputBatch("m", "1", heads, (np.ones((2, 2), np.float32),), lease)
+    for start in range(2):
+        assert encode(InferResponse(batch, (0,), start, 1), ALL_JSON).lease is None
+    assert lease.releases == 2
+
+
 @pytest.mark.parametrize("data", [0, 1])
 def test_binary_outputs_follow_in_order(data: int) -> None:
     y = fp32("y", Y.array() + data)
@@ -105,7 +166,7 @@ def test_id_and_parameters_are_there_only_if_given() -> None:
     assert top["parameters"] == {"p": 1}
 
 
-@pytest.mark.parametrize("forms", [ALL_JSON, ALL_BINARY])
+@pytest.mark.parametrize("forms", [ALL_JSON, ONE_BY_ONE, ALL_BINARY])
 def test_a_lease_of_small_outputs_ends_when_they_are_copied(forms: OutputForms) -> None:
     lease = Lease()
     response = encode(answer(Y, lease=lease), forms)

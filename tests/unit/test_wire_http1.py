@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stoker.errors import Overloaded, ServingError, TooLarge
 from stoker.transport.wire.http1 import ReaderState, RequestReader
@@ -334,3 +334,64 @@ def test_a_missing_host_is_told_without_words_of_python() -> None:
     with pytest.raises(HttpError) as caught:
         reader.take()
     assert caught.value.message == "expected one valid host field, got none"
+
+
+SINGLE = st.sampled_from(
+    [
+        request(b"one"),
+        request(b"two"),
+        request(b""),
+        request(b"one", b"X: y"),
+        request(LARGE[:WHOLE_BODY_BYTES]),
+        request(LARGE[: WHOLE_BODY_BYTES + 1]),
+        request(b"one", b"Connection: close"),
+        request(b"one", b"X: " + bytes(3000).replace(b"\0", b"x")),
+        request(b"one", b"Expect: 100-continue"),
+        chunked(b"ab"),
+        b"\r\n" + request(b"one"),
+        request(b"one") * 2,
+        request(b"one") + request(b"two")[:30],
+        request(b"one")[:-1],
+        request(b"one")[:20],
+        request(b"one") + b"x",
+        b"e",
+        b"\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ]
+)
+
+
+@given(st.lists(SINGLE, max_size=8), st.sampled_from([1 << 30, 70_000, 4]))
+@example([request(b"one"), b"\r\n", request(b"two"), b"\r\n" + request(b"six")], 1 << 30)
+@settings(max_examples=60, deadline=None)
+def test_a_known_head_gives_what_reading_it_again_does(pieces: list[bytes], limit: int) -> None:
+    budgets = BufferBudget(limit), BufferBudget(limit)
+    knows, reads = a_reader(budget=budgets[0]), a_reader(budget=budgets[1])
+    for piece in pieces:
+        expected = feed(reads, piece)
+        head, known = knows.known, None
+        if head is not None and not knows.fills_body:
+            known = knows.take_known(head, piece)
+        if known is not None and head is not None:
+            of = known.head
+            assert of is head.request
+            got: list[Event] = [(of.method, of.path, dict(of.headers), bytes(known.body))]
+        else:
+            got = feed(knows, piece)
+        assert got == expected
+        assert budgets[0].used == budgets[1].used
+        assert knows.state is reads.state
+        assert knows.is_between_requests is reads.is_between_requests
+        if knows.state is ReaderState.BROKEN:
+            break
+
+
+def test_a_head_that_comes_again_is_not_parsed_again() -> None:
+    budget = BufferBudget(1 << 20)
+    reader = a_reader(budget=budget)
+    feed(reader, request(b"one"))
+    assert reader.known is not None
+    taken = reader.take_known(reader.known, request(b"two"))
+    assert taken is not None
+    assert (taken.head, taken.body) == (reader.known.request, b"two")
+    assert budget.used == 6

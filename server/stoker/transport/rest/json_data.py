@@ -173,6 +173,18 @@ def to_json(tensor: Tensor) -> bytes:
     return text
 
 
+def to_json_rows(datatype: DataType, array: Array) -> list[bytes] | None:
+    """The elements of each row of an output, as they stand between the brackets that `to_json`
+    prints. None for what is not printed like that: texts, NaN, datatypes without a JSON form."""
+    if datatype is DataType.BYTES or datatype in _WITHOUT_JSON or not array.size:
+        return None
+    rows = np.ascontiguousarray(array).reshape(len(array), -1)
+    text = orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+    if datatype in FLOATS and b"n" in text:
+        return None
+    return text[2:-2].split(b"],[")
+
+
 def _with_literals(text: bytes, array: Array) -> bytes:
     """The text with NaN and infinities by name, for which orjson writes `null`."""
     words = [

@@ -38,6 +38,9 @@ _COMMA, _OBJECT, _QUOTE = b',{"'
 _OPENS, _CLOSES = b"{}"
 _CASE: Final = 0x20
 """The bit in which `[` and `{`, `]` and `}` differ."""
+_ALIKE: Final = 0xD9
+"""The bits in which no two of the four differ."""
+_BRACKET: Final = _OPENS & _ALIKE
 
 
 def read_in_steps(text: bytes | memoryview) -> Steps[object]:
@@ -260,12 +263,14 @@ class _Brackets:
                 block = block[:-1]
             outside = self._outside_of_strings(block)
         codes = np.frombuffer(block, np.uint8)
-        folded = codes | _CASE
+        # Two passes over all bytes find what may be a bracket; the rest looks at those alone.
+        where = np.flatnonzero((codes & _ALIKE) == _BRACKET)
+        folded = codes[where] | _CASE
         is_bracket = (folded == _OPENS) | (folded == _CLOSES)
         if outside is not None:
-            is_bracket &= outside
-        where = np.flatnonzero(is_bracket)
-        depths = np.cumsum(np.where(folded[where] == _OPENS, 1, -1)) + self._depth
+            is_bracket &= outside[where]
+        where, folded = where[is_bracket], folded[is_bracket]
+        depths = np.cumsum(np.where(folded == _OPENS, 1, -1)) + self._depth
         size = len(block)
         closed = np.flatnonzero(depths == 0)
         if len(closed):

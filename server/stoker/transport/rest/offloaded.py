@@ -11,7 +11,7 @@ from typing import Protocol
 from stoker.errors import Cancelled, Overloaded
 from stoker.inference import Cancel
 from stoker.transport.coding import inflate_in_steps
-from stoker.transport.rest.codec import Decoded
+from stoker.transport.rest.envelope import Decoded
 from stoker.transport.rest.router import Route
 from stoker.transport.steps import Job, Steps, StepThread
 from stoker.transport.wire.limits import BufferBudget

@@ -23,28 +23,22 @@ from stoker.errors import (
     TooLarge,
 )
 from stoker.inference import Cancel, InferenceEngine
-from stoker.request import InferResponse
+from stoker.model import ModelConfig
+from stoker.request import InferResponse, RequestKind
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.coding import inflate_small
 from stoker.transport.rest import descriptions
-from stoker.transport.rest.binary import LENGTH_HEADER, decode_raw_body, json_size
-from stoker.transport.rest.codec import (
-    ALL_BINARY,
-    SLOW_BYTES,
-    Decoded,
-    OutputForms,
-    decode,
-    decode_in_steps,
-    is_slow,
-)
+from stoker.transport.rest.binary import LENGTH_HEADER, decode_raw_body
+from stoker.transport.rest.call_head import CallHead, read_call_head
+from stoker.transport.rest.codec import SLOW_BYTES, decode, decode_in_steps, is_slow
 from stoker.transport.rest.compression import (
     COMPRESS_FROM_BYTES,
     compress_in_steps,
     request_coding,
-    response_coding,
 )
 from stoker.transport.rest.descriptions import ServerInfo
 from stoker.transport.rest.encode import encode
+from stoker.transport.rest.envelope import ALL_BINARY, Decoded, OutputForms
 from stoker.transport.rest.json_data import has_json, load, without_json
 from stoker.transport.rest.offloaded import Offloaded
 from stoker.transport.rest.router import Endpoint, Route, resolve
@@ -68,6 +62,9 @@ LARGE_JSON_BYTES: Final = 64 << 10
 0.8 ms, as many of short texts 2.5 ms."""
 
 _MAX_INDEX_BODY: Final = 4 << 10
+
+_REMEMBERED_KINDS: Final = 1024
+"""As many as a model's plan remembers; at the limit all are forgotten."""
 
 _UNROUTED: Final[dict[type[ServingError], UnroutedReason]] = {
     ModelNotFound: UnroutedReason.UNKNOWN_MODEL,
@@ -100,6 +97,8 @@ class RestService:
         self._metadata = descriptions.server_metadata(info)
         self._server_statistics = statistics or ServerStatistics()
         self.thread = StepThread("rest-codec")
+        self._printable: dict[RequestKind, ModelConfig] = {}
+        """Kinds of requests whose outputs all have a JSON form, by this configuration."""
         self._answers: dict[Endpoint, Callable[[Route, HttpRequest], HttpResponse]] = {
             Endpoint.SERVER_LIVE: self._server_live,
             Endpoint.SERVER_READY: self._server_ready,
@@ -127,11 +126,14 @@ class RestService:
 
     def handle(self, request: HttpRequest, answer: Answer) -> Cancel | None:
         """See `Handler`."""
+        head = request.head
+        call = head.meaning
+        if type(call) is CallHead:
+            return self._infer(call, request.body, answer)
         try:
-            head = request.head
             route = resolve(head.method, head.path)
             if route.endpoint is Endpoint.INFER:
-                return self._infer(route, request, answer)
+                return self._begin(route, request, answer)
             response = self._answers[route.endpoint](route, request)
         except (ServingError, HttpError) as error:
             response = error_response(error)
@@ -142,19 +144,25 @@ class RestService:
 
     # Inference.
 
-    def _infer(self, route: Route, request: HttpRequest, answer: Answer) -> Cancel | None:
+    def _begin(self, route: Route, request: HttpRequest, answer: Answer) -> Cancel | None:
+        """An inference call with a head that is new."""
         try:
-            headers, body = request.head.headers, request.body
-            size = json_size(headers)
-            coding = request_coding(headers.get("content-encoding"))
-            if self._compresses and "accept-encoding" in headers:
-                wanted = response_coding(headers["accept-encoding"])
-                if wanted is not None:
-                    answer = partial(self._answer_compressed, wanted, answer)
-            if coding is not None:
-                plain = inflate_small(body, coding, self.inflated_limit(size))
+            call = read_call_head(route, request.head.headers)
+        except Exception as error:
+            answer(self.refusal(error))
+            return None
+        request.head.meaning = call
+        return self._infer(call, request.body, answer)
+
+    def _infer(self, call: CallHead, body: Piece, answer: Answer) -> Cancel | None:
+        try:
+            route, size = call.route, call.json_size
+            if call.answer_coding is not None and self._compresses:
+                answer = partial(self._answer_compressed, call.answer_coding, answer)
+            if call.coding is not None:
+                plain = inflate_small(body, call.coding, self.inflated_limit(size))
                 if plain is None:
-                    return Offloaded(self, route, size, answer).begin(body, coding)
+                    return Offloaded(self, route, size, answer).begin(body, call.coding)
                 self.budget.reserve(len(plain))
                 answer = partial(self._answer_reserved, len(plain), answer)
                 body = plain
@@ -162,12 +170,18 @@ class RestService:
                 size and len(body) - size >= SLOW_BYTES and is_slow(body, size)
             ):
                 return Offloaded(self, route, size, answer).begin(body, None)
-            decoded = self.read(route, body, size)
-            self.check_forms(decoded)
+            if size == 0:
+                decoded = self.read(route, body, size)
+            else:
+                limit = self._limits.max_json_bytes
+                decoded = decode(route.model, route.version, body, size, limit)
+            request, forms = decoded
+            if not forms.all_binary:
+                self.check_forms(decoded)
         except Exception as error:
             answer(self.refusal(error))
             return None
-        return self.submit(decoded, answer)
+        return self._engine.submit(request, partial(_answer_inference, forms, answer))
 
     def read(self, route: Route, body: Piece, size: int | None) -> Decoded:
         """The call that this plain body is. On the loop: a body without JSON needs the engine."""
@@ -208,13 +222,21 @@ class RestService:
         request, forms = decoded
         if forms.all_binary:
             return
-        for output in self._engine.config(request.kind.model, request.kind.version).outputs:
+        kind = request.kind
+        config = self._engine.config(kind.model, kind.version)
+        if forms.all_json and self._printable.get(kind) is config:
+            return
+        for output in config.outputs:
             if (
                 not has_json(output.datatype)
                 and not forms.is_binary(output.name)
                 and (not forms.listed or output.name in forms.listed)
             ):
                 raise without_json(output.name, output.datatype)
+        if forms.all_json:
+            if len(self._printable) >= _REMEMBERED_KINDS:
+                self._printable.clear()
+            self._printable[kind] = config
 
     def _answer_compressed(self, coding: str, answer: Answer, response: HttpResponse) -> None:
         """Compresses a large answer in the thread; failing to is no error."""

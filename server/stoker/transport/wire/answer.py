@@ -43,14 +43,24 @@ def encode(
     response: HttpResponse, size: int, clock: Clock, *, closes: bool, without_body: bool
 ) -> list[Piece]:
     """The answer, whose body has `size` bytes; `without_body` for the answer to a HEAD."""
-    key = (response.status, response.headers, closes)
+    line = b"%b%d%b" % (_head(response.status, response.headers, closes), size, clock.date())
+    return [line] if without_body else [line, *response.pieces]
+
+
+def encode_small(response: HttpResponse, size: int, clock: Clock) -> bytes:
+    """The answer, whose body is one small piece, to a request that keeps its connection."""
+    head = _head(response.status, response.headers, False)
+    return b"%b%d%b" % (head, size, clock.date()) + response.pieces[0]
+
+
+def _head(status: int, headers: Headers, closes: bool) -> bytes:
+    key = (status, headers, closes)
     head = _heads.get(key)
     if head is None:
         if len(_heads) >= _REMEMBERED:
             _heads.clear()
         head = _heads[key] = _encode_head(*key)
-    line = b"%b%d%b" % (head, size, clock.date())
-    return [line] if without_body else [line, *response.pieces]
+    return head
 
 
 def _encode_head(status: int, headers: Headers, closes: bool) -> bytes:

@@ -31,13 +31,19 @@ from typing import cast
 
 from stoker.errors import ServingError
 from stoker.transport.tls import ALPN_HTTP1, ALPN_HTTP2
-from stoker.transport.wire.answer import CONTINUE, encode
+from stoker.transport.wire.answer import CONTINUE, encode, encode_small
 from stoker.transport.wire.exchange import Exchange, cancel_all, refuse_unanswered
+from stoker.transport.wire.head import Head
 from stoker.transport.wire.host import Host
-from stoker.transport.wire.http1 import Received, RequestReader
+from stoker.transport.wire.http1 import RequestReader
 from stoker.transport.wire.http2.frames import PREFACE
-from stoker.transport.wire.limits import MAX_PIPELINED, SHORT_LINGER_S, TURN_BYTES
-from stoker.transport.wire.message import HttpResponse, Piece, error_response
+from stoker.transport.wire.limits import (
+    COPIED_ROW_BYTES,
+    MAX_PIPELINED,
+    SHORT_LINGER_S,
+    TURN_BYTES,
+)
+from stoker.transport.wire.message import HttpRequest, HttpResponse, Piece, error_response
 from stoker.transport.wire.outgoing import AnswerWriter
 from stoker.transport.wire.patience import Awaited, Patience
 from stoker.transport.wire.problems import HttpError
@@ -127,10 +133,19 @@ class Connection(asyncio.BufferedProtocol):
             self._turn_bytes += nbytes
         else:
             data = bytes(self._host.receive_buffer[:nbytes])
-            if self._first is not None and not self._speaks_http1(data):
+            if self._first is not None:
+                if not self._speaks_http1(data):
+                    return
+                data, self._first = self._first or data, None
+            elif (
+                (head := reader.known) is not None
+                and not self._exchanges
+                and not self._writer.is_paused
+                and (request := reader.take_known(head, data)) is not None
+            ):  # the usual case; `expire` sees that a request is under way
+                self._dispatch(head, request, head.content_length)
                 return
-            reader.receive(self._first or data)
-            self._first = None
+            reader.receive(data)
         self._serve()
         if self._turn_bytes >= TURN_BYTES and self.phase is Phase.OPEN:
             self._turn_bytes = 0
@@ -229,7 +244,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._writer.is_paused or not exchanges or self._transport.is_closing():
             return
         host = self._host
-        ends = host.is_draining or host.time() >= self._age_limit
+        now = host.time()
+        ends = host.is_draining or now >= self._age_limit
+        if not ends and len(exchanges) == 1 and self._flush_usual(exchanges[0], now):
+            return
         closes = False
         pieces: list[Piece] = []
         size = 0
@@ -260,6 +278,31 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._serve()
 
+    def _flush_usual(self, exchange: Exchange, now: float) -> bool:
+        """Writes the answer of a client that has one request under way and stays, where it is one
+        small piece and nothing about it is special. False: something is."""
+        response, size = exchange.response, exchange.size
+        if (
+            response is None
+            or exchange.closes
+            or exchange.without_body
+            or response.lease is not None
+            or len(response.pieces) != 1
+            or size >= COPIED_ROW_BYTES
+        ):
+            return False
+        host = self._host
+        self._exchanges.popleft()
+        host.in_flight -= 1
+        self._writer.write_small(encode_small(response, size, host.clock), size)
+        if self._writer.is_paused:
+            self._watch_stall()
+        if not self._reader.is_between_requests or self._is_read_paused:
+            self._serve()
+        elif self.phase is Phase.OPEN and not self._writer.is_paused:
+            self.patience.rest(now)
+        return True
+
     def answered(self, exchange: Exchange, response: HttpResponse) -> None:
         """Takes an exchange's answer; a second one, and one for a client that left, is dropped."""
         budget = self._host.budget
@@ -271,7 +314,8 @@ class Connection(asyncio.BufferedProtocol):
                 response.lease.release()
             return
         exchange.response = response
-        exchange.size = size = response.size
+        pieces = response.pieces
+        exchange.size = size = len(pieces[0]) if len(pieces) == 1 else response.size
         budget.used += size
         if exchange is self._exchanges[0] and not self._writer.is_paused:
             self._host.flush_soon(self)
@@ -334,19 +378,13 @@ class Connection(asyncio.BufferedProtocol):
                 self._resume_reading()
                 self._rest_or_wait()
                 return
-            self._dispatch(received)
+            self._dispatch(received.head, received.request, received.reserved)
             if self._reader.is_between_requests and not self._is_read_paused:
                 self.patience.end()  # until `flush` has written the answer
                 return
 
-    def _dispatch(self, received: Received) -> None:
-        request = received.request
-        exchange = Exchange(
-            self.answered,
-            closes=not received.head.keeps_alive,
-            without_body=request.head.method == "HEAD",
-            reserved=received.reserved,
-        )
+    def _dispatch(self, head: Head, request: HttpRequest, reserved: int) -> None:
+        exchange = Exchange(self.answered, not head.keeps_alive, head.asks_for_head, reserved)
         self._exchanges.append(exchange)
         self._host.in_flight += 1
         if exchange.closes:

@@ -20,7 +20,6 @@ class Exchange:
     def __init__(
         self,
         take: "Callable[[Exchange, HttpResponse], None]",
-        *,
         closes: bool,
         without_body: bool,
         reserved: int,

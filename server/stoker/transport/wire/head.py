@@ -33,7 +33,7 @@ _SINGLE: Final = frozenset(
 
 _REMEMBERED_HEADS: Final = 512
 """Heads that are kept: one per client library and tensor size. At the limit all are forgotten."""
-_REMEMBERED_BYTES: Final = 2 << 10
+REMEMBERED_BYTES: Final = 2 << 10
 """Longer heads carry tokens or traces and hardly come twice; 512 of these take 1 MiB."""
 
 _remembered: dict[bytes, "Head"] = {}
@@ -43,12 +43,16 @@ _remembered: dict[bytes, "Head"] = {}
 class Head:
     """A request's head, and what it says of its connection and its body's framing."""
 
+    text: bytes
+    """From the request line to the blank line. Connections that send it again share this."""
     request: RequestHead
     content_length: int
     """0 when there is none, or when the body is chunked."""
     is_chunked: bool
     keeps_alive: bool
     expects_continue: bool
+    asks_for_head: bool
+    """The answer has no body."""
 
 
 def parse_head(head: bytes) -> Head:
@@ -57,7 +61,7 @@ def parse_head(head: bytes) -> Head:
     if known is not None:
         return known
     parsed = _parse(head)
-    if len(head) <= _REMEMBERED_BYTES:
+    if len(head) <= REMEMBERED_BYTES:
         if len(_remembered) >= _REMEMBERED_HEADS:
             _remembered.clear()
         _remembered[head] = parsed
@@ -118,7 +122,8 @@ def _parse(head: bytes) -> Head:
         ) from error
     if split.target != line[2]:
         raise _malformed("a request target", line[2])
-    return _head(line[1].decode(), line[2].decode(), line[4] == b"1", _collect(split.fields))
+    method, target = line[1].decode(), line[2].decode()
+    return _head(head, method, target, line[4] == b"1", _collect(split.fields))
 
 
 def _collect(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -140,7 +145,7 @@ def _collect(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-def _head(method: str, target: str, is_1_1: bool, headers: dict[str, str]) -> Head:
+def _head(text: bytes, method: str, target: str, is_1_1: bool, headers: dict[str, str]) -> Head:
     host = headers.get("host")
     if (host is None and is_1_1) or not _HOST.fullmatch(host or ""):
         got = "none" if host is None else repr(host)
@@ -170,6 +175,7 @@ def _head(method: str, target: str, is_1_1: bool, headers: dict[str, str]) -> He
     if origin is not None:
         target = target[origin.end() :] or "/"
     return Head(
+        text,
         RequestHead(method, target.partition("?")[0] or "/", MappingProxyType(headers)),
         content_length=int(length_text or 0),
         is_chunked=coding is not None,
@@ -178,6 +184,7 @@ def _head(method: str, target: str, is_1_1: bool, headers: dict[str, str]) -> He
         keeps_alive=is_1_1
         and (not connection or "close" not in [each.strip() for each in connection.split(",")]),
         expects_continue=expectation is not None,
+        asks_for_head=method == "HEAD",
     )
 
 

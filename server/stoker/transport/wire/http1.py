@@ -11,7 +11,9 @@ States:  HEAD -> SIZED | CHUNKED -> HEAD ...    any -> BROKEN
   3. The memory of a body is reserved in the budget before it is allocated, and grows with arrival:
      `numpy.empty` maps pages that exist when they are written. (`bytearray(n)` writes zeros: 0.3 s
      for 1 GiB.) The reservation goes with the request; whoever takes the request gives it back.
-  4. After an error the stream's position is unknown: the state is BROKEN and nothing is read.
+  4. A client that is answered before it sends again sends whole requests, all with the same head:
+     what comes is compared with the last head and is not searched (`take_known`).
+  5. After an error the stream's position is unknown: the state is BROKEN and nothing is read.
 Source: RFC 9112, sections 2.2, 6 and 7.  Hot path.
 """
 
@@ -22,7 +24,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from stoker.errors import TooLarge
-from stoker.transport.wire.head import Head, parse_head
+from stoker.transport.wire.head import REMEMBERED_BYTES, Head, parse_head
 from stoker.transport.wire.limits import (
     MAX_CHUNK_LINE_BYTES,
     MAX_EMPTY_RATIO,
@@ -88,6 +90,7 @@ class RequestReader:
         "_trailer_bytes",
         "_view",
         "fills_body",
+        "known",
         "state",
         "wants_continue",
     )
@@ -98,6 +101,8 @@ class RequestReader:
         """The next bytes belong into `space()`."""
         self.wants_continue = False
         """The client waits for `100 Continue` before it sends the body."""
+        self.known: Head | None = None
+        """The last head, if `take_known` may compare with it."""
         self._limits = limits
         self._budget = budget
         self._rest = b""
@@ -152,6 +157,24 @@ class RequestReader:
         if self.state is not ReaderState.BROKEN:
             self._rest = self._rest + data if self._rest else data
 
+    def take_known(self, head: Head, data: bytes) -> HttpRequest | None:
+        """The request that `data` is: `head`, which is `known`, again and its whole body, which is
+        reserved in the budget. None, and nothing is taken, for all else: that is for `receive`."""
+        size, begins = head.content_length, len(head.text)
+        if (
+            len(data) != begins + size
+            or not data.startswith(head.text)
+            or self._rest
+            or self.state is not ReaderState.HEAD
+            or self._skipped_line
+        ):
+            return None
+        budget = self._budget
+        if budget.used + size > budget.limit:
+            return None  # `take` says so
+        budget.used += size
+        return HttpRequest(head.request, data[begins:])
+
     def take(self) -> Received | None:
         """The next whole request, or None until more bytes come."""
         try:
@@ -197,6 +220,10 @@ class RequestReader:
         self._searched = 0
         self._skipped_line = False
         size = head.content_length
+        if head.is_chunked or size > WHOLE_BODY_BYTES or len(head.text) > REMEMBERED_BYTES:
+            self.known = None
+        else:
+            self.known = head
         if head.is_chunked:
             self._limit = self._limits.body_limit(head.request)
             self._chunk_left, self._framing, self._trailer_bytes = 0, 0, -1

@@ -24,15 +24,18 @@ NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 JSON: Final[Headers] = (("Content-Type", "application/json"),)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestHead:
-    """What a request says of itself before its body."""
+    """What a request says of itself before its body. Nobody changes it but for `meaning`."""
 
     method: str
     path: str
     """As sent: percent-encoded, without query and fragment."""
     headers: Mapping[str, str]
     """Names in lower case; a repeated field's values are joined with `, `."""
+    meaning: object = None
+    """What the handler worked out from the rest, and nothing else: a head that is remembered serves
+    many requests, of all ports."""
 
 
 @dataclass(slots=True)

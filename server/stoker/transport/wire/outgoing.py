@@ -115,6 +115,15 @@ class AnswerWriter:
         if not self.is_paused and not self._transport.get_write_buffer_size():
             self._free()
 
+    def write_small(self, data: bytes, size: int) -> None:
+        """`write` of what is one piece already, and shorter than a share. Nothing is leased."""
+        transport = self._transport
+        transport.write(data)
+        if self.is_paused or self._unsent or transport.get_write_buffer_size():
+            self._unsent += size
+        else:
+            self._turns.budget.used -= size
+
     def pause(self) -> None:
         """The kernel took less than it was given."""
         self.is_paused = True

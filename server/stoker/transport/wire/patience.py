@@ -52,10 +52,10 @@ class Patience:
         self.awaited = Awaited.NOTHING
         self.deadline = math.inf
 
-    def rest(self) -> None:
-        """All requests are answered."""
+    def rest(self, now: float | None = None) -> None:
+        """All requests are answered; `now` if the caller has asked the clock."""
         self.awaited = Awaited.REQUEST
-        self.deadline = self._time() + self._limits.idle_timeout_s
+        self.deadline = (self._time() if now is None else now) + self._limits.idle_timeout_s
 
     def look_at(self, moment: float) -> None:
         """The connection judges its peer itself, and wants to be looked at then."""

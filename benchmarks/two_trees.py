@@ -1,0 +1,117 @@
+"""What did a change do to REST: this tree's server beside another tree's, on one server core?
+
+Both servers and a raw ASGI app on uvicorn, which answers constant bytes and infers nothing, take
+turns in each round: closed loops by wrk, with tensors as JSON and as binary data. The other tree is
+a checkout of another commit; it runs with this environment's packages.
+
+    git worktree add ../before COMMIT
+    python -m benchmarks.two_trees ../before [--network tiny] [--connections 64] [--rounds 5]
+"""
+
+import argparse
+import contextlib
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import bodies, targets
+from benchmarks.figures import facts, ratios, spread
+from benchmarks.networks import NETWORKS, Network, session
+from benchmarks.serving import LOAD_CORE, Endpoint, asgi_echo, serve
+from benchmarks.targets import Target
+from tests.models import write_repository
+
+BEFORE, AFTER, ECHO = "before", "after", "uvicorn echo"
+WARM_UP_S = 1.0
+
+
+@contextlib.contextmanager
+def server_of(tree: Path, repository: Path) -> Iterator[Endpoint]:
+    """The server of a tree's code."""
+    mine = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{tree / 'server'}:{tree}"
+    try:
+        served = serve(repository)
+        at = served.__enter__()
+    finally:
+        if mine is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = mine
+    try:
+        yield at
+    finally:
+        served.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def rows_of(network: Network, other: Path) -> Iterator[dict[str, dict[str, Target]]]:
+    """What is loaded: by form, then by name."""
+    with contextlib.ExitStack() as opened:
+        enter = opened.enter_context
+        folder = enter(tempfile.TemporaryDirectory())
+        repository = write_repository(Path(folder), {network.name: network.make()})
+        x, name = network.rows(), network.name
+        y = session(repository / name / "1" / "model.onnx").run(["y"], {"x": x})[0]
+        here = Path(__file__).resolve().parent.parent
+        before = enter(server_of(other.resolve(), repository))
+        after = enter(server_of(here, repository))
+        text = enter(asgi_echo(bodies.json_answer(name, y=y), "application/json"))
+        binary = enter(asgi_echo(bodies.binary_answer(name, y=y)))
+        yield {
+            "JSON": {
+                who: targets.rest_json(who, at, name, x)
+                for who, at in ((BEFORE, before), (AFTER, after), (ECHO, text))
+            },
+            "binary": {
+                who: targets.rest_binary(who, at, name, x)
+                for who, at in ((BEFORE, before), (AFTER, after), (ECHO, binary))
+            },
+        }
+
+
+def main() -> None:
+    """Prints one table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("other", type=Path, help="the other tree")
+    parser.add_argument("--network", default="tiny", choices=NETWORKS)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2)
+    given = parser.parse_args()
+    os.sched_setaffinity(0, {LOAD_CORE})
+    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+    costs: dict[tuple[str, str], list[float]] = defaultdict(list)
+    latencies: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    with rows_of(NETWORKS[given.network], given.other) as rows:
+        for number in range(given.rounds + 1):
+            for form, servers in rows.items():
+                for who, target in servers.items():
+                    seconds = given.seconds if number else WARM_UP_S
+                    seen = targets.measured(target, given.connections, 1, seconds)
+                    if number:
+                        rates[form, who].append(seen.load.per_second)
+                        costs[form, who].append(seen.cpu_us)
+                        latencies[form, who].append((seen.load.p50_us, seen.load.p99_us))
+    print(
+        f"{facts()}; {given.network}, {given.connections} connections; {given.rounds} rounds of ",
+        end="",
+    )
+    print(f"{given.seconds:g} s, medians (range)\n")
+    print("| REST | | requests/s | server CPU us | times uvicorn | p50 us | p99 us |")
+    print("|---|---|---|---|---|---|---|")
+    for (form, who), seen_rates in rates.items():
+        times = ratios(seen_rates, rates[form, ECHO])
+        p50, p99 = zip(*latencies[form, who], strict=True)
+        print(
+            f"| {form} | {who} | {spread(seen_rates)} | {spread(costs[form, who], 1)} "
+            f"| {spread(times, 2)} | {spread(p50)} | {spread(p99)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

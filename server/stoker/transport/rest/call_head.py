@@ -1,0 +1,36 @@
+"""What the head of an inference call says of its body and its answer.
+
+A function of the head alone, so it is kept with heads that come again: the third step of a request,
+behind the wire and the router, is nothing then.  Hot path.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stoker.transport.rest.binary import json_size
+from stoker.transport.rest.compression import request_coding, response_coding
+from stoker.transport.rest.router import Route
+
+
+@dataclass(frozen=True, slots=True)
+class CallHead:
+    """The head of an inference call."""
+
+    route: Route
+    json_size: int | None
+    """Bytes of JSON at the body's start; None: all of it."""
+    coding: str | None
+    """That the body is compressed in."""
+    answer_coding: str | None
+    """That the client would have the answer in."""
+
+
+def read_call_head(route: Route, headers: Mapping[str, str]) -> CallHead:
+    """The head. Raises InvalidRequest and HttpError."""
+    accepted = headers.get("accept-encoding")
+    return CallHead(
+        route,
+        json_size(headers),
+        request_coding(headers.get("content-encoding")),
+        None if accepted is None else response_coding(accepted),
+    )
