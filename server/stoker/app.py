@@ -21,6 +21,7 @@ import uvloop
 
 import stoker
 from stoker import descriptors
+from stoker.allocator import keep_freed_memory
 from stoker.checking import CheckReport
 from stoker.engine.engine import Engine, OpenedVersion
 from stoker.engine.registry import ModelRegistry
@@ -306,6 +307,7 @@ def check(settings: Settings) -> CheckReport:
 def serve(settings: Settings, tls: ssl.SSLContext | None = None) -> int:
     """Serves until SIGTERM or SIGINT, with `tls` over TLS only; gives the exit code."""
     form = log.set_up(settings.log_format, settings.log_level)
+    keep_freed_memory()
     settings = _within_descriptors(settings)
     try:
         runtime = OnnxRuntime(settings.device)
