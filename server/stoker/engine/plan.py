@@ -179,23 +179,25 @@ class ModelPlan:
     def _rows(self, tensors: tuple[TensorHead, ...]) -> int:
         if not self.batches:
             return 1
-        rows = -1
+        rows: int | None = None
         for tensor in tensors:
             if not tensor.shape:
                 raise InvalidRequest(
                     f"input '{tensor.name}' of {self.identity}: expected a batch dimension first, "
                     "got shape []"
                 )
-            if rows < 0:
+            if rows is None:
                 rows = tensor.shape[0]
             elif tensor.shape[0] != rows:
                 raise InvalidRequest(
                     f"input '{tensor.name}' of {self.identity}: expected {rows} rows as the "
                     f"inputs before it, got {tensor.shape[0]}"
                 )
-        if rows == 0:
-            raise InvalidRequest(f"request to {self.identity}: expected at least 1 row, got 0")
-        return max(1, rows)
+        if rows is None:
+            return 1
+        if rows < 1:
+            raise InvalidRequest(f"request to {self.identity}: expected at least 1 row, got {rows}")
+        return rows
 
     def _check_tensor(self, planned: PlannedInput, tensor: TensorHead) -> None:
         item = tensor.shape[1:] if self.batches else tensor.shape
