@@ -104,6 +104,9 @@ class Server:
             max_queued_bytes=settings.max_buffered_bytes,
             readiness=self.health.readiness,
             statistics=statistics,
+            # grpc.aio hands calls over one by one: each would be run alone, where a thread lets
+            # batches form meanwhile (benchmarks/results/0006-grpc.md).
+            runs_inline=settings.grpc_transport == "native",
         )
         self._loader = Loader(
             Opener(runtime, profile_seconds=profile_seconds, occupied=self.engine.occupied),

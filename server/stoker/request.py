@@ -12,7 +12,7 @@ Nobody changes one once it is built.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -40,8 +40,8 @@ class TensorHead(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestKind:
-    """Everything of a request but its data, id and times. Compared by identity: `kind_of` gives
-    the same object for the same kind, as long as it remembers it."""
+    """Everything of a request but its data, id, custom parameters and times. Compared by identity:
+    `kind_of` gives the same object for the same kind, as long as it remembers it."""
 
     model: str
     version: str = ""
@@ -53,15 +53,11 @@ class RequestKind:
     """0: the model's default level; 1 is served first."""
     timeout_us: int = 0
     """Queue timeout in microseconds, honoured where the model's queue policy allows it."""
-    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
-    """Custom parameters only; the reserved ones became fields."""
 
     @property
     def is_small(self) -> bool:
         """Whether it may be kept longer than its request."""
-        texts = [self.model, self.version, *self.requested_outputs, *self.parameters]
-        texts += [value for value in self.parameters.values() if isinstance(value, str)]
-        size = sum(map(len, texts))
+        size = sum(map(len, (self.model, self.version, *self.requested_outputs)))
         size += sum([len(head.name) + 16 * len(head.shape) for head in self.inputs])
         return size <= _REMEMBERED_BYTES
 
@@ -76,13 +72,8 @@ def kind_of(
     requested_outputs: tuple[str, ...] = (),
     priority: int = 0,
     timeout_us: int = 0,
-    parameters: Parameters = NO_PARAMETERS,
 ) -> RequestKind:
     """The kind with these fields."""
-    if parameters:
-        return RequestKind(
-            model, version, inputs, requested_outputs, priority, timeout_us, parameters
-        )
     key = (model, version, inputs, requested_outputs, priority, timeout_us)
     kind = _kinds.get(key)
     if kind is None:
@@ -97,7 +88,7 @@ def kind_of(
 class InferRequest:
     """One client's call."""
 
-    __slots__ = ("data", "deadline", "id", "is_retry", "kind")
+    __slots__ = ("data", "deadline", "id", "is_retry", "kind", "parameters")
 
     def __init__(
         self,
@@ -106,6 +97,7 @@ class InferRequest:
         id: str = "",
         deadline: float = math.inf,
         is_retry: bool = False,
+        parameters: Parameters = NO_PARAMETERS,
     ) -> None:
         self.kind = kind
         self.data = data
@@ -115,6 +107,8 @@ class InferRequest:
         """time.monotonic() seconds: a moment, not a duration."""
         self.is_retry = is_retry
         """The client declares that it tried before (`grpc-previous-rpc-attempts`)."""
+        self.parameters = parameters
+        """Custom ones only; the reserved ones are fields of the kind."""
 
     @classmethod
     def of(
@@ -133,8 +127,9 @@ class InferRequest:
     ) -> "InferRequest":
         """A request from whole tensors."""
         heads = tuple([TensorHead(each.name, each.datatype, each.shape) for each in inputs])
-        kind = kind_of(model, version, heads, requested_outputs, priority, timeout_us, parameters)
-        return cls(kind, tuple([each.data for each in inputs]), id, deadline, is_retry)
+        kind = kind_of(model, version, heads, requested_outputs, priority, timeout_us)
+        data = tuple([each.data for each in inputs])
+        return cls(kind, data, id, deadline, is_retry, parameters)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

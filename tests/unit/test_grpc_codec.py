@@ -79,7 +79,7 @@ def parameter(value: bool | int | float | str) -> InferParameter:
 
 def encode_request(request: InferRequest) -> bytes:
     """The request as a client would send it, all data raw."""
-    parameters = {key: parameter(value) for key, value in request.kind.parameters.items()}
+    parameters = {key: parameter(value) for key, value in request.parameters.items()}
     if request.kind.priority:
         parameters["priority"] = InferParameter(uint64_param=request.kind.priority)
     if request.kind.timeout_us:
@@ -151,9 +151,9 @@ def test_a_request_decodes_to_what_was_encoded(request: InferRequest) -> None:
         encode_request(request), deadline=request.deadline, is_retry=request.is_retry
     )
     assert comparable(decoded.inputs) == comparable(request.inputs)
-    for field in ("model", "version", "requested_outputs", "priority", "timeout_us", "parameters"):
+    for field in ("model", "version", "requested_outputs", "priority", "timeout_us"):
         assert getattr(decoded.kind, field) == getattr(request.kind, field)
-    for field in ("id", "deadline", "is_retry"):
+    for field in ("id", "deadline", "is_retry", "parameters"):
         assert getattr(decoded, field) == getattr(request, field)
 
 
@@ -369,7 +369,7 @@ def test_a_rule_that_is_broken_is_told(data: bytes, error: type[ServingError], t
     ],
 )
 def test_parameters_for_other_kinds_of_models_are_accepted_and_ignored(data: bytes) -> None:
-    assert decode_request(data).kind.parameters == {}
+    assert decode_request(data).parameters == {}
 
 
 def test_priority_comes_signed_or_unsigned() -> None:

@@ -37,7 +37,7 @@ def described(request: InferRequest) -> tuple[object, ...]:
     kind = request.kind
     return (
         kind.model, kind.version, kind.inputs, kind.requested_outputs, kind.priority,
-        kind.timeout_us, dict(kind.parameters), data, request.id, request.deadline,
+        kind.timeout_us, dict(request.parameters), data, request.id, request.deadline,
         request.is_retry,
     )  # fmt: skip
 

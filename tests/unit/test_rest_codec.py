@@ -44,7 +44,7 @@ def test_a_json_call_becomes_a_request() -> None:
     )
     assert (request.kind.model, request.kind.version, request.id) == ("m", "", "a")
     assert (request.kind.priority, request.kind.timeout_us) == (2, 7)
-    assert request.kind.parameters == {"custom": 1.5, "flag": True, "n": -3, "s": "t"}
+    assert request.parameters == {"custom": 1.5, "flag": True, "n": -3, "s": "t"}
     assert request.kind.requested_outputs == ("b", "a")
     assert request.inputs[0].array().tolist() == [[0.0, 1.0, 2.0, 3.0]]
     assert [forms.is_binary(name) for name in "ab"] == [True, False]
@@ -91,7 +91,7 @@ def test_sequence_parameters_are_checked_and_ignored() -> None:
         with_data(),
         parameters={"sequence_id": "s", "sequence_start": True, "sequence_end": False},
     )
-    assert not request.kind.parameters
+    assert not request.parameters
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def verdict(text: bytes | memoryview) -> tuple[object, ...] | str:
     kind = request.kind
     return (
         (kind.model, kind.version, request.id, kind.inputs, kind.requested_outputs),
-        (kind.priority, kind.timeout_us, dict(kind.parameters), request.deadline),
+        (kind.priority, kind.timeout_us, dict(request.parameters), request.deadline),
         (dict(forms.listed), forms.is_binary_by_default, forms.all_binary, forms.all_json),
         [(each.array().dtype, each.array().tobytes()) for each in request.inputs if plain(each)],
         [each.array().tolist() for each in request.inputs if not plain(each)],

@@ -100,7 +100,7 @@ class KnownRequests:
     def remember(self, message: MessageBytes, request: InferRequest) -> None:
         """Protobuf has read this message: the next one like it is known."""
         kind = request.kind
-        if kind.parameters or any(
+        if request.parameters or any(
             head.datatype in _UNREAD or type(data) not in (bytes, memoryview)
             for head, data in zip(kind.inputs, request.data, strict=True)
         ):

@@ -66,13 +66,16 @@ def decode(
     # A client that repeats itself: all but the data is known.
     kind = envelope.kinds.get((model, version)) or envelope.kind(model, version)
     if len(sizes) == 1:
-        return InferRequest(kind, (body[json_size:],), envelope.id), envelope.forms
+        return InferRequest(
+            kind, (body[json_size:],), envelope.id, parameters=envelope.parameters
+        ), envelope.forms
     data: list[Raw | Array] = []
     at = json_size
     for size in sizes:
         data.append(body[at : at + size])
         at += size
-    return InferRequest(kind, tuple(data), envelope.id), envelope.forms
+    request = InferRequest(kind, tuple(data), envelope.id, parameters=envelope.parameters)
+    return request, envelope.forms
 
 
 def decode_in_steps(

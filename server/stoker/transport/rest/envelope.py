@@ -113,7 +113,6 @@ class Envelope:
                 self.requested_outputs,
                 self.priority,
                 self.timeout_us,
-                self.parameters,
             )
             if len(self.kinds) < _REMEMBERED_MODELS:
                 self.kinds[model, version] = kind

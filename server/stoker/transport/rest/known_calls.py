@@ -196,7 +196,8 @@ def read(model: str, version: str, text: bytes) -> Decoded | None:
                 layout.was_used = True
                 envelope = layout.envelope
                 kind = envelope.kinds.get((model, version)) or envelope.kind(model, version)
-                return InferRequest(kind, data, id), envelope.forms
+                request = InferRequest(kind, data, id, parameters=envelope.parameters)
+                return request, envelope.forms
     return None
 
 
