@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from stoker.engine.inline import MAX_RUN_S, SLOW_RUN_S, TURN_S
+from stoker.engine.inline import MAX_RUN_S, MOST_SLOW, SLOW_RUN_S, TURN_S
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, Internal
 from stoker.model import DynamicBatching, TensorConfig
@@ -102,18 +102,36 @@ def test_more_rows_than_a_short_run_takes_go_to_the_thread() -> None:
     play(scenario)
 
 
-def test_a_run_that_holds_the_loop_sends_the_model_to_its_thread_for_a_while() -> None:
+def test_runs_that_hold_the_loop_send_the_model_to_its_thread_for_a_while() -> None:
     clock = Clock()
 
     async def scenario() -> None:
         async with serving(clock=clock, runs_inline=True) as at:
             served = at.add(costs=SHORT)
-            clock.step = SLOW_RUN_S
-            await answered(at, 1)
-            assert threads(served) == 0
-            clock.step = 0.0
+            for _ in range(MOST_SLOW):
+                clock.step = SLOW_RUN_S
+                await answered(at, 1)
+                assert threads(served) == 0
+                clock.step = 0.0
             await answered(at, 1)
             assert threads(served) == 1
+
+    play(scenario)
+
+
+def test_a_slow_run_now_and_then_is_not_the_models_fault() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            for _ in range(2 * MOST_SLOW):
+                clock.step = SLOW_RUN_S
+                await answered(at, 1)
+                clock.step = 1e-6
+                for _ in range(40):
+                    await answered(at, 1)
+            assert threads(served) == 0
 
     play(scenario)
 
