@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from stoker.settings import GrpcTransport
 
 from tests.conftest import Serving
 from tests.fake_runtime import FakeRuntime
+from tests.grpc_server import ServeCalls, serving_by
 
 
 @pytest.fixture
@@ -14,3 +16,9 @@ def runtime(serve: Serving) -> Iterator[FakeRuntime]:
     fake = FakeRuntime()
     yield fake
     fake.release()
+
+
+@pytest.fixture
+def serving(grpc_transport: GrpcTransport) -> ServeCalls:
+    """Starts the gRPC transport of the test over a table of methods."""
+    return serving_by(grpc_transport)
