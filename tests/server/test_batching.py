@@ -10,11 +10,12 @@ from stoker.tensor import Array, DataType, TensorSpec
 
 from tests import models
 from tests.calls import (
+    BATCHING,
     Call,
     Connect,
     GrpcClient,
     RestClient,
-    fake_repository,
+    ServeFake,
     occupy,
     on_both_protocols,
     rows,
@@ -26,16 +27,15 @@ from tests.calls import (
 from tests.conftest import Serving
 from tests.fake_runtime import FakeModel, FakeRuntime
 
-BATCHING = "max_batch_size: 8\ndynamic_batching { }\n"
 SHORT_S = 0.5
 """Bound for what should take a few milliseconds, on a machine that does other things as well."""
 
 
 @on_both_protocols
 def test_requests_that_pile_up_during_a_run_form_one_batch(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         first = occupy(client, runtime)
         later = send_each(client, [1, 2, 3, 4, 5], server)
@@ -47,9 +47,9 @@ def test_requests_that_pile_up_during_a_run_form_one_batch(
 
 
 def test_statistics_and_metrics_tell_of_batches(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with RestClient(server.at) as client:
         first = occupy(client, runtime)
         later = [client.send("m", {"x": rows(1, 2)}), client.send("m", {"x": rows(3)})]
@@ -72,9 +72,9 @@ def test_statistics_and_metrics_tell_of_batches(
 
 
 def test_a_running_request_does_not_count_as_pending(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with RestClient(server.at) as client:
         occupy(client, runtime)
         assert server.at.metric("nv_inference_pending_request_count", model="m") == 0
@@ -84,9 +84,9 @@ def test_a_running_request_does_not_count_as_pending(
 
 @on_both_protocols
 def test_a_lone_request_runs_at_once(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         client.send("m", {"x": rows(1)}).answer()  # starts the thread
         runtime.forget()
@@ -96,9 +96,9 @@ def test_a_lone_request_runs_at_once(
 
 
 def test_a_batch_takes_rows_up_to_the_limit_and_never_cuts_a_request(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     sizes = [3, 3, 3, 5, 8, 1]
     with RestClient(server.at) as client:
         first = occupy(client, runtime)
@@ -114,9 +114,9 @@ def test_a_batch_takes_rows_up_to_the_limit_and_never_cuts_a_request(
 
 
 def test_a_request_above_the_limit_is_run_in_parts_and_answered_as_one(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake,
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     given = np.arange(20 * 4, dtype=np.float32).reshape(20, 4)
     with GrpcClient(server.at) as client:
         answer = client.send("m", {"x": given}).answer().output()
@@ -127,11 +127,9 @@ def test_a_request_above_the_limit_is_run_in_parts_and_answered_as_one(
     assert (counted.in_flight, counted.pending) == (0, 0)
 
 
-def test_a_request_above_the_limit_is_refused_where_splitting_is_off(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
+def test_a_request_above_the_limit_is_refused_where_splitting_is_off(serve_fake: ServeFake) -> None:
     config = BATCHING + ('parameters { key: "split_oversized" value { string_value: "off" } }\n')
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with RestClient(server.at) as client:
         answer = client.send("m", {"x": rows(*range(9))}).answer()
     assert answer.status == "400"
@@ -179,10 +177,10 @@ def of_any_length() -> FakeModel:
 
 
 def test_requests_of_different_shapes_form_batches_of_their_own(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     runtime.model = of_any_length()
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     widths = [2, 3, 2, 3, 2]
     with RestClient(server.at) as client:
         first = occupy(client, runtime)
@@ -204,7 +202,7 @@ def two_outputs(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
 
 @on_both_protocols
 def test_each_request_of_a_batch_gets_the_outputs_it_asked_for(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     runtime.model = FakeModel(
         outputs=(
@@ -214,7 +212,7 @@ def test_each_request_of_a_batch_gets_the_outputs_it_asked_for(
         ),
         compute=lambda feeds: {**two_outputs(feeds), "unwanted": feeds["x"]},
     )
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         first = occupy(client, runtime)
         wishes = [("less",), ("twice",), ("less", "twice")]
@@ -235,13 +233,13 @@ def test_each_request_of_a_batch_gets_the_outputs_it_asked_for(
 
 
 def test_a_preferred_size_is_sent_without_waiting_for_the_delay(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     config = (
         "max_batch_size: 8\n"
         "dynamic_batching { preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 60000000 }\n"
     )
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     runtime.forget()
     with RestClient(server.at) as client:
         calls = send_each(client, [1, 2, 3], server)
@@ -252,12 +250,10 @@ def test_a_preferred_size_is_sent_without_waiting_for_the_delay(
     assert server.at.metric("stoker_batches_total", reason="preferred") == 1
 
 
-def test_a_batch_goes_out_as_it_is_when_the_delay_is_over(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
+def test_a_batch_goes_out_as_it_is_when_the_delay_is_over(serve_fake: ServeFake) -> None:
     delay_us = 50_500
     config = f"max_batch_size: 8\ndynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}\n"
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with RestClient(server.at) as client:
         client.send("m", {"x": rows(1)}).answer().output()
     counted = statistics(server)
@@ -265,20 +261,18 @@ def test_a_batch_goes_out_as_it_is_when_the_delay_is_over(
     assert server.at.metric("stoker_batches_total", reason="delay") == 1
 
 
-def test_a_full_batch_does_not_wait_for_the_delay(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
+def test_a_full_batch_does_not_wait_for_the_delay(serve_fake: ServeFake) -> None:
     config = "max_batch_size: 4\ndynamic_batching { max_queue_delay_microseconds: 60000000 }\n"
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with RestClient(server.at) as client:
         client.send("m", {"x": rows(1, 2, 3, 4)}).answer().output()
     assert server.at.metric("stoker_batches_total", reason="full") == 1
 
 
 def test_without_dynamic_batching_in_the_file_a_model_of_batch_size_one_runs_requests_alone(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, "max_batch_size: 1\n"), runtime=runtime)
+    server = serve_fake("max_batch_size: 1\n")
     with RestClient(server.at) as client:
         first = occupy(client, runtime)
         later = send_each(client, [1, 2, 3], server)
@@ -298,10 +292,10 @@ dynamic_batching {{ {} }}
 
 @on_both_protocols
 def test_levels_are_served_strictly_in_order_and_no_level_means_the_default(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     config = ONE_BY_ONE.format("priority_levels: 3 default_priority_level: 2")
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         calls = [occupy(client, runtime)]
         for number, priority in enumerate([3, 0, 1, 2, 1, 9], start=1):
@@ -314,9 +308,9 @@ def test_levels_are_served_strictly_in_order_and_no_level_means_the_default(
 
 
 def test_of_one_level_the_nearest_deadline_is_served_first(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, ONE_BY_ONE.format("")), runtime=runtime)
+    server = serve_fake(ONE_BY_ONE.format(""))
     with GrpcClient(server.at) as client:
         calls: list[Call] = [occupy(client, runtime)]
         for number, deadline_s in enumerate([None, 50.0, 40.0], start=1):
@@ -330,10 +324,10 @@ def test_of_one_level_the_nearest_deadline_is_served_first(
 
 @on_both_protocols
 def test_a_full_queue_refuses_at_once(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     config = ONE_BY_ONE.format("default_queue_policy { max_queue_size: 2 }")
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         first = occupy(client, runtime)
         queued = send_each(client, [1, 2], server)
@@ -350,11 +344,11 @@ def test_a_full_queue_refuses_at_once(
 
 @on_both_protocols
 def test_a_full_queue_says_when_to_come_again_once_the_cost_is_known(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     runtime.model.seconds = lambda rows: 0.02
     config = ONE_BY_ONE.format("default_queue_policy { max_queue_size: 3 }")
-    server = serve(fake_repository(tmp_path, config), runtime=runtime, profile_seconds=1.0)
+    server = serve_fake(config, profile_seconds=1.0)
     with connect(server.at) as client:
         occupy(client, runtime)
         send_each(client, [1, 2, 3], server)
@@ -367,13 +361,13 @@ def test_a_full_queue_says_when_to_come_again_once_the_cost_is_known(
 
 @on_both_protocols
 def test_each_level_has_its_own_queue_policy(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     config = ONE_BY_ONE.format(
         "priority_levels: 2 default_priority_level: 2 default_queue_policy { max_queue_size: 2 } "
         "priority_queue_policy { key: 1 value { max_queue_size: 1 } }"
     )
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         calls = [occupy(client, runtime)]
         for number, priority in enumerate([1, 2, 2], start=1):
@@ -389,12 +383,12 @@ def test_each_level_has_its_own_queue_policy(
 
 @on_both_protocols
 def test_a_request_that_waits_too_long_is_rejected(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     config = ONE_BY_ONE.format(
         "default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 20000 }"
     )
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         first = occupy(client, runtime)
         late = client.send("m", {"x": rows(1)}).answer()
@@ -408,12 +402,12 @@ def test_a_request_that_waits_too_long_is_rejected(
 
 @on_both_protocols
 def test_a_delayed_request_goes_behind_all_others_and_never_fails(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     config = ONE_BY_ONE.format(
         "default_queue_policy { timeout_action: DELAY allow_timeout_override: true }"
     )
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         calls = [occupy(client, runtime)]
         for number, timeout_us in enumerate([1, 0, 60_000_000], start=1):
@@ -438,9 +432,8 @@ def test_a_delayed_request_goes_behind_all_others_and_never_fails(
     ids=["sets", "shortens", "cannot lengthen", "not allowed", "not allowed to shorten"],
 )
 def test_a_request_may_shorten_its_timeout_where_the_policy_allows_it(
-    serve: Serving,
+    serve_fake: ServeFake,
     runtime: FakeRuntime,
-    tmp_path: Path,
     connect: Connect,
     default_us: int,
     allowed: bool,
@@ -451,7 +444,7 @@ def test_a_request_may_shorten_its_timeout_where_the_policy_allows_it(
         f"default_queue_policy {{ default_timeout_microseconds: {default_us} "
         f"allow_timeout_override: {str(allowed).lower()} }}"
     )
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         first = occupy(client, runtime)
         call = client.send("m", {"x": rows(1)}, timeout_us=requested_us)
@@ -495,11 +488,11 @@ def two_instances(ordered: bool) -> str:
 
 
 def test_two_instances_run_at_the_same_time_and_the_faster_answers_first(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     gates = Gates()
     runtime.model.compute = gates.compute
-    server = serve(fake_repository(tmp_path, two_instances(ordered=False)), runtime=runtime)
+    server = serve_fake(two_instances(ordered=False))
     gates.close(1, 2)
     runtime.forget()
     with RestClient(server.at) as client:
@@ -514,11 +507,11 @@ def test_two_instances_run_at_the_same_time_and_the_faster_answers_first(
 
 
 def test_with_preserve_ordering_a_slow_batch_holds_back_the_answers_of_later_ones(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     gates = Gates()
     runtime.model.compute = gates.compute
-    server = serve(fake_repository(tmp_path, two_instances(ordered=True)), runtime=runtime)
+    server = serve_fake(two_instances(ordered=True))
     gates.close(1, 2, 3)
     runtime.forget()
     with RestClient(server.at) as client:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from stoker.tensor import Array, DataType, TensorSpec
 from stoker.transport.grpc.infer_stream import MAX_IN_FLIGHT
 
 from tests.calls import (
-    fake_repository,
+    ServeFake,
     rows,
     statistics,
     values_of,
@@ -41,7 +40,6 @@ from tests.grpc_call import SERVICE
 
 LIVE: Final = SERVICE + "ServerLive"
 PATH: Final = SERVICE + "ModelStreamInfer"
-BATCHING: Final = "max_batch_size: 8\ndynamic_batching { }\n"
 LEVELS: Final = """
 max_batch_size: 1
 dynamic_batching { priority_levels: 2 default_priority_level: 2 }
@@ -138,10 +136,8 @@ def is_final(response: Any) -> bool:
     return bool(response.parameters["triton_final_response"].bool_param)
 
 
-def test_requests_of_one_stream_form_a_batch(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+def test_requests_of_one_stream_form_a_batch(serve_fake: ServeFake, runtime: FakeRuntime) -> None:
+    server = serve_fake()
     with open_stream(server.at) as stream:
         occupy(stream, runtime)
         stream.send(*map(request, (1, 2, 3, 4, 5)))
@@ -154,9 +150,9 @@ def test_requests_of_one_stream_form_a_batch(
 
 
 def test_answers_come_in_the_order_of_the_requests_when_later_ones_run_first(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, LEVELS), runtime=runtime)
+    server = serve_fake(LEVELS)
     with open_stream(server.at) as stream:
         occupy(stream, runtime)
         stream.send(request(1, priority=2), request(2, priority=1), request(3, priority=1))
@@ -167,9 +163,9 @@ def test_answers_come_in_the_order_of_the_requests_when_later_ones_run_first(
 
 
 def test_two_streams_do_not_wait_for_each_other(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with open_stream(server.at) as held, open_stream(server.at) as other:
         occupy(held, runtime)
         other.send(WRONG)
@@ -179,9 +175,9 @@ def test_two_streams_do_not_wait_for_each_other(
 
 
 def test_a_failure_that_is_known_at_once_waits_for_the_answers_before_it(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with open_stream(server.at) as stream:
         occupy(stream, runtime)
         stream.send(WRONG, b"\xff\xff\xff", request(1))
@@ -199,10 +195,10 @@ def test_a_failure_that_is_known_at_once_waits_for_the_answers_before_it(
 
 
 def test_a_request_whose_run_fails_ends_no_stream(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     runtime.model.fail = lambda feeds: ExecutionFailed("no") if 13 in feeds["x"] else None
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with open_stream(server.at) as stream:
         stream.send(request(1), request(13, id="guilty"), request(2))
         assert stream.values(1) == [2]
@@ -213,9 +209,9 @@ def test_a_request_whose_run_fails_ends_no_stream(
 
 
 def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with open_stream(server.at) as gone, open_stream(server.at) as stays:
         occupy(stays, runtime)
         gone.send(request(1), request(2), request(3))
@@ -233,9 +229,9 @@ def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(
 
 
 def test_a_client_whose_connection_ends_takes_its_requests_out_of_the_queue(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with open_stream(server.at) as gone:
         occupy(gone, runtime)
         gone.send(request(1), request(2))
@@ -248,9 +244,9 @@ def test_a_client_whose_connection_ends_takes_its_requests_out_of_the_queue(
 
 
 def test_the_deadline_of_a_stream_ends_its_requests(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with open_stream(server.at) as holds, open_stream(server.at, timeout=1.0) as stream:
         occupy(holds, runtime)
         stream.send(request(1), request(2))
@@ -266,14 +262,14 @@ def test_the_deadline_of_a_stream_ends_its_requests(
 
 
 def test_a_client_that_does_not_read_is_held_back_and_loses_nothing(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     width, count = 1 << 16, 600  # 256 KiB each way: more than grpcio's windows take at once
     runtime.model = FakeModel(
         (TensorSpec("x", DataType.FP32, (-1, width)),),
         (TensorSpec("y", DataType.FP32, (-1, width)),),
     )
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with open_stream(server.at) as stream:
         stream.send(*(request(number, width=width) for number in range(count)))
         stream.half_close()
@@ -300,10 +296,10 @@ def is_still(server: RunningServer) -> Callable[[], bool]:
 
 
 def test_a_drain_answers_what_a_stream_has_sent_and_then_tells_its_client_to_leave(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     patient = replace(FREE_PORTS, drain_timeout_s=3600.0)
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=patient)
+    server = serve_fake(settings=patient)
     with open_stream(server.at) as stream, ThreadPoolExecutor(1) as pool:
         occupy(stream, runtime)
         stream.send(request(1), request(2))
@@ -317,11 +313,9 @@ def test_a_drain_answers_what_a_stream_has_sent_and_then_tells_its_client_to_lea
         assert draining.result(PATIENCE) == 0
 
 
-def test_an_idle_stream_does_not_hold_up_a_drain(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
+def test_an_idle_stream_does_not_hold_up_a_drain(serve_fake: ServeFake) -> None:
     patient = replace(FREE_PORTS, drain_timeout_s=3600.0)
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=patient)
+    server = serve_fake(settings=patient)
     with open_stream(server.at) as stream:
         stream.send(request(1))
         assert stream.values(1) == [2]
@@ -329,11 +323,9 @@ def test_an_idle_stream_does_not_hold_up_a_drain(
         assert stream.end() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_stream_that_has_sent_nothing_does_not_hold_up_a_drain(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
+def test_a_stream_that_has_sent_nothing_does_not_hold_up_a_drain(serve_fake: ServeFake) -> None:
     patient = replace(FREE_PORTS, drain_timeout_s=3600.0)
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=patient)
+    server = serve_fake(settings=patient)
     with grpc.insecure_channel(server.at.grpc) as channel:
         stream = Stream(channel)
         is_live: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(LIVE)
@@ -345,10 +337,10 @@ def test_a_stream_that_has_sent_nothing_does_not_hold_up_a_drain(
 
 
 def test_a_stream_that_outlives_the_drain_is_told_of_each_request_it_loses(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     hurried = replace(FREE_PORTS, drain_timeout_s=0.1)
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=hurried)
+    server = serve_fake(settings=hurried)
     with open_stream(server.at) as stream:
         occupy(stream, runtime)
         stream.send(request(1))
@@ -359,9 +351,9 @@ def test_a_stream_that_outlives_the_drain_is_told_of_each_request_it_loses(
 
 
 def test_a_client_that_asks_for_it_gets_the_first_failure_as_the_streams_status(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with (
         open_stream(server.at) as holds,
         open_stream(server.at, metadata=[("triton_grpc_error", "true")]) as stream,
@@ -459,9 +451,9 @@ def test_an_empty_final_response_is_none_of_an_ordinary_model(at: Endpoints, ask
 
 
 def test_tritonclient_can_leave_without_waiting(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     runtime.hold()
     callback = Callback()
     tensor = triton.InferInput("x", [1, 4], "FP32").set_data_from_numpy(rows(1))
