@@ -140,6 +140,14 @@ class GrpcCall:
         )
 
 
+UNLIMITED: Final = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", -1),
+]
+"""Options of a channel with subchannels of its own, since a port may be that of an earlier test's
+server, and with answers of any size."""
+
+
 class GrpcClient:
     """See `Client`."""
 
@@ -156,14 +164,7 @@ class GrpcClient:
     }
 
     def __init__(self, at: Endpoints) -> None:
-        # A subchannel pool of its own: a port may be that of an earlier test's server.
-        self._channel = grpc.insecure_channel(
-            at.grpc,
-            options=[
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.max_receive_message_length", -1),
-            ],
-        )
+        self._channel = grpc.insecure_channel(at.grpc, options=UNLIMITED)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._sent: list[object] = []  # grpcio cancels a call whose future nobody holds
 

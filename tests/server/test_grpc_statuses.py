@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # no py.typed
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # no py.typed

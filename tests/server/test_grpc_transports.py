@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import grpc.aio
 import numpy as np
 import pytest
 import tritonclient.grpc as triton  # type: ignore[import-untyped]  # ships no types
