@@ -173,6 +173,12 @@ def test_the_largest_double_and_the_smallest_are_numbers() -> None:
     assert array.tolist()[1:] == [sys.float_info.max, 0.0]
 
 
+@pytest.mark.parametrize("padding", ["", PADDING, " " * PIECES_FROM_BYTES])
+def test_a_byte_order_mark_is_refused_whatever_the_size_of_the_text(padding: str) -> None:
+    with pytest.raises(InvalidRequest, match="expected a JSON text"):
+        load('\ufeff{"inputs":[]'.encode() + padding.encode() + b"}")
+
+
 @pytest.mark.parametrize("padding", ["", PADDING])
 def test_of_a_key_that_comes_twice_the_last_counts(padding: str) -> None:
     text = '{"a":1,"a":2,"inputs":[{"data":[1],"data":[2]}]' + padding + "}"

@@ -40,6 +40,8 @@ SIMD_FROM_BYTES: Final = 1024
 PIECES_FROM_BYTES: Final = 64 << 10
 """Below it the standard parser is done in 10 ms, whatever the text."""
 
+_BYTE_ORDER_MARK: Final = "\ufeff".encode()
+
 _WITHOUT_JSON: Final = frozenset((DataType.FP16, DataType.BF16))
 
 Data: TypeAlias = "list[Any] | simdjson.Array | Pieces"
@@ -66,6 +68,8 @@ def load(text: bytes | memoryview) -> object:
 
 
 def _load_large(text: bytes | memoryview) -> object:
+    if text[0] == _BYTE_ORDER_MARK[0]:  # simdjson skips it, all others refuse it
+        raise ValueError("a byte order mark")
     document = simdjson.Parser().parse(text)
     if not isinstance(document, simdjson.Object):
         return orjson.loads(text)
