@@ -8,27 +8,24 @@ holds only a few batches, rates of the server are taken between the first and th
     python -m benchmarks.compute_bound [--rounds 3] [--seconds 20] [--side 224]
 """
 
-import argparse
 import os
-import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
-from benchmarks import answers, call_headers
+from benchmarks import call_headers
 from benchmarks.accounts import audited
 from benchmarks.bodies import framed, grpc_request
-from benchmarks.contenders import BARE, grpc_name, stokers
+from benchmarks.contenders import BARE, grpc_name, stokers_of
 from benchmarks.figures import Promises, facts, ratios, spread
 from benchmarks.generator import closed_loop
-from benchmarks.networks import RESNETLIKE, Network, bare_runs, on_core, resnetlike, session
+from benchmarks.networks import RESNETLIKE, Network, bare_runs, on_core, resnetlike
 from benchmarks.raw_http2 import Http2Client
+from benchmarks.rounds import options
 from benchmarks.serving import LOAD_CORE, SERVER_CORE, Endpoint
 from benchmarks.targets import connected
-from tests.models import write_repository
 
 CLIENTS = 32
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -72,11 +69,7 @@ def bare_rates(
 
 def main() -> None:
     """Prints one table, and one of the promises."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser = options(__doc__, rounds=3, seconds=20)
     parser.add_argument("--side", type=int, default=224, help="of the picture: 224 is ResNet's")
     given = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
@@ -84,22 +77,17 @@ def main() -> None:
     seen: dict[str, list[float]] = defaultdict(list)
     batches: dict[str, list[float]] = defaultdict(list)
     best: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        repository = write_repository(Path(folder), {network.name: network.make()})
-        bare = session(repository / network.name / "1" / "model.onnx")
-        with stokers(repository) as ours:
-            for at in ours.values():
-                answers.check(at, network, bare)
-            for _ in range(given.rounds):
-                rates = bare_rates(bare, network, given.seconds)
-                best.append(max(rates.values()))
-                for rows, rate in rates.items():
-                    seen[f"{BARE}, batch {rows}"].append(rate)
-                for transport, at in ours.items():
-                    name = f"{grpc_name(transport)}, {CLIENTS} clients"
-                    rate, mean = loaded(at, network, CLIENTS, given.seconds)
-                    seen[name].append(rate)
-                    batches[name].append(mean)
+    with stokers_of(network) as (ours, bare):
+        for _ in range(given.rounds):
+            rates = bare_rates(bare, network, given.seconds)
+            best.append(max(rates.values()))
+            for rows, rate in rates.items():
+                seen[f"{BARE}, batch {rows}"].append(rate)
+            for transport, at in ours.items():
+                name = f"{grpc_name(transport)}, {CLIENTS} clients"
+                rate, mean = loaded(at, network, CLIENTS, given.seconds)
+                seen[name].append(rate)
+                batches[name].append(mean)
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print(
         f"| resnetlike, {given.side} x {given.side} | rows/s | of the best batch | rows a batch |"

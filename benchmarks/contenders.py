@@ -12,10 +12,11 @@ import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from benchmarks import answers, bodies, targets
 from benchmarks.load_tools import tool
-from benchmarks.networks import Network
+from benchmarks.networks import Network, session
 from benchmarks.serving import NATIVE, Endpoint, asgi_echo, grpc_echo, serve, transports
 from benchmarks.targets import Target
 from tests.certificates import self_signed
+from tests.models import write_repository
 
 BARE = "bare ONNX Runtime"
 REST_BINARY, REST_JSON, REST_HTTP2 = "REST, binary", "REST, JSON", "REST over HTTP/2, binary"
@@ -37,6 +38,20 @@ def stokers(repository: Path) -> Iterator[dict[str, Endpoint]]:
             transport: opened.enter_context(serve(repository, transport=transport))
             for transport in transports()
         }
+
+
+@contextlib.contextmanager
+def stokers_of(
+    network: Network,
+) -> Iterator[tuple[dict[str, Endpoint], onnxruntime.InferenceSession]]:
+    """Our servers of one network, their answers checked, and bare ONNX Runtime with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        repository = write_repository(Path(folder), {network.name: network.make()})
+        bare = session(repository / network.name / "1" / "model.onnx")
+        with stokers(repository) as ours:
+            for at in ours.values():
+                answers.check(at, network, bare)
+            yield ours, bare
 
 
 @contextlib.contextmanager

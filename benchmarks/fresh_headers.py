@@ -10,27 +10,23 @@ is told: near 1 it, not the server, is the limit.
     python -m benchmarks.fresh_headers [--rounds 3] [--seconds 2]
 """
 
-import argparse
 import os
-import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-from benchmarks import answers
 from benchmarks.accounts import audited
 from benchmarks.bodies import framed, grpc_request
 from benchmarks.call_headers import Encoding, blocks, grpc_fields
-from benchmarks.contenders import grpc_name, stokers
+from benchmarks.contenders import grpc_name, stokers_of
 from benchmarks.figures import Promises, facts, percentile, ratios, spread
 from benchmarks.generator import closed_loop
-from benchmarks.networks import TINY, session
+from benchmarks.networks import TINY
 from benchmarks.raw_http2 import Call, Http2Client
+from benchmarks.rounds import options
 from benchmarks.serving import LOAD_CORE, NATIVE, Endpoint, without_native
 from benchmarks.targets import connected
-from tests.models import write_repository
 
 CONNECTIONS, STREAMS = 4, 16
 WARM_UP_S, WARM_UP_CALLS = 0.5, 20_000
@@ -89,29 +85,20 @@ def loaded(at: Endpoint, encoding: Encoding, seed: int, calls: int, seconds: flo
 
 def main() -> None:
     """Prints one table, and one of the promises."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2)
-    given = parser.parse_args()
+    given = options(__doc__, rounds=3, seconds=2).parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
     seen: dict[tuple[str, Encoding], list[Run]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        repository = write_repository(Path(folder), {"tiny": TINY.make()})
-        bare = session(repository / "tiny" / "1" / "model.onnx")
-        with stokers(repository) as ours:
-            calls: dict[str, int] = {}
+    with stokers_of(TINY) as (ours, _):
+        calls: dict[str, int] = {}
+        for transport, at in ours.items():
+            # As many calls as the fastest encoding could use, and some more.
+            rate = loaded(at, Encoding.PLAIN, 0, WARM_UP_CALLS, WARM_UP_S).per_second
+            calls[transport] = int(1.5 * rate * given.seconds / CONNECTIONS)
+        for number in range(given.rounds):
             for transport, at in ours.items():
-                answers.check(at, TINY, bare)
-                # As many calls as the fastest encoding could use, and some more.
-                rate = loaded(at, Encoding.PLAIN, 0, WARM_UP_CALLS, WARM_UP_S).per_second
-                calls[transport] = int(1.5 * rate * given.seconds / CONNECTIONS)
-            for number in range(given.rounds):
-                for transport, at in ours.items():
-                    for encoding in Encoding:
-                        run = loaded(at, encoding, number, calls[transport], given.seconds)
-                        seen[transport, encoding].append(run)
+                for encoding in Encoding:
+                    run = loaded(at, encoding, number, calls[transport], given.seconds)
+                    seen[transport, encoding].append(run)
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print("| gRPC, tiny, 4 x 16 | requests/s | of the plain rate | p50 us | p99 us |", end="")
     print(" server CPU us per request | generator's share of its core |")

@@ -9,26 +9,23 @@ memory that the first one left.
     python -m benchmarks.idle_connections [--connections 10000] [--rounds 3] [--seconds 2]
 """
 
-import argparse
 import contextlib
 import os
 import resource
 import socket
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from benchmarks import answers, targets
+from benchmarks import targets
 from benchmarks.bodies import grpc_request
-from benchmarks.contenders import REST_BINARY, grpc_name, stokers
+from benchmarks.contenders import REST_BINARY, grpc_name, stokers_of
 from benchmarks.figures import Promises, facts, ratios, spread
-from benchmarks.networks import TINY, session
+from benchmarks.networks import TINY
 from benchmarks.raw_http2 import ACK, SETTINGS, frame, opening
+from benchmarks.rounds import options
 from benchmarks.serving import LOAD_CORE, Endpoint, resident_bytes
 from benchmarks.targets import Target
-from tests.models import write_repository
 
 PATIENCE_S = 30
 SPARE_FILES = 200
@@ -75,12 +72,8 @@ def idling(connect: Callable[[Endpoint], socket.socket], at: Endpoint, count: in
 
 def main() -> None:
     """Prints one table, and one of the promises."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, rounds=3, seconds=2)
     parser.add_argument("--connections", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2)
     given = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -91,31 +84,27 @@ def main() -> None:
     alone: dict[str, list[float]] = defaultdict(list)
     beside: dict[str, list[float]] = defaultdict(list)
     memory: dict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        repository = write_repository(Path(folder), {"tiny": TINY.make()})
-        bare = session(repository / "tiny" / "1" / "model.onnx")
-        with stokers(repository) as ours:
-            x, message = TINY.rows(), grpc_request("tiny", x=TINY.rows())
-            first = next(iter(ours.values()))
-            loads: list[tuple[Target, Callable[[Endpoint], socket.socket]]] = [
-                (targets.rest_binary(REST_BINARY, first, "tiny", x), idle_rest)
-            ]
-            for transport, at in ours.items():
-                answers.check(at, TINY, bare)
-                loads.append((targets.grpc(grpc_name(transport), at, message), idle_grpc))
-            for target, _ in loads:
-                targets.measured(target, 4, 16, 0.5)
-            for _ in range(given.rounds):
-                for target, connect in loads:
-                    name, process = target.name, target.at.process
+    with stokers_of(TINY) as (ours, _):
+        x, message = TINY.rows(), grpc_request("tiny", x=TINY.rows())
+        first = next(iter(ours.values()))
+        loads: list[tuple[Target, Callable[[Endpoint], socket.socket]]] = [
+            (targets.rest_binary(REST_BINARY, first, "tiny", x), idle_rest)
+        ]
+        for transport, at in ours.items():
+            loads.append((targets.grpc(grpc_name(transport), at, message), idle_grpc))
+        for target, _ in loads:
+            targets.measured(target, 4, 16, 0.5)
+        for _ in range(given.rounds):
+            for target, connect in loads:
+                name, process = target.name, target.at.process
+                rate = targets.measured(target, 4, 16, given.seconds).load.per_second
+                alone[name].append(rate)
+                before = resident_bytes(process)
+                with idling(connect, target.at, given.connections):
+                    grown = resident_bytes(process) - before
+                    memory[name].append(grown / given.connections / 2**10)
                     rate = targets.measured(target, 4, 16, given.seconds).load.per_second
-                    alone[name].append(rate)
-                    before = resident_bytes(process)
-                    with idling(connect, target.at, given.connections):
-                        grown = resident_bytes(process) - before
-                        memory[name].append(grown / given.connections / 2**10)
-                        rate = targets.measured(target, 4, 16, given.seconds).load.per_second
-                        beside[name].append(rate)
+                    beside[name].append(rate)
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print(f"| {given.connections:,} idle connections | requests/s without | with | share |", end="")
     print(" KiB a connection, first round | all rounds |\n|---|---|---|---|---|---|")

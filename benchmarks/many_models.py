@@ -9,7 +9,6 @@ memory of a model are told as well.
     python -m benchmarks.many_models [--rounds 3] [--seconds 2] [--most 1000]
 """
 
-import argparse
 import contextlib
 import os
 import sys
@@ -34,6 +33,7 @@ from benchmarks.generator import closed_loop
 from benchmarks.load_tools import wrk_mixed
 from benchmarks.networks import TINY, session, tiny
 from benchmarks.raw_http2 import Call, Http2Client
+from benchmarks.rounds import options
 from benchmarks.serving import LOAD_CORE, Endpoint, resident_bytes, serve, transports
 from benchmarks.targets import connected, rest_path
 from tests.models import write_repository
@@ -123,11 +123,7 @@ def rest_load(server: Served, seconds: float) -> tuple[float, float]:
 
 def main() -> None:
     """Prints two tables, and one of the promises."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2)
+    parser = options(__doc__, rounds=3, seconds=2)
     parser.add_argument("--most", type=int, default=1000, help="models of the largest server")
     given = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})

@@ -10,12 +10,9 @@ speed meets all of them. The server has one core, the client the other.
     python -m benchmarks.one_client [--rounds 5] [--seconds 2]
 """
 
-import argparse
 import os
-import tempfile
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import grpc
 
@@ -27,12 +24,12 @@ from benchmarks.contenders import (
     REST_JSON,
     contenders,
     grpc_name,
-    stokers,
+    stokers_of,
 )
 from benchmarks.figures import Promises, facts, percentile, spread
-from benchmarks.networks import TINY, bare_runs, on_core, session
+from benchmarks.networks import TINY, bare_runs, on_core
+from benchmarks.rounds import options
 from benchmarks.serving import LOAD_CORE, NATIVE, SERVER_CORE, Endpoint, without_native
-from tests.models import write_repository
 
 Percentiles = tuple[float, float, float]
 
@@ -60,27 +57,19 @@ def grpcio(at: Endpoint, seconds: float) -> Percentiles:
 
 def main() -> None:
     """Prints one table, and one of the promises."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
-    given = parser.parse_args()
+    given = options(__doc__, rounds=5, seconds=2).parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
     seen: dict[str, list[Percentiles]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        repository = write_repository(Path(folder), {"tiny": TINY.make()})
-        bare = session(repository / "tiny" / "1" / "model.onnx")
-        with stokers(repository) as ours, contenders(TINY, ours, bare) as found:
-            for _ in range(given.rounds):
-                with on_core(SERVER_CORE):
-                    seen[BARE].append(percentiles(bare_runs(bare, TINY.rows(), given.seconds)))
-                for target in found:
-                    load = targets.measured(target, 1, 1, given.seconds, with_latency=True).load
-                    seen[target.name].append((load.p50_us, load.p90_us, load.p99_us))
-                for transport, at in ours.items():
-                    name = f"{grpc_name(transport)}, by a grpcio client"
-                    seen[name].append(grpcio(at, given.seconds))
+    with stokers_of(TINY) as (ours, bare), contenders(TINY, ours, bare) as found:
+        for _ in range(given.rounds):
+            with on_core(SERVER_CORE):
+                seen[BARE].append(percentiles(bare_runs(bare, TINY.rows(), given.seconds)))
+            for target in found:
+                load = targets.measured(target, 1, 1, given.seconds, with_latency=True).load
+                seen[target.name].append((load.p50_us, load.p90_us, load.p99_us))
+            for transport, at in ours.items():
+                name = f"{grpc_name(transport)}, by a grpcio client"
+                seen[name].append(grpcio(at, given.seconds))
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print("| one request at a time | p50 us | p90 us | p99 us | p50 above bare, us |")
     print("|---|---|---|---|---|")

@@ -9,28 +9,24 @@ seconds, in which the queue fills, are left out of the rate.
     python -m benchmarks.overload [--rounds 3] [--seconds 20] [--deadline-ms 1000] [--side 64]
 """
 
-import argparse
 import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 
-from benchmarks import answers
 from benchmarks.accounts import audited
 from benchmarks.bodies import framed, grpc_request
 from benchmarks.call_headers import Encoding, blocks, grpc_fields
 from benchmarks.compute_bound import loaded, resnet_of
-from benchmarks.contenders import grpc_name, stokers
+from benchmarks.contenders import grpc_name, stokers_of
 from benchmarks.figures import Promises, facts, ratios, spread
 from benchmarks.generator import Outcome, arrivals, open_loop
-from benchmarks.networks import Network, session
+from benchmarks.networks import Network
 from benchmarks.raw_http2 import Call, Http2Client
+from benchmarks.rounds import options
 from benchmarks.serving import LOAD_CORE, Endpoint
 from benchmarks.targets import connected
-from tests.models import write_repository
 
 CONNECTIONS, STREAMS = 16, 100
 FULL_AFTER_S = 2.0
@@ -96,27 +92,18 @@ def one_round(at: Endpoint, network: Network, deadline: float, seconds: float) -
 
 def main() -> None:
     """Prints two tables, and one of the promises."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser = options(__doc__, rounds=3, seconds=20)
     parser.add_argument("--deadline-ms", type=float, default=1000)
     parser.add_argument("--side", type=int, default=64, help="of the picture")
     given = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
     network = resnet_of(given.side)
     seen: dict[str, list[Run]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        repository = write_repository(Path(folder), {network.name: network.make()})
-        bare = session(repository / network.name / "1" / "model.onnx")
-        with stokers(repository) as ours:
-            for at in ours.values():
-                answers.check(at, network, bare)
-            for _ in range(given.rounds):
-                for transport, at in ours.items():
-                    run = one_round(at, network, given.deadline_ms / 1e3, given.seconds)
-                    seen[grpc_name(transport)].append(run)
+    with stokers_of(network) as (ours, _):
+        for _ in range(given.rounds):
+            for transport, at in ours.items():
+                run = one_round(at, network, given.deadline_ms / 1e3, given.seconds)
+                seen[grpc_name(transport)].append(run)
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print(f"resnetlike, {given.side} x {given.side}, deadline {given.deadline_ms:g} ms\n")
     print("| at twice the capacity | capacity, rows/s | goodput, rows/s | share |", end="")

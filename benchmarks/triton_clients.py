@@ -5,6 +5,7 @@ Not a benchmark itself. What a user of the Python client sees; most of it is the
 
 import time
 from collections.abc import Callable
+from types import ModuleType
 
 import tritonclient.grpc as triton_grpc  # type: ignore[import-untyped]  # it ships no types
 import tritonclient.http as triton_http  # type: ignore[import-untyped]  # it ships no types
@@ -20,32 +21,21 @@ def triton_calls(
     network: Network, ours: dict[str, Endpoint]
 ) -> dict[str, Callable[[float], Percentiles]]:
     """For each gRPC transport and for REST: p50, p90, p99 in microseconds within some seconds."""
-    calls: dict[str, Callable[[float], Percentiles]] = {}
-    for transport, at in ours.items():
-        calls[f"tritonclient.grpc, {transport}"] = _grpc(network, at)
-    calls["tritonclient.http, binary"] = _http(network, next(iter(ours.values())))
-    return calls
+    rest = next(iter(ours.values()))
+    return {
+        f"tritonclient.grpc, {transport}": _calls(triton_grpc, network, at.grpc)
+        for transport, at in ours.items()
+    } | {"tritonclient.http, binary": _calls(triton_http, network, rest.http)}
 
 
-def _grpc(network: Network, at: Endpoint) -> Callable[[float], Percentiles]:
+def _calls(triton: ModuleType, network: Network, port: int) -> Callable[[float], Percentiles]:
+    """By one of tritonclient's two modules, which have the same names."""
     x = network.rows()
 
     def call(seconds: float) -> Percentiles:
-        given = triton_grpc.InferInput("x", x.shape, "FP32")
+        given = triton.InferInput("x", x.shape, "FP32")
         given.set_data_from_numpy(x)
-        with triton_grpc.InferenceServerClient(f"127.0.0.1:{at.grpc}") as client:
-            return _timed(lambda: client.infer(network.name, [given]), seconds)
-
-    return call
-
-
-def _http(network: Network, at: Endpoint) -> Callable[[float], Percentiles]:
-    x = network.rows()
-
-    def call(seconds: float) -> Percentiles:
-        given = triton_http.InferInput("x", x.shape, "FP32")
-        given.set_data_from_numpy(x)
-        with triton_http.InferenceServerClient(f"127.0.0.1:{at.http}") as client:
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
             return _timed(lambda: client.infer(network.name, [given]), seconds)
 
     return call

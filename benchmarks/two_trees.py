@@ -8,7 +8,6 @@ a checkout of another commit; it runs with this environment's packages.
     python -m benchmarks.two_trees ../before [--network tiny] [--connections 64] [--rounds 5]
 """
 
-import argparse
 import contextlib
 import os
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from benchmarks import bodies, targets
 from benchmarks.figures import facts, ratios, spread
 from benchmarks.networks import NETWORKS, Network, session
+from benchmarks.rounds import options
 from benchmarks.serving import LOAD_CORE, Endpoint, asgi_echo, serve
 from benchmarks.targets import Target
 from tests.models import write_repository
@@ -74,14 +74,10 @@ def rows_of(network: Network, other: Path) -> Iterator[dict[str, dict[str, Targe
 
 def main() -> None:
     """Prints one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, rounds=5, seconds=2)
     parser.add_argument("other", type=Path, help="the other tree")
     parser.add_argument("--network", default="tiny", choices=NETWORKS)
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
     given = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -26,6 +26,7 @@ import grpc
 import numpy as np
 import pytest
 from stoker.app import Server
+from stoker.settings import Settings
 from stoker.telemetry.statistics import ModelStatistics
 from stoker.tensor import Array, DataType
 from tritonclient.grpc import (  # type: ignore[import-untyped]  # ships no types
@@ -37,7 +38,7 @@ from tritonclient.utils import (  # type: ignore[import-untyped]  # ships no typ
     serialize_byte_tensor,
 )
 
-from tests.conftest import Endpoints, RunningServer
+from tests.conftest import FREE_PORTS, Endpoints, RunningServer
 from tests.fake_runtime import FakeRuntime, Run
 from tests.models import ModelEntry, write_repository
 
@@ -139,6 +140,14 @@ class GrpcCall:
         )
 
 
+UNLIMITED: Final = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", -1),
+]
+"""Options of a channel with subchannels of its own, since a port may be that of an earlier test's
+server, and with answers of any size."""
+
+
 class GrpcClient:
     """See `Client`."""
 
@@ -155,14 +164,7 @@ class GrpcClient:
     }
 
     def __init__(self, at: Endpoints) -> None:
-        # A subchannel pool of its own: a port may be that of an earlier test's server.
-        self._channel = grpc.insecure_channel(
-            at.grpc,
-            options=[
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.max_receive_message_length", -1),
-            ],
-        )
+        self._channel = grpc.insecure_channel(at.grpc, options=UNLIMITED)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._sent: list[object] = []  # grpcio cancels a call whose future nobody holds
 
@@ -367,6 +369,18 @@ def rest_answer(response: http.client.HTTPResponse, body: bytes) -> Answer:
 def rows(*first: float, width: int = 4) -> Array:
     """FP32 [len(first), width]: row i is full of `first[i]`."""
     return np.repeat(np.array(first, np.float32)[:, None], width, axis=1)
+
+
+BATCHING: Final = "max_batch_size: 8\ndynamic_batching { }\n"
+"""A config.pbtxt: batches of up to 8 rows, without a delay."""
+
+
+class ServeFake(Protocol):
+    """Serves the model `m` of the test's fake runtime. The fixture `serve_fake`."""
+
+    def __call__(
+        self, config: str = BATCHING, *, settings: Settings = FREE_PORTS, profile_seconds: float = 0
+    ) -> RunningServer: ...
 
 
 def fake_repository(folder: Path, config: str, name: str = "m") -> Path:

@@ -5,13 +5,14 @@ async with serving_by("native")(engine) as served:
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+import pytest
 import uvloop
 from grpc_health.v1 import health_pb2_grpc
 from stoker.protocol import inference_pb2 as pb
@@ -32,6 +33,13 @@ SERVICE = "/inference.GRPCInferenceService/"
 def run(steps: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(steps)
+
+
+async def failure(call: Awaitable[object]) -> grpc.aio.AioRpcError:
+    """How the call fails; that it does is asserted."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
 
 
 class GrpcServer:

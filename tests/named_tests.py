@@ -60,6 +60,8 @@ DOCUMENTS: Final = (
             "streams": "tests/server/test_native_grpc_streams.py",
             "connections": "tests/server/test_native_grpc_connections.py",
             "both": "tests/server/test_grpc_transports.py",
+            "statuses": "tests/server/test_grpc_statuses.py",
+            "stop": "tests/server/test_grpc_stop.py",
             "parts": "tests/unit/test_grpc_native_parts.py",
             "calls": "tests/unit/test_grpc_native_session.py",
             "memory": "tests/unit/test_grpc_native_memory.py",

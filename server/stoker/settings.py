@@ -152,7 +152,7 @@ class Settings:
     max_buffered_bytes: Annotated[int, kinds.SIZE] = field(
         default=0,
         metadata=_about(
-            "Bytes of requests, and of unsent answers over REST, that the whole server holds at "
+            "Bytes of requests and of unsent answers that the whole server holds at "
             "once; separately as many bytes of tensors may wait in the models' queues",
             default_text="a quarter of the container's memory limit; "
             f"{format_size(BUFFERED_BYTES_WITHOUT_LIMIT)} without one",
@@ -175,14 +175,15 @@ class Settings:
     header_timeout_s: Annotated[float, kinds.SOME_DURATION] = field(
         default=10.0,
         metadata=_about(
-            "How long the header of a REST request may take to arrive", key="header_timeout"
+            "How long the header of a request, or one frame of HTTP/2, may take to arrive",
+            key="header_timeout",
         ),
     )
     # Load balancers of the large clouds keep idle connections for up to 600 s.
     idle_timeout_s: Annotated[float, kinds.SOME_DURATION] = field(
         default=620.0,
         metadata=_about(
-            "How long a REST connection may rest between requests; longer than the idle timeout of "
+            "How long a connection may rest between requests; longer than the idle timeout of "
             "any proxy in front, or its clients see resets",
             key="idle_timeout",
         ),

@@ -21,6 +21,12 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 def ready_line(log_format: str) -> str:
     """What `stoker serve` prints on standard output until it is stopped."""
+    (line,) = printed(log_format, subprocess.DEVNULL)
+    return line
+
+
+def printed(log_format: str, stderr: int) -> list[str]:
+    """The lines of a `stoker serve` that is stopped when it has printed `ready`."""
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "stoker", "serve", "--host", "127.0.0.1"),
@@ -28,20 +34,22 @@ def ready_line(log_format: str) -> str:
             *("--drain-delay", "0", "--log-format", log_format),
         ],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
     ) as process:
         watchdog = threading.Timer(PATIENCE, process.kill)
         watchdog.start()
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()
-            process.terminate()
-            rest = process.stdout.read()
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if "stoker ready" in line:
+                    process.terminate()
         finally:
             watchdog.cancel()
-    assert (rest, process.returncode) == ("", 0)
-    return line
+    assert process.returncode == 0
+    return lines
 
 
 def test_the_ready_line_in_text_has_the_three_addresses() -> None:
@@ -57,6 +65,14 @@ def test_the_ready_line_in_json_has_the_three_addresses() -> None:
     assert (record["event"], record["level"]) == ("ready", "info")
     for key in ("http", "grpc", "metrics"):
         assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d+", record[key])
+
+
+def test_the_log_tells_of_every_model_before_the_ready_line() -> None:
+    lines = printed("text", subprocess.STDOUT)
+    ready = [line.startswith("stoker ready") for line in lines].index(True)
+    models = [index for index, line in enumerate(lines) if " model_ready " in line]
+    assert len(models) == 3
+    assert max(models) < ready
 
 
 def test_a_serving_process_writes_no_file_at_home(tmp_path: Path) -> None:

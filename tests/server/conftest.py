@@ -1,11 +1,15 @@
 """What server tests share besides `serve`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from stoker.settings import GrpcTransport, Settings
 
-from tests.conftest import Serving
+from tests.calls import BATCHING, ServeFake, fake_repository
+from tests.conftest import FREE_PORTS, RunningServer, Serving
 from tests.fake_runtime import FakeRuntime
+from tests.grpc_server import ServeCalls, serving_by
 
 
 @pytest.fixture
@@ -14,3 +18,24 @@ def runtime(serve: Serving) -> Iterator[FakeRuntime]:
     fake = FakeRuntime()
     yield fake
     fake.release()
+
+
+@pytest.fixture
+def serve_fake(serve: Serving, runtime: FakeRuntime, tmp_path: Path) -> ServeFake:
+    """Serves one model of the fake runtime."""
+
+    def start(
+        config: str = BATCHING, *, settings: Settings = FREE_PORTS, profile_seconds: float = 0
+    ) -> RunningServer:
+        repository = fake_repository(tmp_path, config)
+        return serve(
+            repository, runtime=runtime, settings=settings, profile_seconds=profile_seconds
+        )
+
+    return start
+
+
+@pytest.fixture
+def serving(grpc_transport: GrpcTransport) -> ServeCalls:
+    """Starts the gRPC transport of the test over a table of methods."""
+    return serving_by(grpc_transport)

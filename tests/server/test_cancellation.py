@@ -1,14 +1,13 @@
 """A client that goes away frees its place at once and disturbs nobody."""
 
 import socket
-from pathlib import Path
 
 import numpy as np
 
 from tests.calls import (
     Connect,
     RestClient,
-    fake_repository,
+    ServeFake,
     occupy,
     on_both_protocols,
     rest_request,
@@ -19,10 +18,9 @@ from tests.calls import (
     wait_for_in_flight,
     wait_for_queued,
 )
-from tests.conftest import RunningServer, Serving
+from tests.conftest import RunningServer
 from tests.fake_runtime import FakeRuntime
 
-BATCHING = "max_batch_size: 8\ndynamic_batching { }\n"
 ONE_PLACE = """
 max_batch_size: 8
 dynamic_batching { default_queue_policy { max_queue_size: 1 } }
@@ -35,9 +33,9 @@ def cancelled(server: RunningServer) -> float:
 
 @on_both_protocols
 def test_a_cancelled_request_in_the_queue_gives_back_its_place_and_is_never_run(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, ONE_PLACE), runtime=runtime)
+    server = serve_fake(ONE_PLACE)
     with connect(server.at) as client:
         first = occupy(client, runtime)
         (gone,) = send_each(client, [1], server)
@@ -57,9 +55,9 @@ def test_a_cancelled_request_in_the_queue_gives_back_its_place_and_is_never_run(
 
 @on_both_protocols
 def test_a_cancelled_request_does_not_disturb_those_queued_with_it(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         occupy(client, runtime)
         calls = send_each(client, [1, 2, 3, 4, 5], server)
@@ -75,9 +73,9 @@ def test_a_cancelled_request_does_not_disturb_those_queued_with_it(
 
 @on_both_protocols
 def test_a_cancelled_request_does_not_disturb_its_running_batch(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         first = occupy(client, runtime)
         calls = send_each(client, [1, 2, 3], server)
@@ -96,9 +94,9 @@ def test_a_cancelled_request_does_not_disturb_its_running_batch(
 
 @on_both_protocols
 def test_a_batch_of_which_everybody_left_harms_nobody_after_it(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         occupy(client, runtime).cancel()
         wait_for_in_flight(server, 0)
@@ -109,9 +107,9 @@ def test_a_batch_of_which_everybody_left_harms_nobody_after_it(
 
 @on_both_protocols
 def test_a_cancelled_request_of_many_parts_is_one_request_and_no_later_part_runs(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         runtime.forget()
         runtime.hold()
@@ -128,9 +126,9 @@ def test_a_cancelled_request_of_many_parts_is_one_request_and_no_later_part_runs
 
 
 def test_a_connection_that_closes_cancels_all_requests_that_were_pipelined_on_it(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     path, headers, body = rest_request("m", {"x": rows(1)})
     lines = [f"POST {path} HTTP/1.1", "Host: stoker", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]

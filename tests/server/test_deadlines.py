@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from tests.calls import (
     Connect,
     GrpcClient,
     RestClient,
-    fake_repository,
+    ServeFake,
     occupy,
     on_both_protocols,
     rows,
@@ -22,7 +21,7 @@ from tests.calls import (
     wait_for_in_flight,
     wait_for_queued,
 )
-from tests.conftest import RunningServer, Serving
+from tests.conftest import RunningServer
 from tests.fake_runtime import FakeRuntime
 
 ONE_PLACE = """
@@ -53,9 +52,9 @@ def queued_bytes(server: RunningServer) -> int:
 
 @on_both_protocols
 def test_a_deadline_behind_a_long_run_is_answered_when_it_passes_and_never_run(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, ANY_NUMBER), runtime=runtime)
+    server = serve_fake(ANY_NUMBER)
     with connect(server.at) as client:
         first = occupy(client, runtime)
         began = time.monotonic()
@@ -73,9 +72,9 @@ def test_a_deadline_behind_a_long_run_is_answered_when_it_passes_and_never_run(
 
 @on_both_protocols
 def test_an_expired_request_gives_back_its_place_and_bytes_at_once(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, ONE_PLACE), runtime=runtime)
+    server = serve_fake(ONE_PLACE)
     with connect(server.at) as client:
         first = occupy(client, runtime)
         late = send_limited(client, 1, 0.5)
@@ -94,9 +93,9 @@ def test_an_expired_request_gives_back_its_place_and_bytes_at_once(
 
 @on_both_protocols
 def test_those_beside_an_expired_request_are_served(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, ANY_NUMBER), runtime=runtime)
+    server = serve_fake(ANY_NUMBER)
     with connect(server.at) as client:
         occupy(client, runtime)
         calls = [client.send("m", {"x": rows(1)})]
@@ -112,9 +111,9 @@ def test_those_beside_an_expired_request_are_served(
 
 
 def test_a_deadline_that_passes_during_the_run_frees_the_request_at_once(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, ANY_NUMBER), runtime=runtime)
+    server = serve_fake(ANY_NUMBER)
     with GrpcClient(server.at) as client:
         runtime.hold()
         runtime.forget()
@@ -127,10 +126,8 @@ def test_a_deadline_that_passes_during_the_run_frees_the_request_at_once(
     assert statistics(server).success_count == 1
 
 
-def test_a_queue_timeout_does_not_end_a_run(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
-    server = serve(fake_repository(tmp_path, ANY_NUMBER), runtime=runtime)
+def test_a_queue_timeout_does_not_end_a_run(serve_fake: ServeFake, runtime: FakeRuntime) -> None:
+    server = serve_fake(ANY_NUMBER)
     with RestClient(server.at) as client:
         runtime.hold()
         runtime.forget()
@@ -145,9 +142,9 @@ def test_a_queue_timeout_does_not_end_a_run(
 @on_both_protocols
 @pytest.mark.parametrize("config", [ANY_NUMBER, ONE_PLACE], ids=["unbounded", "one place"])
 def test_an_expired_request_of_many_parts_is_one_request_and_no_part_runs(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect, config: str
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect, config: str
 ) -> None:
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         first = occupy(client, runtime)
         late = send_limited(client, 1, size=30)

@@ -31,10 +31,11 @@ from stoker.settings import GrpcTransport
 
 from tests import models
 from tests.calls import (
+    BATCHING,
     Connect,
     GrpcClient,
     RestClient,
-    fake_repository,
+    ServeFake,
     occupy,
     on_both_protocols,
     rest_answer,
@@ -48,13 +49,11 @@ from tests.conftest import (
     FREE_PORTS,
     Endpoints,
     RunningServer,
-    Serving,
     StokerProcess,
     run_stoker,
 )
 from tests.fake_runtime import FakeRuntime
 
-BATCHING = "max_batch_size: 8\ndynamic_batching { }\n"
 CLIENTS = 8
 DELAY_S = 3.0
 GENEROUS_S = 10.0
@@ -238,10 +237,10 @@ def draining(server: RunningServer) -> Iterator["Future[int]"]:
 
 @on_both_protocols
 def test_what_is_in_flight_finishes_within_the_drain_timeout(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     settings = replace(FREE_PORTS, drain_timeout_s=30.0)
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=settings)
+    server = serve_fake(settings=settings)
     with connect(server.at) as client:
         calls = [occupy(client, runtime), *send_each(client, range(1, 6), server)]
         with draining(server) as outcome:
@@ -253,10 +252,10 @@ def test_what_is_in_flight_finishes_within_the_drain_timeout(
 
 @on_both_protocols
 def test_what_is_left_after_the_drain_timeout_is_told_so(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     settings = replace(FREE_PORTS, drain_timeout_s=0.1)
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=settings)
+    server = serve_fake(settings=settings)
     with connect(server.at) as client:
         calls = [occupy(client, runtime), *send_each(client, range(1, 6), server)]
         assert server.drain() == len(calls)
@@ -275,9 +274,9 @@ def connect_to(server: RunningServer) -> socket.socket:
 
 
 def test_idle_connections_are_closed_and_new_ones_refused_once_the_delay_is_over(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with RestClient(server.at) as client, connect_to(server) as idle, connect_to(server) as used:
         used.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: stoker\r\n\r\n")
         assert used.recv(1 << 16).startswith(b"HTTP/1.1 200")
@@ -293,10 +292,8 @@ def test_idle_connections_are_closed_and_new_ones_refused_once_the_delay_is_over
             assert outcome.result(30) == 0
 
 
-def test_an_upload_under_way_when_the_delay_is_over_is_answered(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
-) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+def test_an_upload_under_way_when_the_delay_is_over_is_answered(serve_fake: ServeFake) -> None:
+    server = serve_fake()
     path, headers, body = rest_request("m", {"x": rows(1)})
     fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
@@ -316,10 +313,10 @@ def test_an_upload_under_way_when_the_delay_is_over_is_answered(
 
 
 def test_every_answer_of_the_drain_delay_tells_its_connection_to_close(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake,
 ) -> None:
     settings = replace(FREE_PORTS, drain_delay_s=1.5)
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, settings=settings)
+    server = serve_fake(settings=settings)
     with RestClient(server.at) as client:
         assert not client.send("m", {"x": rows(1)}).answer().closes
         with draining(server):

@@ -12,10 +12,11 @@ from stoker.tensor import Array
 
 from tests import models
 from tests.calls import (
+    BATCHING,
     Connect,
     GrpcClient,
     RestClient,
-    fake_repository,
+    ServeFake,
     occupy,
     on_both_protocols,
     rows,
@@ -28,7 +29,6 @@ from tests.calls import (
 from tests.conftest import RunningServer, Serving
 from tests.fake_runtime import FakeModel, FakeRuntime
 
-BATCHING = "max_batch_size: 8\ndynamic_batching { }\n"
 GUILTY = 13.0
 
 
@@ -46,9 +46,9 @@ def fails_on(*values: float) -> Callable[[Mapping[str, Array]], ServingError | N
 @on_both_protocols
 @pytest.mark.parametrize("place", range(5))
 def test_only_the_guilty_request_of_a_failing_batch_fails(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect, place: int
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect, place: int
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     runtime.model.fail = fails_on(GUILTY)
     values = [1.0, 2.0, 3.0, 4.0]
     values.insert(place, GUILTY)
@@ -71,9 +71,9 @@ def test_only_the_guilty_request_of_a_failing_batch_fails(
 
 
 def test_a_model_whose_failures_take_much_device_time_fails_batches_whole_and_retryably(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     runtime.model.fail = fails_on(GUILTY)
     with RestClient(server.at) as client:
         occupy(client, runtime)
@@ -92,9 +92,9 @@ def test_a_model_whose_failures_take_much_device_time_fails_batches_whole_and_re
 
 @on_both_protocols
 def test_a_bad_request_is_refused_alone(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     with connect(server.at) as client:
         occupy(client, runtime)
         calls = send_each(client, [1, 2], server)
@@ -195,9 +195,9 @@ def out_of_memory_above(limit: int) -> Callable[[Mapping[str, Array]], ServingEr
 
 @on_both_protocols
 def test_a_batch_that_does_not_fit_into_memory_is_split_and_later_ones_are_smaller(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     runtime.model.fail = out_of_memory_above(2)
     with connect(server.at) as client:
         for _ in range(2):
@@ -214,9 +214,9 @@ def test_a_batch_that_does_not_fit_into_memory_is_split_and_later_ones_are_small
 
 @on_both_protocols
 def test_a_request_that_does_not_fit_even_alone_fails_alone(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     runtime.model.fail = out_of_memory_above(2)
     with connect(server.at) as client:
         occupied = occupy(client, runtime)
@@ -231,9 +231,9 @@ def test_a_request_that_does_not_fit_even_alone_fails_alone(
 
 @on_both_protocols
 def test_a_run_that_ends_in_a_bug_is_answered_and_the_model_serves_on(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
 
     def stumble(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         raise RuntimeError("nobody foresaw this")
@@ -251,9 +251,9 @@ def test_a_run_that_ends_in_a_bug_is_answered_and_the_model_serves_on(
 
 @on_both_protocols
 def test_a_model_that_answers_with_the_wrong_number_of_rows_fails_and_serves_on(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime)
+    server = serve_fake()
     runtime.model.compute = lambda feeds: {"y": np.repeat(feeds["x"], 2, axis=0)}
     with connect(server.at) as client:
         answer = client.send("m", {"x": rows(1)}).answer()

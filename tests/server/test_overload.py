@@ -13,6 +13,7 @@ from tests.calls import (
     Connect,
     GrpcClient,
     RestClient,
+    ServeFake,
     fake_repository,
     occupy,
     on_both_protocols,
@@ -122,9 +123,9 @@ def test_nobody_is_refused_for_a_wait_while_nothing_is_queued(
 
 @on_both_protocols
 def test_nobody_is_refused_for_a_wait_that_was_never_measured(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
-    server = serve(fake_repository(tmp_path, ONE_BY_ONE), runtime=runtime)
+    server = serve_fake(ONE_BY_ONE)
     with connect(server.at) as client:
         calls = [occupy(client, runtime), *send_each(client, range(1, 101), server)]
         calls.append(limited(client, 101, 20.0))  # nobody knows whether it can be met
@@ -154,10 +155,10 @@ def test_higher_levels_do_not_wait_for_lower_ones_in_the_prediction(
 
 
 def test_the_rows_that_wait_for_one_model_are_bounded(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path
+    serve_fake: ServeFake, runtime: FakeRuntime
 ) -> None:
     config = "max_batch_size: 65536\ndynamic_batching { }\n"
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     many = np.zeros((40_000, 4), np.float32)
     with RestClient(server.at) as client:
         first = occupy(client, runtime)
@@ -175,7 +176,7 @@ def test_the_rows_that_wait_for_one_model_are_bounded(
 
 @on_both_protocols
 def test_the_bytes_that_the_server_holds_are_bounded(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect
 ) -> None:
     runtime.model = FakeModel(
         inputs=(TensorSpec("x", DataType.FP32, (-1, -1)),),
@@ -183,7 +184,7 @@ def test_the_bytes_that_the_server_holds_are_bounded(
     )
     settings = replace(FREE_PORTS, max_buffered_bytes=1 << 20)
     config = "max_batch_size: 65536\ndynamic_batching { }\n"
-    server = serve(fake_repository(tmp_path, config), runtime=runtime, settings=settings)
+    server = serve_fake(config, settings=settings)
     large = np.ones((10_000, 16), np.float32)  # 640 kB: two of them are too many
     with connect(server.at) as client:
         first = occupy(client, runtime)
@@ -202,10 +203,10 @@ def test_the_bytes_that_the_server_holds_are_bounded(
 @on_both_protocols
 @pytest.mark.parametrize("flood", [300])
 def test_a_flood_is_answered_or_refused_and_service_goes_on_after_it(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, connect: Connect, flood: int
+    serve_fake: ServeFake, runtime: FakeRuntime, connect: Connect, flood: int
 ) -> None:
     config = "max_batch_size: 4\ndynamic_batching { default_queue_policy { max_queue_size: 16 } }\n"
-    server = serve(fake_repository(tmp_path, config), runtime=runtime)
+    server = serve_fake(config)
     with connect(server.at) as client:
         occupied = occupy(client, runtime)
         calls = [client.send("m", {"x": rows(value)}) for value in range(flood)]

@@ -13,7 +13,7 @@ from tests.calls import (
     Call,
     GrpcClient,
     RestClient,
-    fake_repository,
+    ServeFake,
     statistics,
     wait_for_in_flight,
 )
@@ -82,9 +82,9 @@ def check_counts(server: RunningServer, soak: Soak, arrived: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_thousand_requests_that_wait_together_are_answered_once_or_were_cancelled(
-    serve: Serving, runtime: FakeRuntime, tmp_path: Path, seed: int
+    serve_fake: ServeFake, runtime: FakeRuntime, seed: int
 ) -> None:
-    server = serve(fake_repository(tmp_path, CONFIG), runtime=runtime)
+    server = serve_fake(CONFIG)
     runtime.hold()
     with RestClient(server.at) as rest, GrpcClient(server.at) as grpc:
         soak = Soak(rest, grpc, seed)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stoker.errors import InvalidRequest
 from stoker.tensor import DataType, Tensor
-from stoker.transport.rest.json_data import SIMD_FROM_BYTES, load, to_json, to_tensor
+from stoker.transport.rest.json_data import (
+    PIECES_FROM_BYTES,
+    SIMD_FROM_BYTES,
+    load,
+    to_json,
+    to_tensor,
+)
 
 PADDING = " " * SIMD_FROM_BYTES
 """Makes a text large enough for the fast parser."""
@@ -151,10 +158,25 @@ def test_data_that_does_not_fit_is_refused_with_what_came(
         read(data, datatype, (2,), padding)
 
 
-@pytest.mark.parametrize("padding", ["", PADDING])
-def test_a_number_beyond_all_doubles_is_infinity(padding: str) -> None:
-    array = read("[1e400, -1e400]", DataType.FP32, (2,), padding).array()
-    assert array.tolist() == [np.inf, -np.inf]
+@pytest.mark.parametrize("padding", ["", PADDING, " " * PIECES_FROM_BYTES])
+@pytest.mark.parametrize("datatype", [DataType.FP32, DataType.FP64, DataType.INT64])
+@pytest.mark.parametrize("number", ["1e400", "-1.5e309"])
+def test_a_number_beyond_all_doubles_is_refused_and_no_infinity(
+    number: str, datatype: DataType, padding: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"element 1: .* in the range of {datatype.wire}"):
+        read(f"[1, {number}]", datatype, (2,), padding)
+
+
+def test_the_largest_double_and_the_smallest_are_numbers() -> None:
+    array = read("[NaN, 1.7976931348623157e308, 1e-400]", DataType.FP64, (3,)).array()
+    assert array.tolist()[1:] == [sys.float_info.max, 0.0]
+
+
+@pytest.mark.parametrize("padding", ["", PADDING, " " * PIECES_FROM_BYTES])
+def test_a_byte_order_mark_is_refused_whatever_the_size_of_the_text(padding: str) -> None:
+    with pytest.raises(InvalidRequest, match="expected a JSON text"):
+        load('\ufeff{"inputs":[]'.encode() + padding.encode() + b"}")
 
 
 @pytest.mark.parametrize("padding", ["", PADDING])

@@ -103,10 +103,7 @@ class Loader:
             return
         self._sessions[identity] = opened
         served.on_device_failed = lambda error: self._broke(served, error)
-        self._registry.set_state(identity, VersionState.READY, served=served)
-        self._on_ready(served, opened)
-        self._on_change()
-        event(
+        event(  # first: the last required model makes the server say that it is ready
             logger,
             "model_ready",
             f"model {identity} is ready",
@@ -118,6 +115,9 @@ class Loader:
             rows=opened.independence.value,
             devices=tuple(session.device for _, session in opened.sessions),
         )
+        self._registry.set_state(identity, VersionState.READY, served=served)
+        self._on_ready(served, opened)
+        self._on_change()
 
     async def unload_all(self) -> bool:
         """Frees every version. All requests have been answered. False if a run goes on."""

@@ -196,7 +196,7 @@ BUILD: Final = Metric(
     "stoker_build_info",
     MetricType.INFO,
     "",
-    "Versions of the server and of ONNX Runtime, and the device that models run on.",
+    "Versions of the server and of ONNX Runtime, and what `--device` says.",
     ("version", "onnxruntime_version", "device"),
 )
 START_TIME: Final = Metric(

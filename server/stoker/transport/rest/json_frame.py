@@ -9,7 +9,6 @@ it, after escapes are blotted out, a byte is inside of a string if the number of
 and the state, are odd together; brackets outside of strings, summed, give the depth at each.
 """
 
-import json
 import re
 from typing import Final
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from stoker.errors import InvalidRequest, TooLarge
 from stoker.tensor import Array
+from stoker.transport.rest import json_standard
 from stoker.transport.rest.json_pieces import PIECE_BYTES, Pieces, check
 from stoker.transport.steps import Steps
 
@@ -195,7 +195,7 @@ class _FrameReader:
     def _parsed(self, text: bytes) -> object:
         """Takes this text, which is a whole value."""
         try:
-            value: object = json.loads(str(text, "utf-8"))
+            value: object = json_standard.parse(text)
         except (ValueError, RecursionError) as error:
             raise self._malformed(str(error)) from error
         self._take(len(text))

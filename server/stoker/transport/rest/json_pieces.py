@@ -11,7 +11,6 @@ Infinity among them are read twice, with different digits in place of the litera
 differ, a literal stood.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ import simdjson
 
 from stoker.errors import InvalidRequest
 from stoker.tensor import Array, DataType, Tensor, element_count, shape_text
+from stoker.transport.rest import json_standard
 from stoker.transport.rest.json_elements import (
     FLOATS,
     MAX_DEPTH,
@@ -145,7 +145,7 @@ class _PieceReader:
             if numbers is not None:
                 return numbers
         try:
-            elements: list[Any] = json.loads(str(text, "utf-8"))
+            elements: list[Any] = json_standard.parse(text)
         except ValueError as error:
             raise InvalidRequest(f"expected a JSON text, got one with: {error}") from error
         return elements

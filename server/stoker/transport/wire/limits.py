@@ -17,7 +17,8 @@ MAX_TARGET_BYTES: Final = 8 << 10
 """The request target. RFC 9110 asks for at least 8,000 bytes; no path of ours needs 1,000."""
 
 MAX_HEADERS: Final = 100
-"""Header fields of a request, as Node and Apache: clients send about 10, proxies add about 20."""
+"""Header fields of a request of HTTP/1.1, as Node and Apache: clients send about 10, proxies add
+about 20. HTTP/2 counts 32 bytes of MAX_HEAD_BYTES for each field, and so 1,024 at most."""
 
 MAX_CHUNK_LINE_BYTES: Final = 256
 """A chunk's size line with its extensions, which are ignored: 16 hex digits need 18 bytes."""
