@@ -173,6 +173,41 @@ def test_what_a_run_leaves_waits_for_the_next_turn_of_the_loop() -> None:
     play(scenario)
 
 
+def test_a_model_that_rests_from_the_loop_does_not_wait_for_a_turn_of_it() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            resting = at.add(costs=SHORT)
+            at.add(config("other"), costs=SHORT)
+            clock.step = SLOW_RUN_S
+            await answered(at, 1)
+            clock.step = TURN_S / 4
+            replies = at.submit(request(model="other"), request())
+            await asyncio.sleep(0)  # the turn in which they came ends
+            assert threads(resting) == 1
+            await replies.all(2)
+
+    play(scenario)
+
+
+def test_shells_of_requests_that_ended_while_their_model_waited_for_a_turn_are_cleared() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            _, cancelled = [at.add(config(name), costs=SHORT) for name in ("a", "b")]
+            clock.step = TURN_S / 4
+            replies = at.submit(request(model="a"), request(model="b"))
+            await asyncio.sleep(0)  # the turn in which they came ends
+            at.cancels[1]()
+            await asyncio.sleep(0)
+            assert len(replies.results) == 2
+            assert cancelled.waiting.entries == 0
+
+    play(scenario)
+
+
 class BrokenLock:
     """Fails whoever takes it."""
 
@@ -192,6 +227,29 @@ def test_a_model_whose_queue_breaks_on_the_loop_answers_all_and_is_unready() -> 
             results = await at.submit(request(), request()).all(2)
             assert [type(each) for each in results] == [Internal, Internal]
             assert len(broken) == 1
+
+    play(scenario)
+
+
+def test_a_model_that_breaks_in_its_turn_of_the_loop_keeps_none_from_theirs() -> None:
+    clock = Clock()
+
+    def fail(_: DeviceFailed) -> None:
+        raise ValueError("nobody foresaw this either")
+
+    async def scenario() -> None:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: failures.append(what))
+        async with serving(clock=clock, runs_inline=True) as at:
+            _, broken, _ = [at.add(config(name), costs=SHORT) for name in ("a", "b", "c")]
+            broken.waiting.lock = BrokenLock()
+            broken.on_device_failed = fail
+            clock.step = TURN_S / 4
+            first = at.submit(request(model="a"), request(model="b"))
+            last = at.submit(request(model="c"))
+            answer((await last.all(1))[0])
+            assert len(first.results) == 2
+            assert len(failures) == 1
 
     play(scenario)
 
