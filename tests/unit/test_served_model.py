@@ -312,6 +312,26 @@ def test_a_cancelled_request_gives_everything_back_at_once() -> None:
     play(scenario)
 
 
+def test_a_request_that_is_cancelled_by_the_refusal_of_another_is_counted() -> None:
+    async def scenario() -> None:
+        async with serving() as at:
+            served = at.add(config(batching=policy(max_queue_size=1)))
+            replies = await held(at)
+            at.submit(request(), to=replies)
+
+            def give_up(refusal: object) -> None:
+                at.cancels[2]()
+
+            at.engine.submit(request(), give_up)  # there is no room for it
+            at.submit(request(), to=replies)
+            await asyncio.sleep(0)  # the turn in which they came ends
+            assert served.statistics.failures[FailureReason.CANCELED] == 1
+            at.runtime.release()
+            await replies.all(3)
+
+    play(scenario)
+
+
 def test_a_request_that_has_ended_keeps_its_client_no_longer() -> None:
     async def scenario() -> None:
         async with serving() as at:
