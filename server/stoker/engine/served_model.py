@@ -120,8 +120,7 @@ class ServedModel:
         the loop ends."""
         try:
             form = self.plan.check(request)
-            if self.refusal is not None:
-                self._arrivals.gather()
+            if self.refusal is not None:  # what came before it was set has been refused as well
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
             if self._is_plain and form.rows <= self.costs.sizes.largest:  # the usual case
@@ -296,7 +295,8 @@ class ServedModel:
     def take(self, taker: Instance, now: float) -> Batch | float:
         """A batch to run now, or the moment (monotonic seconds) before which there is none.
 
-        Called by executors' threads. Infinity means that the queue is empty: a signal will come.
+        Called by executors' threads, and by the loop in place of one that sleeps (`inline.py`).
+        Infinity means that the queue is empty: a signal will come.
         """
         waiting = self.waiting
         with waiting.lock:
