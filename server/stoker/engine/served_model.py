@@ -163,7 +163,7 @@ class ServedModel:
                     time_left=entry.deadline - now,
                     curve=self.costs.curve(entry.form.elements),
                     sizes=self.costs.sizes,
-                    running=self._running(now),
+                    running=self.running(now),
                 )
         except Refused as error:
             self.statistics.record_refusal(error.reason)
@@ -217,10 +217,11 @@ class ServedModel:
             level=self.admission.level(0),
             curve=self.costs.usual,
             sizes=self.costs.sizes,
-            running=self._running(now),
+            running=self.running(now),
         )
 
-    def _running(self, now: float) -> RunningNow:
+    def running(self, now: float) -> RunningNow:
+        """What the executors do at this moment, monotonic seconds."""
         return running_now(self.instances, self.costs.usual, self.prior_slowdown, now)
 
     def has_room(self, requests: int, rows: int, nbytes: int) -> bool:
@@ -242,7 +243,7 @@ class ServedModel:
             rows=form.rows,
             curve=self.costs.curve(form.elements),
             sizes=self.costs.sizes,
-            running=self._running(now),
+            running=self.running(now),
         )
 
     def count_demand(self, form: RequestForm, count: int, now: float, *, is_retry: bool) -> None:
