@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from stoker.engine.inline import MAX_RUN_S, MOST_SLOW, SLOW_RUN_S, TURN_S
+from stoker.engine.inline import MAX_RUN_S, MOST_SLOW, REST_S, SLOW_RUN_S, TURN_S
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, Internal
 from stoker.model import DynamicBatching, TensorConfig
@@ -45,6 +45,14 @@ async def answered(at: Serving, count: int = 3) -> None:
     replies = at.submit(*[request(value=value) for value in range(count)])
     for value, result in enumerate(await replies.all(count)):
         assert answer(result).tolist() == (2 * numbers(1, value)).tolist()
+
+
+async def rests(at: Serving, clock: Clock) -> None:
+    """Returns when so many runs of the model `m` were slow that its executor is to run it."""
+    for _ in range(MOST_SLOW):
+        clock.step = SLOW_RUN_S
+        await answered(at, 1)
+        clock.step = 0.0
 
 
 def test_a_short_model_runs_without_a_thread() -> None:
@@ -108,13 +116,27 @@ def test_runs_that_hold_the_loop_send_the_model_to_its_thread_for_a_while() -> N
     async def scenario() -> None:
         async with serving(clock=clock, runs_inline=True) as at:
             served = at.add(costs=SHORT)
-            for _ in range(MOST_SLOW):
-                clock.step = SLOW_RUN_S
-                await answered(at, 1)
-                assert threads(served) == 0
-                clock.step = 0.0
+            await rests(at, clock)
+            assert threads(served) == 0
             await answered(at, 1)
             assert threads(served) == 1
+
+    play(scenario)
+
+
+def test_a_slow_run_after_a_rest_is_not_the_models_fault_either() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await rests(at, clock)
+            clock.now += REST_S
+            clock.step = SLOW_RUN_S
+            await answered(at, 1)
+            clock.step = 0.0
+            await answered(at, 1)
+            assert threads(served) == 0
 
     play(scenario)
 
@@ -180,8 +202,7 @@ def test_a_model_that_rests_from_the_loop_does_not_wait_for_a_turn_of_it() -> No
         async with serving(clock=clock, runs_inline=True) as at:
             resting = at.add(costs=SHORT)
             at.add(config("other"), costs=SHORT)
-            clock.step = SLOW_RUN_S
-            await answered(at, 1)
+            await rests(at, clock)
             clock.step = TURN_S / 4
             replies = at.submit(request(model="other"), request())
             await asyncio.sleep(0)  # the turn in which they came ends

@@ -159,6 +159,7 @@ class Inline:
             self._turns.wait(self)
 
     def _rest(self, now: float, seconds: float) -> None:
+        self._slow = 0
         self._rests_until = now + REST_S
         logger.debug(
             "runs of %s take the loop long, the last one %.1f ms: its executor runs it for a while",
