@@ -24,6 +24,8 @@ Key: TypeAlias = tuple[int, bool, float, int]
 _SAFE: Final = 1.5
 """Runs are not all alike, and who is left out for this is replaced by one who has more time: with
 1.1 some 2 % of the answers under twice the capacity came too late (benchmarks/results/0006)."""
+_LIKELY: Final = 1.1
+"""Who is not replaced is left out only where a run would have to be as fast as few are."""
 _SENDING_S: Final = 0.001
 """What the loop and the network take of a deadline."""
 
@@ -41,12 +43,12 @@ class RunTime:
     rows: int
 
     def seconds(self, rows: int) -> float:
-        """Seconds until the answers of the first batch are sent where so many rows wait; on the
-        safe side where more wait than it takes."""
+        """Seconds until the answers of the first batch are sent where so many rows wait: likely
+        ones, and safe ones where more wait than it takes."""
         if rows > self.rows:
             return _SAFE * self.full + _SENDING_S
         share = max(0, rows - 1) / max(1, self.rows - 1)  # all may have ended meanwhile
-        return self.one + (self.full - self.one) * share + _SENDING_S
+        return _LIKELY * (self.one + (self.full - self.one) * share) + _SENDING_S
 
 
 class ShapeGroup:
