@@ -229,6 +229,25 @@ def test_shells_of_requests_that_ended_while_their_model_waited_for_a_turn_are_c
     play(scenario)
 
 
+def test_a_busy_model_does_not_keep_others_from_their_turn_of_the_loop() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            for name in ("a", "b", "c"):
+                at.add(config(name), costs=SHORT)
+            clock.step = TURN_S / 4  # a run a turn
+            replies = at.submit(*[request(model=name, value=1) for name in ("a", "b", "c")])
+            for value in range(2, 6):
+                await asyncio.sleep(0)
+                at.submit(request(model="a", value=value), to=replies)
+            await replies.all(7)
+            models = [result.model for result in replies.results]  # type: ignore[union-attr]  # all are good
+            assert models[:4] == ["a", "b", "c", "a"]
+
+    play(scenario)
+
+
 class BrokenLock:
     """Fails whoever takes it."""
 
