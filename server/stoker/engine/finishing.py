@@ -47,7 +47,7 @@ class Finishing:
         now = model.clock()
         self._count(outcome)
         self._answer(batch.entries, outcome.results, now)
-        model.waiting.run_time = _run_time(model, now) if model.has_limits else None
+        model.waiting.run_time = _run_time(model) if model.has_limits else None
         if outcome.device_failed is not None:
             model.stop(outcome.device_failed, outcome.device_failed)
 
@@ -111,11 +111,11 @@ class Finishing:
             outcome.bug = None  # its traceback holds the outcome
 
 
-def _run_time(model: "ServedModel", now: float) -> RunTime | None:
-    """What runs take from `now` on; None before a measurement."""
+def _run_time(model: "ServedModel") -> RunTime | None:
+    """What runs take from here on; None before a measurement."""
     costs, rows = model.costs, model.policy.max_rows
     one, full = costs.seconds(1), costs.seconds(rows)
     if one is None or full is None:
         return None
-    slowdown = model.running(now).slowdown
+    slowdown = model.slowdown()
     return RunTime(one * slowdown, full * slowdown, rows)

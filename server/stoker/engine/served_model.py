@@ -24,7 +24,7 @@ from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
-from stoker.engine.forecast import RunningNow, RunSizes, running_now
+from stoker.engine.forecast import RunningNow, RunSizes, running_now, slowdown_now
 from stoker.engine.inline import Inline
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
@@ -163,7 +163,7 @@ class ServedModel:
                     time_left=entry.deadline - now,
                     curve=self.costs.curve(entry.form.elements),
                     sizes=self.costs.sizes,
-                    running=self.running(now),
+                    running=self._running(now),
                 )
         except Refused as error:
             self.statistics.record_refusal(error.reason)
@@ -217,11 +217,14 @@ class ServedModel:
             level=self.admission.level(0),
             curve=self.costs.usual,
             sizes=self.costs.sizes,
-            running=self.running(now),
+            running=self._running(now),
         )
 
-    def running(self, now: float) -> RunningNow:
-        """What the executors do at this moment, monotonic seconds."""
+    def slowdown(self) -> float:
+        """How much longer a run takes at this moment than alone."""
+        return slowdown_now(self.instances, self.costs.usual, self.prior_slowdown)
+
+    def _running(self, now: float) -> RunningNow:
         return running_now(self.instances, self.costs.usual, self.prior_slowdown, now)
 
     def has_room(self, requests: int, rows: int, nbytes: int) -> bool:
@@ -243,7 +246,7 @@ class ServedModel:
             rows=form.rows,
             curve=self.costs.curve(form.elements),
             sizes=self.costs.sizes,
-            running=self.running(now),
+            running=self._running(now),
         )
 
     def count_demand(self, form: RequestForm, count: int, now: float, *, is_retry: bool) -> None:
