@@ -157,19 +157,19 @@ class SteppedBell:
 
     def __init__(self, stepper: Stepper) -> None:
         self._stepper = stepper
-        self._is_taken = False
+        self.is_taken = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Waits without end: a scenario has no time."""
-        self._stepper.wait_until(lambda: not self._is_taken)
-        self._is_taken = True
+        self._stepper.wait_until(lambda: not self.is_taken)
+        self.is_taken = True
         return True
 
     def release(self) -> None:
         """As a Lock."""
-        if not self._is_taken:
+        if not self.is_taken:
             raise RuntimeError("release unlocked lock")
-        self._is_taken = False
+        self.is_taken = False
 
 
 class SteppedLock:
@@ -177,6 +177,11 @@ class SteppedLock:
 
     def __init__(self, stepper: Stepper) -> None:
         self._bell = SteppedBell(stepper)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody holds it."""
+        return self._bell.is_taken
 
     def __enter__(self) -> None:
         self._bell.acquire()

@@ -149,6 +149,7 @@ def test_runs_beside_others_are_not_believed_while_any_run_is_alone() -> None:
 
 def test_on_a_device_that_is_never_alone_the_fastest_runs_count() -> None:
     curve = measured()
+    curve.observe(8, linear(8), alone=True)  # long ago
     for number in range(2 * CROWDED_RUNS):
         curve.observe(8, (2 if number % 5 == 0 else 9) * linear(8), alone=False)
     assert seconds(curve, 8) == pytest.approx(2 * linear(8))
@@ -178,3 +179,26 @@ def test_any_history_predicts_a_positive_cost(history: list[tuple[int, float, bo
         if curve.is_measured:
             assert all(seconds(curve, rows) > 0 for rows in (1, 5, 128, 500))
             assert 1 <= curve.knee(128) <= 128
+
+
+@given(
+    st.sampled_from([(), (1, 8), SIZES]),
+    st.lists(
+        st.tuples(st.sampled_from((1, 2, 7, 8, 100)), st.floats(1e-5, 1e-2), st.booleans()),
+        max_size=60,
+    ),
+    st.integers(1, 10),
+)
+def test_what_is_predicted_does_not_depend_on_how_often_somebody_asks(
+    known: tuple[int, ...], history: list[tuple[int, float, bool]], times: int
+) -> None:
+    asked, quiet = (CostCurve((rows, linear(rows)) for rows in known) for _ in range(2))
+    for number, (rows, cost, alone) in enumerate(history * times):
+        for curve in (asked, quiet):
+            curve.observe(rows, cost, alone=alone)
+        if number % 3 == 0:
+            asked.slowdown()
+            asked.seconds(rows)
+    assert asked.slowdown() == quiet.slowdown()
+    assert [asked.seconds(rows) for rows in SIZES] == [quiet.seconds(rows) for rows in SIZES]
+    assert asked.points() == quiet.points()

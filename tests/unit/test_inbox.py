@@ -6,7 +6,7 @@ shape around a bare bell) in its own; `tests/interleaving.py` switches between t
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from stoker.engine import executor, inbox, pending, served_model
+from stoker.engine import executor, inbox, inline, pending, queue, served_model, waiting
 from stoker.engine.admission import Admission, ServerBudget
 from stoker.engine.cost_book import CostBook
 from stoker.engine.cost_curve import CostCurve
@@ -22,6 +22,7 @@ from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
 from stoker.engine.forecast import RunSizes
 from stoker.engine.inbox import Doorbell
+from stoker.engine.inline import Inline, LoopTurns
 from stoker.engine.plan import ModelPlan
 from stoker.engine.scheduler import BatchPolicy
 from stoker.engine.served_model import ServedModel
@@ -114,17 +115,32 @@ def test_a_bell_in_another_order_loses_a_ring(
 
 # --- a served model and its executor ------------------------------------------------------------
 
-FILES = (inbox.__file__, pending.__file__, served_model.__file__, executor.__file__)
+MODULES = (executor, inbox, inline, pending, queue, served_model, waiting)
+FILES = {module.__file__ for module in MODULES}
 STEPS = {
     *("ring", "collect", "sleep"),  # Doorbell
     *("answer", "settle", "note_started"),  # what becomes of an entry
-    *("_ring", "take", "_wake_another", "<listcomp>"),  # ServedModel
+    *("_ring", "take", "_wake_another", "<listcomp>"),  # ServedModel, Waiting
+    *("add", "_begun", "take_all"),  # Waiting, RequestQueue
+    *("runs",),  # Inline
     *("_main",),  # Executor
 }
 
 
+SHORT = ((1, 10e-6), (8, 20e-6))
+"""Costs of a model that runs on the loop while its executor sleeps."""
+
+INLINE_FILES = {module.__file__ for module in (executor, inbox, served_model)}
+INLINE_STEPS = {"_main", "sleep", "serve", "take"}
+"""Where it matters whether the executor is about to sleep: few, for one more preemption."""
+
+
 def is_step(code: CodeType) -> bool:
     return code.co_name in STEPS and code.co_filename in FILES
+
+
+def is_inline_step(code: CodeType) -> bool:
+    return code.co_name in INLINE_STEPS and code.co_filename in INLINE_FILES
 
 
 class ScriptedLoop(HandLoop):
@@ -153,10 +169,30 @@ class ScriptedLoop(HandLoop):
             self.turn()
 
 
+class WatchedLock(SteppedLock):
+    """Knows how often it was taken, and whether somebody had to wait for it."""
+
+    times = 0
+    was_contended = False
+
+    def __enter__(self) -> None:
+        self.was_contended |= self.is_taken
+        super().__enter__()
+        self.times += 1
+
+
 class Scene:
     """One model on one executor, and the replies to its requests."""
 
-    def __init__(self, stepper: Stepper, *, max_rows: int = 8, executors: int = 1) -> None:
+    def __init__(
+        self,
+        stepper: Stepper,
+        *,
+        max_rows: int = 8,
+        executors: int = 1,
+        costs: Sequence[tuple[int, float]] = (),
+    ) -> None:
+        """With `costs` that are short the model may run on the loop."""
         self.loop = ScriptedLoop(stepper)
         loop = cast(Any, self.loop)
         plan = ModelPlan(ModelVersion("m", 1), config())
@@ -165,12 +201,12 @@ class Scene:
             plan,
             BatchPolicy(max_rows),
             Admission(plan.identity, plan.config.batching, self.budget, max_bytes=1 << 30),
-            CostBook(CostCurve(), RunSizes(max_rows, 8), elements=4),
+            CostBook(CostCurve(costs), RunSizes(max_rows, 8), elements=4),
             ModelStatistics("m", 1),
             loop,
             self.loop.clock,
         )
-        self.served.waiting.lock = SteppedLock(stepper)
+        self.lock = self.served.waiting.lock = WatchedLock(stepper)
         self.runtime = FakeRuntime()
         device = Device("cpu")
         for number in range(executors):
@@ -181,6 +217,8 @@ class Scene:
                 session, plan, max_rows=8, budget=self.served.failure_budget, clock=self.loop.clock
             )
             self.served.instances.append(Instance(self.served, execution, thread))
+        if costs:
+            self.served.inline = Inline(self.served, self.served.instances[0], LoopTurns(loop))
         self.replies: list[list[InferResponse | ServingError]] = []
 
     def submit(self, each: InferRequest) -> Cancel:
@@ -224,10 +262,15 @@ class Scene:
 
 
 def played(
-    act: Callable[[Scene], None], stepper: Stepper, *, max_rows: int = 8, executors: int = 1
+    act: Callable[[Scene], None],
+    stepper: Stepper,
+    *,
+    max_rows: int = 8,
+    executors: int = 1,
+    costs: Sequence[tuple[int, float]] = (),
 ) -> list[InferResponse | ServingError]:
     """Plays a scene to its end under one schedule; gives the answers."""
-    scene = Scene(stepper, max_rows=max_rows, executors=executors)
+    scene = Scene(stepper, max_rows=max_rows, executors=executors, costs=costs)
     with stepper.control(scene.start, executors):
         act(scene)
         scene.loop.turn_until(scene.is_answered)
@@ -238,14 +281,18 @@ def played(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("requests", "preemptions"), [(1, 2), (2, 1)])
-def test_every_request_is_taken_whenever_it_comes(requests: int, preemptions: int) -> None:
+@pytest.mark.parametrize(
+    ("requests", "preemptions", "costs"), [(1, 2, ()), (2, 1, ()), (1, 2, SHORT), (2, 1, SHORT)]
+)
+def test_every_request_is_taken_whenever_it_comes(
+    requests: int, preemptions: int, costs: Sequence[tuple[int, float]]
+) -> None:
     def act(scene: Scene) -> None:
         for number in range(requests):
             scene.submit(request(value=number))
 
     def scenario(stepper: Stepper) -> None:
-        for result in played(act, stepper, max_rows=1):
+        for result in played(act, stepper, max_rows=1, costs=costs):
             assert isinstance(result, InferResponse)
 
     assert explore(scenario, preemptions=preemptions, traced=is_step) > 40
@@ -361,3 +408,23 @@ def test_an_executor_that_is_closed_always_ends() -> None:
         played(lambda scene: None, stepper)
 
     assert explore(scenario, preemptions=2, traced=is_step) > 20
+
+
+@pytest.mark.slow
+def test_loop_and_executor_are_never_in_a_queue_at_the_same_time() -> None:
+    threads: set[str] = set()
+
+    def scenario(stepper: Stepper) -> None:
+        def act(scene: Scene) -> None:
+            stepper.wait_until(lambda: scene.lock.times > 0)  # the executor is awake
+            scene.start()
+            scene.submit(request())
+            scene.loop.turn_until(scene.is_answered)
+            threads.update(run.thread for run in scene.runtime.runs)
+            assert not scene.lock.was_contended
+
+        (result,) = played(act, stepper, costs=SHORT)
+        assert isinstance(result, InferResponse)
+
+    assert explore(scenario, preemptions=4, traced=is_inline_step) > 1000
+    assert len(threads) == 2, threads

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from stoker.engine.inline import MAX_RUN_S, MOST_SLOW, SLOW_RUN_S, TURN_S
+from stoker.engine.inline import MAX_RUN_S, MOST_SLOW, REST_S, SLOW_RUN_S, TURN_S
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, Internal
 from stoker.model import DynamicBatching, TensorConfig
@@ -45,6 +45,14 @@ async def answered(at: Serving, count: int = 3) -> None:
     replies = at.submit(*[request(value=value) for value in range(count)])
     for value, result in enumerate(await replies.all(count)):
         assert answer(result).tolist() == (2 * numbers(1, value)).tolist()
+
+
+async def rests(at: Serving, clock: Clock) -> None:
+    """Returns when so many runs of the model `m` were slow that its executor is to run it."""
+    for _ in range(MOST_SLOW):
+        clock.step = SLOW_RUN_S
+        await answered(at, 1)
+        clock.step = 0.0
 
 
 def test_a_short_model_runs_without_a_thread() -> None:
@@ -108,13 +116,27 @@ def test_runs_that_hold_the_loop_send_the_model_to_its_thread_for_a_while() -> N
     async def scenario() -> None:
         async with serving(clock=clock, runs_inline=True) as at:
             served = at.add(costs=SHORT)
-            for _ in range(MOST_SLOW):
-                clock.step = SLOW_RUN_S
-                await answered(at, 1)
-                assert threads(served) == 0
-                clock.step = 0.0
+            await rests(at, clock)
+            assert threads(served) == 0
             await answered(at, 1)
             assert threads(served) == 1
+
+    play(scenario)
+
+
+def test_a_slow_run_after_a_rest_is_not_the_models_fault_either() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await rests(at, clock)
+            clock.now += REST_S
+            clock.step = SLOW_RUN_S
+            await answered(at, 1)
+            clock.step = 0.0
+            await answered(at, 1)
+            assert threads(served) == 0
 
     play(scenario)
 
@@ -173,6 +195,59 @@ def test_what_a_run_leaves_waits_for_the_next_turn_of_the_loop() -> None:
     play(scenario)
 
 
+def test_a_model_that_rests_from_the_loop_does_not_wait_for_a_turn_of_it() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            resting = at.add(costs=SHORT)
+            at.add(config("other"), costs=SHORT)
+            await rests(at, clock)
+            clock.step = TURN_S / 4
+            replies = at.submit(request(model="other"), request())
+            await asyncio.sleep(0)  # the turn in which they came ends
+            assert threads(resting) == 1
+            await replies.all(2)
+
+    play(scenario)
+
+
+def test_shells_of_requests_that_ended_while_their_model_waited_for_a_turn_are_cleared() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            _, cancelled = [at.add(config(name), costs=SHORT) for name in ("a", "b")]
+            clock.step = TURN_S / 4
+            replies = at.submit(request(model="a"), request(model="b"))
+            await asyncio.sleep(0)  # the turn in which they came ends
+            at.cancels[1]()
+            await asyncio.sleep(0)
+            assert len(replies.results) == 2
+            assert cancelled.waiting.entries == 0
+
+    play(scenario)
+
+
+def test_a_busy_model_does_not_keep_others_from_their_turn_of_the_loop() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            for name in ("a", "b", "c"):
+                at.add(config(name), costs=SHORT)
+            clock.step = TURN_S / 4  # a run a turn
+            replies = at.submit(*[request(model=name, value=1) for name in ("a", "b", "c")])
+            for value in range(2, 6):
+                await asyncio.sleep(0)
+                at.submit(request(model="a", value=value), to=replies)
+            await replies.all(7)
+            models = [result.model for result in replies.results]  # type: ignore[union-attr]  # all are good
+            assert models[:4] == ["a", "b", "c", "a"]
+
+    play(scenario)
+
+
 class BrokenLock:
     """Fails whoever takes it."""
 
@@ -192,6 +267,29 @@ def test_a_model_whose_queue_breaks_on_the_loop_answers_all_and_is_unready() -> 
             results = await at.submit(request(), request()).all(2)
             assert [type(each) for each in results] == [Internal, Internal]
             assert len(broken) == 1
+
+    play(scenario)
+
+
+def test_a_model_that_breaks_in_its_turn_of_the_loop_keeps_none_from_theirs() -> None:
+    clock = Clock()
+
+    def fail(_: DeviceFailed) -> None:
+        raise ValueError("nobody foresaw this either")
+
+    async def scenario() -> None:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: failures.append(what))
+        async with serving(clock=clock, runs_inline=True) as at:
+            _, broken, _ = [at.add(config(name), costs=SHORT) for name in ("a", "b", "c")]
+            broken.waiting.lock = BrokenLock()
+            broken.on_device_failed = fail
+            clock.step = TURN_S / 4
+            first = at.submit(request(model="a"), request(model="b"))
+            last = at.submit(request(model="c"))
+            answer((await last.all(1))[0])
+            assert len(first.results) == 2
+            assert len(failures) == 1
 
     play(scenario)
 

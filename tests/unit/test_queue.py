@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stoker.engine.pending import Pending
@@ -231,10 +232,29 @@ def test_a_request_that_only_moves_back_when_it_is_late_is_not_left_out() -> Non
 
 
 def test_how_late_a_run_ends_depends_on_its_rows_and_not_on_its_requests() -> None:
-    late, timely = entry(deadline=2.5, rows=3), entry(deadline=5.0)
+    late, timely = entry(deadline=1.9, rows=3), entry(deadline=5.0)
     (group,) = queue_of(late, timely).by_urgency()
-    group.drop_hopeless(0.0, RUN)  # 4 rows take 3 s, 2 rows 2 s
+    group.drop_hopeless(0.0, RUN)  # 4 rows take 2 s, 2 rows 1.3 s
     assert group.entries == [timely]
+
+
+def test_who_could_hardly_be_in_time_is_left_out_only_where_another_takes_the_place() -> None:
+    hardly, timely, third = entry(deadline=2.5, rows=2), entry(deadline=5.0), entry(rows=2)
+    (group,) = queue_of(hardly, timely).by_urgency()
+    group.drop_hopeless(0.0, RUN)  # 3 rows take 1.7 s, and hardly ever 2.5
+    assert group.entries == [hardly, timely]
+    (group,) = queue_of(hardly, timely, third).by_urgency()
+    group.drop_hopeless(0.0, RUN)  # a row of 5 must wait for the next run
+    assert group.entries == [timely, third]
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_group_whose_requests_have_all_ended_meanwhile_says_nothing(rows: int) -> None:
+    ended = entry(deadline=1.0)
+    (group,) = queue_of(ended).by_urgency()
+    ended.dead = True
+    group.drop_hopeless(0.0, RunTime(one=1.0, full=2.0, rows=rows))
+    assert group.entries == [ended]
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=9), st.floats(0, 10))

@@ -150,6 +150,26 @@ def test_a_refusal_that_proves_wrong_is_counted() -> None:
     play(scenario)
 
 
+def test_a_run_without_company_is_not_expected_to_take_as_long_as_those_that_had_some() -> None:
+    runtime, clock = timed_runtime()
+
+    async def scenario() -> None:
+        async with serving(runtime=runtime, clock=clock) as at:
+            served = at.add(costs=COSTS)
+            for _ in range(9):
+                served.costs.observe(4, 1, 4 * millis(1), alone=False)  # long ago
+            await at.submit(changed(request(), deadline=clock.now + 99.0)).all(1)
+            replies = await held(at)
+            tight = clock.now + millis(1) + 3 * millis(2)
+            at.submit(changed(request(), deadline=tight), request(), to=replies)
+            await asyncio.sleep(0)  # the turn in which they came ends
+            at.runtime.release()
+            results = await replies.all(3)
+            assert all(isinstance(result, InferResponse) for result in results)
+
+    play(scenario)
+
+
 def test_the_predicted_wait_is_the_real_one_also_after_the_cost_has_doubled() -> None:
     runtime, clock = timed_runtime()
 
@@ -308,6 +328,26 @@ def test_a_cancelled_request_gives_everything_back_at_once() -> None:
             assert served.statistics.failures[FailureReason.CANCELED] == 1
             at.runtime.release()
             await first.all(1)
+
+    play(scenario)
+
+
+def test_a_request_that_is_cancelled_by_the_refusal_of_another_is_counted() -> None:
+    async def scenario() -> None:
+        async with serving() as at:
+            served = at.add(config(batching=policy(max_queue_size=1)))
+            replies = await held(at)
+            at.submit(request(), to=replies)
+
+            def give_up(refusal: object) -> None:
+                at.cancels[2]()
+
+            at.engine.submit(request(), give_up)  # there is no room for it
+            at.submit(request(), to=replies)
+            await asyncio.sleep(0)  # the turn in which they came ends
+            assert served.statistics.failures[FailureReason.CANCELED] == 1
+            at.runtime.release()
+            await replies.all(3)
 
     play(scenario)
 

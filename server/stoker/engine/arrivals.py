@@ -74,7 +74,8 @@ class Arrivals:
             return
         for entry in entries:
             request = entry.request
-            if request is None:
+            if request is None:  # cancelled by who heard of another's refusal
+                model.statistics.record_failure(FailureReason.CANCELED, 0)
                 continue
             try:
                 model.admit(entry, request)

@@ -1,6 +1,6 @@
 """From requests to arrays and back: `assemble` before the run, `split` after it.
 
-Fourth and sixth step of a request, on the executor's thread. Copy 2 of the way happens here: rows
+Fourth and sixth step of a request, on the thread of the run. Copy 2 of the way happens here: rows
 go one after another into a slab of the instance; a batch of one uses the request's own bytes where
 they are aligned. Nothing here waits or knows a queue.  Hot path.
 
@@ -31,7 +31,7 @@ KEPT_BYTES: Final = 1 << 26
 class InputSlabs:
     """The buffers that an instance's batches are laid out in, kept while the item shape repeats.
 
-    Owned by one executor thread; an array handed out is valid until the instance's next batch.
+    Used by one thread at a time; an array handed out is valid until the instance's next batch.
     """
 
     def __init__(self, max_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Runs one batch on an executor's thread and says what became of each of its requests.
+"""Runs one batch and says what became of each of its requests.
 
 Fifth step of a request: assemble, run, split, all timed. A batch that fails is run again in halves,
 so that only the guilty request fails and its neighbours get their answers; never after a device
@@ -120,7 +120,7 @@ class FailureBudget:
 
 
 class Execution:
-    """One session with its buffers, used by one thread."""
+    """One session with its buffers, used by one thread at a time."""
 
     def __init__(
         self,

@@ -117,5 +117,5 @@ def _run_time(model: "ServedModel") -> RunTime | None:
     one, full = costs.seconds(1), costs.seconds(rows)
     if one is None or full is None:
         return None
-    slowdown = costs.usual.slowdown() or 1.0
+    slowdown = model.slowdown()
     return RunTime(one * slowdown, full * slowdown, rows)

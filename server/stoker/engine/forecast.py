@@ -3,8 +3,8 @@
 Admission asks on the event loop before a request with a limit may wait. Two things can make a run
 take longer than it does alone, and both are looked at only where they apply: other runs on the
 device at the same time (`slowdown`, measured from runs that had company), and other models that
-take turns on the same thread (`share`). Pure but for `running_now`, which reads the executors.
-Hot path.  Source: design, section "Batching", "Admission".
+take turns on the same thread (`share`). Pure but for `running_now` and `slowdown_now`, which read
+the executors.  Hot path.  Source: design, section "Batching", "Admission".
 """
 
 import math
@@ -74,23 +74,30 @@ class RunningNow:
         return seconds * self.slowdown / min(self.executors, parts)
 
 
-def running_now(
-    instances: "Sequence[Instance]", curve: CostCurve, prior_slowdown: float, now: float
-) -> RunningNow:
-    """What the executors of `instances`, all of one model, do at `now` (monotonic seconds).
+def slowdown_now(instances: "Sequence[Instance]", curve: CostCurve, prior_slowdown: float) -> float:
+    """How much longer a run of `instances` takes at this moment than alone, 1 without company.
 
     `prior_slowdown` is what warm-up saw when all instances ran together; it counts until runs
     while serving tell better.
     """
+    seen = curve.slowdown()
+    slowdown = prior_slowdown if seen is None else seen
+    if slowdown == 1.0:  # the usual case
+        return slowdown
     executors = {instance.executor for instance in instances}
     has_company = len(executors) > 1
-    if not has_company:
-        for executor in executors:
-            has_company = executor.device.running > executor.is_running
-    slowdown = 1.0
-    if has_company:
-        seen = curve.slowdown()
-        slowdown = prior_slowdown if seen is None else seen
+    for executor in executors:
+        has_company = has_company or executor.device.running > executor.is_running
+    return slowdown if has_company else 1.0
+
+
+def running_now(
+    instances: "Sequence[Instance]", curve: CostCurve, prior_slowdown: float, now: float
+) -> RunningNow:
+    """What the executors of `instances`, all of one model, do at `now` (monotonic seconds).
+    `prior_slowdown` as in `slowdown_now`."""
+    executors = {instance.executor for instance in instances}
+    slowdown = slowdown_now(instances, curve, prior_slowdown)
     earliest = math.inf
     contenders = 1
     for instance in instances:

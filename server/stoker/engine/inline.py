@@ -84,11 +84,14 @@ class LoopTurns:
         self._spent = 0.0
         self._next_is_due = False
         waiting = self._waiting
-        for _ in range(len(waiting)):
-            if self._spent > _LAST_START_S:
+        try:
+            for _ in range(len(waiting)):
+                if self.is_spent:
+                    break
+                waiting.popleft().go_on()
+        finally:  # a model that breaks keeps none from their turn
+            if waiting:
                 self._call_next()
-                return
-            waiting.popleft().go_on()
 
 
 class Inline:
@@ -113,19 +116,19 @@ class Inline:
         if not executor.is_asleep:
             return False
         rows = model.admission.rows
-        if not rows:
+        if not rows and not model.waiting.entries:  # shells are cleared by who takes
             return True
         self._runs += 1
         if self._runs >= _LOOK_RUNS:
             self._look()
         if rows > self._most_rows:
             return False
-        if self._turns.is_spent:
-            self._wait()
-            return True
         now = model.clock()
         if now < self._rests_until:
             return False
+        if self._turns.is_spent:
+            self._wait()
+            return True
         try:
             batch = model.take(self._instance, now)
             if not isinstance(batch, Batch):
@@ -156,6 +159,7 @@ class Inline:
             self._turns.wait(self)
 
     def _rest(self, now: float, seconds: float) -> None:
+        self._slow = 0
         self._rests_until = now + REST_S
         logger.debug(
             "runs of %s take the loop long, the last one %.1f ms: its executor runs it for a while",

@@ -24,6 +24,8 @@ Key: TypeAlias = tuple[int, bool, float, int]
 _SAFE: Final = 1.5
 """Runs are not all alike, and who is left out for this is replaced by one who has more time: with
 1.1 some 2 % of the answers under twice the capacity came too late (benchmarks/results/0006)."""
+_LIKELY: Final = 1.1
+"""Who is not replaced is left out only where a run would have to be as fast as few are."""
 _SENDING_S: Final = 0.001
 """What the loop and the network take of a deadline."""
 
@@ -41,9 +43,12 @@ class RunTime:
     rows: int
 
     def seconds(self, rows: int) -> float:
-        """Seconds until the answers of a batch of so many rows are sent, on the safe side."""
-        share = 1.0 if rows >= self.rows else (rows - 1) / (self.rows - 1)
-        return _SAFE * (self.one + (self.full - self.one) * share) + _SENDING_S
+        """Seconds until the answers of the first batch are sent where so many rows wait: likely
+        ones, and safe ones where more wait than it takes."""
+        if rows > self.rows:
+            return _SAFE * self.full + _SENDING_S
+        share = max(0, rows - 1) / max(1, self.rows - 1)  # all may have ended meanwhile
+        return _LIKELY * (self.one + (self.full - self.one) * share) + _SENDING_S
 
 
 class ShapeGroup:
@@ -80,7 +85,8 @@ class ShapeGroup:
 
     def drop_hopeless(self, now: float, run: "RunTime") -> None:
         """Leaves to their timer the first entries that a run which begins now would answer too
-        late, as long as one that would be in time comes behind them.
+        late, as long as one that would be in time comes behind them. Where all fit into the run
+        nobody is the better for it, and those that may be in time are run.
 
         Under overload the most urgent entries are those that have waited nearly as long as they
         may: a device that runs them works for nobody.
@@ -88,8 +94,8 @@ class ShapeGroup:
         entries = self.entries
         rows = hopeless = 0
         for entry in entries:
-            rows += entry.rows
-            if rows >= run.rows:
+            rows += 0 if entry.dead else entry.rows
+            if rows > run.rows:
                 break
         latest = now + run.seconds(rows)
         for entry in entries:

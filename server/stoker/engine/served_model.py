@@ -24,7 +24,7 @@ from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
-from stoker.engine.forecast import RunningNow, RunSizes, running_now
+from stoker.engine.forecast import RunningNow, RunSizes, running_now, slowdown_now
 from stoker.engine.inline import Inline
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
@@ -120,8 +120,7 @@ class ServedModel:
         the loop ends."""
         try:
             form = self.plan.check(request)
-            if self.refusal is not None:
-                self._arrivals.gather()
+            if self.refusal is not None:  # what came before it was set has been refused as well
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
             if self._is_plain and form.rows <= self.costs.sizes.largest:  # the usual case
@@ -221,6 +220,10 @@ class ServedModel:
             running=self._running(now),
         )
 
+    def slowdown(self) -> float:
+        """How much longer a run takes at this moment than alone."""
+        return slowdown_now(self.instances, self.costs.usual, self.prior_slowdown)
+
     def _running(self, now: float) -> RunningNow:
         return running_now(self.instances, self.costs.usual, self.prior_slowdown, now)
 
@@ -296,7 +299,8 @@ class ServedModel:
     def take(self, taker: Instance, now: float) -> Batch | float:
         """A batch to run now, or the moment (monotonic seconds) before which there is none.
 
-        Called by executors' threads. Infinity means that the queue is empty: a signal will come.
+        Called by executors' threads, and by the loop in place of one that sleeps (`inline.py`).
+        Infinity means that the queue is empty: a signal will come.
         """
         waiting = self.waiting
         with waiting.lock:

@@ -1,9 +1,9 @@
 """What waits of one model version: the loop adds to an inbox, executors order it and take batches.
 
 The first crossing of threads. `add` is the event loop's and takes no lock; `take` is for executors,
-who hold `lock` meanwhile, which the loop never waits for. What they took is told to the loop by the
-log `started`, which it reads whenever it needs the counts. Knows no costs but `run_time`, and
-answers nobody.  Hot path.
+who hold `lock` meanwhile: the loop takes it in place of one that sleeps (`inline.py`), and so never
+waits for it. What was taken is told to the loop by the log `started`, which it reads whenever it
+needs the counts. Knows no costs but `run_time`, and answers nobody.  Hot path.
 
 Invariant: entries enter the queue in the order of the inbox; only `take` orders and removes them.
 """
