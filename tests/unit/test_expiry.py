@@ -148,3 +148,31 @@ def test_a_closed_expiry_has_no_timer() -> None:
     scene.loop.advance(2.0)
     assert scene.expired == []
     assert scene.timers == 0
+
+
+def came_together(*deadlines: float) -> list[Pending]:
+    entries = [entry() for _ in deadlines]
+    for each, deadline in zip(entries, deadlines, strict=True):
+        each.deadline = deadline
+    return entries
+
+
+def test_requests_that_came_together_expire_each_at_its_deadline() -> None:
+    scene = Scene()
+    later, sooner, never = came_together(3.0, 1.0, math.inf)
+    scene.expiry.watch_all([later, sooner, never], 1.0)
+    assert scene.timers == 1
+    scene.loop.advance(10.0)
+    assert scene.expired == [(1.0, sooner), (3.0, later)]
+    assert scene.expiry.is_empty
+
+
+def test_one_that_is_left_of_those_that_came_together_keeps_its_deadline() -> None:
+    scene = Scene()
+    left, *gone = came_together(5.0, *[1.0] * (SHELLS - 1))
+    scene.expiry.watch_all([left, *gone], 1.0)  # with the next one there are more than SHELLS
+    for each in gone:
+        each.dead = True
+    scene.expiry.watch_all([*came_together(7.0)], 7.0)
+    scene.loop.advance(6.0)
+    assert scene.expired == [(5.0, left)]

@@ -14,7 +14,7 @@ from stoker.transport.grpc.message_reader import MessageReader
 from stoker.transport.grpc.native import GrpcRequests
 from stoker.transport.grpc.native_head import CallMetadata, is_grpc, timeout_seconds
 from stoker.transport.grpc.native_refused import RefusedOpening
-from stoker.transport.grpc.native_unary import UnaryOpening
+from stoker.transport.grpc.native_unary import UnaryOpening, VariedOpening
 from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.http2.request_fields import read_request
 from stoker.transport.wire.http2.stream import Opening
@@ -130,11 +130,17 @@ def opened(requests: GrpcRequests, fields: list[tuple[str, str]]) -> object:
 
 
 def asked(opening: Opening) -> object:
-    if not isinstance(opening, UnaryOpening):
-        assert isinstance(opening, RefusedOpening)
+    if isinstance(opening, RefusedOpening):
         return None
-    head = opening.head
-    return dict(head.metadata), head.timeout, head.coding, head.answer_coding, head.is_retry
+    if isinstance(opening, UnaryOpening):
+        head = opening.head
+        terms = dict(head.metadata), head.timeout, head.is_retry
+    else:
+        assert isinstance(opening, VariedOpening)
+        head = opening.common.head
+        metadata = CallMetadata(head.metadata, opening.fresh)
+        terms = dict(metadata), opening.timeout, opening.is_retry
+    return *terms, head.coding, head.answer_coding
 
 
 @given(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from stoker.engine.execution import Batch
 from stoker.engine.pending import Pending
 from stoker.engine.plan import RequestForm
+from stoker.engine.queue import RunTime
 from stoker.engine.scheduler import BatchPolicy
 from stoker.engine.served_model import ServedModel
 from stoker.engine.waiting import Waiting
@@ -92,3 +93,32 @@ def test_what_comes_after_a_take_is_counted_until_the_next() -> None:
     assert isinstance(step, Batch)
     assert (step.rows, step.end) == (3, BatchEnd.FULL)
     assert [batch.number for batch in at.started] == [1, 2]
+
+
+def with_run_time(*entries: Pending, is_usual: bool = True) -> Waiting:
+    """Where a run of one row takes 1 s and one of four 2 s, and half more on the safe side."""
+    made = Waiting(is_plain=True, has_delayed=False, is_usual=lambda elements: is_usual)
+    made.run_time = RunTime(one=1.0, full=2.0, rows=4)
+    made.add(entries)
+    return made
+
+
+def in_order(step: Batch | float) -> list[Pending]:
+    assert isinstance(step, Batch)
+    return [each for each, _ in step.entries]
+
+
+def test_requests_that_are_all_in_time_are_taken_as_they_came() -> None:
+    entries = [entry(deadline=20.0), entry(), entry(deadline=10.0)]
+    assert in_order(with_run_time(*entries).take(BatchPolicy(4), 0.0)) == entries
+
+
+def test_one_that_would_be_late_is_left_out_and_the_others_go_by_their_deadlines() -> None:
+    late, later, sooner = entry(deadline=0.5), entry(deadline=20.0), entry(deadline=10.0)
+    step = with_run_time(late, later, sooner).take(BatchPolicy(4), 0.0)
+    assert in_order(step) == [sooner, later]
+
+
+def test_nobody_is_left_out_for_a_cost_that_is_not_known() -> None:
+    entries = [entry(deadline=0.5), entry(deadline=10.0)]
+    assert in_order(with_run_time(*entries, is_usual=False).take(BatchPolicy(4), 0.0)) == entries

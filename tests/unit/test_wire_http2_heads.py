@@ -1,10 +1,12 @@
 """What is remembered of header blocks never shows: heads are those that whole blocks give."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import hpack
 import pytest
+from hpack.hpack import encode_integer
 from hpack.struct import NeverIndexedHeaderTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,11 +29,13 @@ LASTING = [("content-type", "application/grpc"), ("user-agent", "u" * 30), ("x-a
 
 NAMES = [name for name, _ in [*PSEUDO, *LASTING]]
 
-# How a client writes each field: as grpcio, as curl, or in any way.
+# How a client writes each field: as grpcio, as grpc-go, as curl, or in any way.
 GRPCIO = dict.fromkeys([*NAMES, ":path"], "indexed") | dict.fromkeys(FRESH_NAMES, "literal")
+GRPC_GO = GRPCIO | dict.fromkeys(FRESH_NAMES, "indexed")
 CURL = GRPCIO | {":path": "literal"}
 ways = (
     st.just(GRPCIO)
+    | st.just(GRPC_GO)
     | st.just(CURL)
     | st.fixed_dictionaries(dict.fromkeys([*NAMES, ":path", *FRESH_NAMES], st.sampled_from(WAYS)))
 )
@@ -49,12 +53,17 @@ any_request = st.tuples(
 # What most clients send: the same call again and again, with a field that is fresh.
 usual_request = st.tuples(
     st.just("/a"),
-    st.lists(st.tuples(st.sampled_from(FRESH_NAMES), st.sampled_from(["1S", "2S"])),
-             min_size=1, max_size=2),
+    st.lists(
+        st.tuples(
+            st.sampled_from(FRESH_NAMES), st.sampled_from(["1S", "2S"]) | st.text("1", max_size=300)
+        ),
+        min_size=1,
+        max_size=2,
+    ),
     st.just("behind"),
     st.just(0),
     st.none(),
-)  # fmt: skip
+)
 requests = usual_request | usual_request | any_request
 
 
@@ -82,7 +91,8 @@ def decoder() -> Decoder:
 
 def literal(name: str, value: str) -> bytes:
     """A field that enters no table."""
-    return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    length = bytes(encode_integer(len(value), 7))
+    return b"\0" + bytes([len(name)]) + name.encode() + length + value.encode()
 
 
 def entered(name: str, value: str) -> bytes:
@@ -180,3 +190,137 @@ def test_a_beginning_is_forgotten_when_the_table_that_it_reads_changes() -> None
     blocks.decode(entered(":path", "/new"))
     head = blocks.head(beginning + literal("traceparent", "00-2")).head
     assert head.request.path == "/new"
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.integers(0, 1200), min_size=40, max_size=80),
+    st.sampled_from([0, 1, 70]),
+    st.booleans(),
+)
+def test_heads_stay_true_while_fresh_fields_fill_the_table_and_drop_its_entries(
+    sizes: list[int], most_resized: int, is_plain: bool
+) -> None:
+    encoder, whole, blocks = hpack.Encoder(), decoder(), remembering()
+    fields = [*PSEUDO, (":path", "/a"), *LASTING]
+    for number, size in enumerate(sizes):
+        if number == most_resized:
+            encoder.header_table_size = 1000
+        fresh = [("grpc-timeout", f"{number}S"), ("traceparent", "0" * size)]
+        block = encoder.encode([*fields, *fresh], huffman=not is_plain)
+        expected = whole.decode(block).fields
+        assert expected == [*fields, *fresh]
+        assert outcome(lambda: blocks.head(block).head) == outcome(lambda: read_request(expected))  # noqa: B023 (called at once)
+
+
+BEGINNING = b"\x83\x86\xbe"
+"""POST, http, and the newest entry."""
+
+
+def after(*blocks: bytes) -> Heads:
+    """What has seen `:path: /old` enter the table, a call with it, and these blocks."""
+    seen = remembering()
+    seen.decode(entered(":path", "/old"))
+    seen.head(BEGINNING + entered("traceparent", "00-1"))
+    for block in blocks:
+        seen.decode(block)
+    return seen
+
+
+def path_of(blocks: Heads, block: bytes) -> str:
+    return blocks.head(block).head.request.path
+
+
+def test_a_beginning_is_known_by_higher_indices_when_entries_have_come() -> None:
+    blocks = after()
+    for index in range(63, 150):  # from 127 on it has two bytes; the table holds some 90 entries
+        written = bytes([0x80 + index] if index < 127 else [0xFF, index - 127])
+        assert path_of(blocks, b"\x83\x86" + written + entered("traceparent", "")) == "/old"
+
+
+def test_an_index_names_another_entry_when_entries_have_come() -> None:
+    assert path_of(after(entered(":path", "/new")), BEGINNING + literal("traceparent", "")) == (
+        "/new"
+    )
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [
+        b"\x20\x3f\xe1\x1f",  # the table's size is 0, then 4096
+        entered("x-a", "v" * 100) * 31,
+        entered("x-a", "v" * 4224),  # larger than the table
+    ],
+    ids=["resized", "full", "emptied"],
+)
+def test_a_beginning_is_forgotten_when_an_entry_that_it_reads_is_dropped(drops: bytes) -> None:
+    blocks = after(drops)
+    with pytest.raises((CompressionError, MalformedRequest)):
+        blocks.head(b"\x83\x86\xbf" + literal("traceparent", "00-2"))
+
+
+def test_a_beginning_is_not_remembered_whose_entry_its_own_block_drops() -> None:
+    blocks = remembering()
+    blocks.decode(entered(":path", "/old"))
+    blocks.head(BEGINNING + entered("traceparent", "v" * 4224))
+    with pytest.raises(CompressionError, match="index from 1 to 61"):
+        blocks.head(BEGINNING + literal("traceparent", "00-2"))
+
+
+def test_a_table_size_at_a_blocks_beginning_is_obeyed_each_time() -> None:
+    blocks = remembering()
+    sized = b"\x20\x3f\x81\x01\x83\x86\x84"  # 0, 160, and a request
+    blocks.head(sized + literal("traceparent", "00-1"))
+    blocks.decode(entered("x-a", "1"))
+    blocks.head(sized + literal("traceparent", "00-2"))
+    with pytest.raises(CompressionError, match="index from 1 to 61, got 62"):
+        blocks.decode(b"\xbe")
+
+
+def test_a_whole_block_is_forgotten_when_a_fresh_field_behind_a_beginning_enters_the_table() -> (
+    None
+):
+    blocks = after()
+    block = b"\x83\x86\xbf"
+    assert path_of(blocks, block) == "/old"
+    assert path_of(blocks, block + entered("traceparent", "00-2")) == "/old"
+    with pytest.raises(MalformedRequest, match=":path"):
+        blocks.head(block)
+
+
+def compare_damaged(seed: int) -> int:
+    """Plays blocks of one client, some of them damaged, until one is a compression error, and
+    holds the heads equal to those that are read whole. Gives how many blocks that were."""
+    chance, encoder, whole, blocks = random.Random(seed), hpack.Encoder(), decoder(), remembering()
+    how = chance.choice([GRPCIO, GRPC_GO, GRPC_GO, CURL])
+    last = b""
+    for number in range(60):
+        new = [
+            (name, chance.choice(["1S", f"{number}S", "0" * chance.choice([9, 55, 400])]))
+            for name in chance.sample(FRESH_NAMES, chance.choice([0, 1, 2, 2]))
+        ]
+        block = encoded(encoder, [*PSEUDO, (":path", "/a"), *LASTING, *new], how)
+        kind = chance.randrange(40)
+        if kind == 0:
+            at = chance.randrange(len(block))
+            block = block[:at] + bytes([chance.randrange(256)]) + block[at + 1 :]
+        elif kind == 1:
+            block = block[: chance.randrange(len(block))]
+        elif kind == 2:
+            block = last + block
+        elif kind == 3:
+            at = chance.randrange(len(block) + 1)
+            block = block[:at] + chance.choice([b"\x20", b"\x20\x3f\xe1\x1f", b"\xbe"]) + block[at:]
+        last = block
+        try:
+            expected = whole.decode(block).fields
+        except CompressionError:
+            with pytest.raises(CompressionError):
+                blocks.head(block)
+            return number
+        assert outcome(lambda: blocks.head(block).head) == outcome(lambda: read_request(expected))  # noqa: B023 (called at once)
+    return 60
+
+
+def test_damaged_blocks_give_the_heads_that_whole_blocks_give() -> None:
+    assert sum(compare_damaged(seed) for seed in range(60)) > 500

@@ -70,7 +70,7 @@ class Arrivals:
         if model.has_room(len(entries), rows, nbytes) and (
             deadline == math.inf or model.meets(deadline, entries)
         ):
-            model.enqueue_all(entries, rows, nbytes, has_deadlines=deadline != math.inf)
+            model.enqueue_all(entries, rows, nbytes, nearest_deadline=deadline)
             return
         for entry in entries:
             request = entry.request

@@ -1,14 +1,15 @@
 """One timer per model: requests that pass their deadline or queue timeout are answered at once.
 
 Runs on the event loop. A heap holds the moments; entries that have ended meanwhile are skipped, and
-the heap is cleared of them whenever it has grown to twice what lived at the last clearing.
+the heap is cleared of them whenever it has grown to twice what lived at the last clearing. Requests
+that came together are one item, by the nearest of their deadlines, until that has passed.
 """
 
 import asyncio
 import heapq
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from stoker.engine.pending import Pending
@@ -34,24 +35,46 @@ class Expiry:
         self._loop = loop
         self._expire = expire
         self._clock = clock
-        self._heap: list[tuple[float, int, Pending]] = []
+        self._heap: list[tuple[float, int, Sequence[Pending]]] = []
         self._number = 0
+        self._entries = 0
+        """Of all items."""
         self._clear_at = SHELLS
         self._timer: asyncio.TimerHandle | None = None
         self._armed = math.inf
 
     def watch(self, entry: Pending, moment: float) -> None:
         """Calls `expire(entry)` soon after `moment` (monotonic seconds), unless it has ended."""
-        if moment == math.inf:
-            return
+        if moment != math.inf:
+            self._push(moment, (entry,))
+
+    def watch_all(self, entries: Sequence[Pending], nearest: float) -> None:
+        """Calls `expire(entry)` for each soon after its deadline, unless it has ended. `nearest` is
+        the first of the deadlines. The entries stay as they are in the sequence."""
+        if nearest != math.inf:
+            self._push(nearest, entries)
+
+    def _push(self, moment: float, entries: Sequence[Pending]) -> None:
         self._number += 1
-        heapq.heappush(self._heap, (moment, self._number, entry))
-        if len(self._heap) > self._clear_at:
-            self._heap[:] = [item for item in self._heap if not item[2].dead]  # `_fire` holds it
-            heapq.heapify(self._heap)
-            self._clear_at = max(SHELLS, 2 * len(self._heap))
+        self._entries += len(entries)
+        heapq.heappush(self._heap, (moment, self._number, entries))
+        if self._entries > self._clear_at:
+            self._clear()
         if moment < self._armed:
             self._arm(moment)
+
+    def _clear(self) -> None:
+        kept: list[tuple[float, int, Sequence[Pending]]] = []
+        for moment, number, entries in self._heap:
+            living = [entry for entry in entries if not entry.dead]
+            if len(entries) > 1 and living:  # of the others the moment may be a queue timeout
+                moment = min([entry.deadline for entry in living])
+            if living:
+                kept.append((moment, number, living))
+        self._heap[:] = kept  # `_fire` holds it
+        heapq.heapify(self._heap)
+        self._entries = sum([len(entries) for _, _, entries in self._heap])
+        self._clear_at = max(SHELLS, 2 * self._entries)
 
     @property
     def is_empty(self) -> bool:
@@ -64,6 +87,7 @@ class Expiry:
             self._timer.cancel()
             self._timer = None
         self._heap.clear()
+        self._entries = 0
         self._armed = math.inf
 
     def _arm(self, moment: float) -> None:
@@ -77,9 +101,15 @@ class Expiry:
         heap = self._heap
         self._timer = None
         self._armed = math.inf
-        while heap and (heap[0][0] <= now or heap[0][2].dead):
-            entry = heapq.heappop(heap)[2]
-            if not entry.dead:
-                self._expire(entry)
+        while heap and (heap[0][0] <= now or all(entry.dead for entry in heap[0][2])):
+            _, _, entries = heapq.heappop(heap)
+            self._entries -= len(entries)
+            for entry in entries:
+                if entry.dead:
+                    continue
+                if len(entries) == 1 or entry.deadline <= now:
+                    self._expire(entry)
+                else:
+                    self.watch(entry, entry.deadline)
         if heap:
             self._arm(max(heap[0][0], now + TICK))

@@ -189,7 +189,7 @@ class ServedModel:
             self._loop.call_soon(self.serve)
 
     def enqueue_all(
-        self, entries: Sequence[Pending], rows: int, nbytes: int, *, has_deadlines: bool
+        self, entries: Sequence[Pending], rows: int, nbytes: int, *, nearest_deadline: float
     ) -> None:
         """Puts requests of level 0 that found room into the inbox; who calls rings the bell."""
         count = len(entries)
@@ -198,9 +198,7 @@ class ServedModel:
         self.statistics.in_flight += count
         self._live.update(entries)
         self._last = entries[-1]
-        if has_deadlines:
-            for entry in entries:
-                self._expiry.watch(entry, entry.deadline)
+        self._expiry.watch_all(entries, nearest_deadline)
         self.waiting.add(entries)
 
     def hold(self, entry: Pending) -> None:

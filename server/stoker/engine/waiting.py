@@ -57,15 +57,17 @@ class Waiting:
         Infinity means that the queue is empty: a signal will come.
         """
         inbox, queue = self._inbox, self._queue
-        if self._is_plain and self.run_time is None and policy.is_immediate:
+        if self._is_plain and policy.is_immediate:
             taken = queue.take_all(inbox, policy.max_rows)
             if taken is not None:  # the usual case
-                live = [
-                    (entry, request)
-                    for entry in taken
-                    if (request := entry.request) is not None and entry.expires > now
-                ]
-                return self._begun(live, None, policy, now) if live else math.inf
+                if self._all_in_time(taken, now):
+                    live = [
+                        (entry, request)
+                        for entry in taken
+                        if (request := entry.request) is not None and entry.expires > now
+                    ]
+                    return self._begun(live, None, policy, now) if live else math.inf
+                queue.take_from(deque(taken))
         queue.take_from(inbox)
         if self._has_delayed:
             queue.delay_expired(now)
@@ -88,6 +90,15 @@ class Waiting:
             wait = min(wait, step.time)
         self._queued = len(queue)
         return wait
+
+    def _all_in_time(self, entries: Sequence[Pending], now: float) -> bool:
+        """Whether a run of all of these that begins now answers each before its deadline, as far as
+        is known: then no order matters."""
+        run = self.run_time
+        if run is None or not self._is_usual(entries[0].form.elements):
+            return True
+        latest = now + run.seconds(sum([entry.rows for entry in entries]))
+        return min([entry.deadline for entry in entries]) >= latest
 
     def _begun(
         self, entries: list[Entry], end: BatchEnd | None, policy: BatchPolicy, now: float

@@ -11,7 +11,6 @@ from stoker.transport.grpc.call import CallContext, Metadata
 from stoker.transport.grpc.native_head import CallMetadata, timeout_seconds
 from stoker.transport.steps import StepThread
 from stoker.transport.wire.http2.hpack import Field
-from stoker.transport.wire.http2.request_fields import check_fresh
 from stoker.transport.wire.limits import BufferBudget
 from stoker.transport.wire.problems import HttpError
 
@@ -46,24 +45,28 @@ class CallHead:
         self.is_retry = is_retry
 
     def varied(self, fresh: list[Field]) -> "CallHead":
-        """The same with these fields besides. Raises MalformedRequest, and InvalidRequest for a
-        deadline that is none."""
-        check_fresh(fresh)
-        seconds, retries = self.timeout, self.is_retry
-        for name, value in fresh:
-            if name == "grpc-timeout":
-                seconds = timeout_seconds(value)
-            elif name == "grpc-previous-rpc-attempts":
-                retries = value != "0"
+        """The same with these fields besides, which are sound. Raises InvalidRequest for a deadline
+        that is none."""
+        timeout, is_retry = self.terms(fresh)
         return CallHead(
             self.path,
             CallMetadata(self.metadata, fresh),
-            seconds,
+            timeout,
             self.coding,
             self.answer_coding,
             self.content_length,
-            retries,
+            is_retry,
         )
+
+    def terms(self, fresh: list[Field]) -> tuple[float, bool]:
+        """Timeout, and whether it is a retry, with these fields besides. Raises as `varied`."""
+        timeout, is_retry = self.timeout, self.is_retry
+        for name, value in fresh:
+            if name == "grpc-timeout":
+                timeout = timeout_seconds(value)
+            elif name == "grpc-previous-rpc-attempts":
+                is_retry = value != "0"
+        return timeout, is_retry
 
     def context(self, deadline: float) -> CallContext:
         """What the handler sees."""

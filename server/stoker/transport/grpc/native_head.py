@@ -41,7 +41,7 @@ def timeout(headers: Mapping[str, str]) -> float:
 def timeout_seconds(text: str) -> float:
     """The seconds of a grpc-timeout: up to 8 digits and a unit. Raises InvalidRequest."""
     digits, unit = text[:-1], _UNITS.get(text[-1:])
-    if unit is None or len(digits) > 8 or not (digits.isascii() and digits.isdigit()):
+    if unit is None or len(text) > 9 or not (text.isascii() and digits.isdigit()):
         raise InvalidRequest(
             "expected a grpc-timeout of up to 8 digits and one of H, M, S, m, u, n, "
             f"got '{text[:32]}'"

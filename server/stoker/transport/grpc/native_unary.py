@@ -34,6 +34,7 @@ from stoker.transport.grpc.native_call import (
     check_size,
     count_refusal,
 )
+from stoker.transport.grpc.native_head import CallMetadata
 from stoker.transport.grpc.native_refused import RefusedOpening
 from stoker.transport.steps import run_through
 from stoker.transport.wire.http2.frames import ErrorCode
@@ -81,16 +82,43 @@ class UnaryOpening:
     def varied(self, fresh: list[Field]) -> Opening:
         """Implements `Opening`."""
         try:
-            return UnaryOpening(self.host, self.head.varied(fresh), self.handle)
+            timeout, is_retry = self.head.terms(fresh)
         except InvalidRequest as error:
             return RefusedOpening(error, counted_by=self.host.statistics)
+        return VariedOpening(self, fresh, timeout, is_retry)
+
+
+class VariedOpening:
+    """A unary call that differs from others in fresh fields only. Implements `Opening`. One is
+    made for each such call, so it holds nothing but what differs."""
+
+    __slots__ = ("common", "fresh", "is_retry", "timeout")
+
+    def __init__(
+        self, common: UnaryOpening, fresh: list[Field], timeout: float, is_retry: bool
+    ) -> None:
+        self.common = common
+        self.fresh = fresh
+        self.timeout = timeout
+        self.is_retry = is_retry
+
+    def open(self, session: Session, number: int) -> Stream:
+        """Implements `Opening`."""
+        common = self.common
+        metadata = CallMetadata(common.head.metadata, self.fresh)
+        context = CallContext(metadata, time.monotonic() + self.timeout, self.is_retry)
+        return UnaryCall(session, number, common, context)
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        """Implements `Opening`."""
+        return self.common.varied(self.fresh + fresh)
 
 
 class UnaryCall(Stream):
     """See the module's docstring."""
 
-    _arrived: float = 0.0
-    """Where the call has a deadline."""
+    _context: CallContext | None = None
+    """The call's own, if it has one."""
     _reader: MessageReader | None = None
     """Of a message that did not come in one frame."""
     _message: Piece | None = None
@@ -99,18 +127,26 @@ class UnaryCall(Stream):
     _is_answered: bool = False
     _cancel: Cancel | None = None
 
-    def __init__(self, session: Session, number: int, opening: UnaryOpening) -> None:
+    def __init__(
+        self,
+        session: Session,
+        number: int,
+        opening: UnaryOpening,
+        context: CallContext | None = None,
+    ) -> None:
         # As `Stream` does; a call to it takes as long as all of this.
         self.session = session
         self.number = number
         self.opened_at = session.seconds
         self.send_window = session.sending.peer_window
         self._opening = opening
+        if context is not None:
+            self._context = context
         if opening.is_special:
             head = opening.head
             self.body_left = head.content_length
-            if head.timeout != math.inf:
-                self._arrived = time.monotonic()
+            if context is None and head.timeout != math.inf:
+                self._context = head.context(time.monotonic() + head.timeout)
 
     def whole(self, view: memoryview, begin: int, end: int) -> None:
         """A message in one frame: the usual case."""
@@ -201,10 +237,7 @@ class UnaryCall(Stream):
 
     def _handle(self, message: MessageBytes) -> None:
         opening = self._opening
-        if self._arrived:
-            context = opening.head.context(self._arrived + opening.head.timeout)
-        else:
-            context = opening.context or opening.common_context()
+        context = self._context or opening.context or opening.common_context()
         cancel = opening.handle(message, context, self._reply)
         if not self._is_answered:
             self._cancel = cancel

@@ -8,33 +8,80 @@ sound only under two rules:
      is remembered for ever.
 
 Counting the entries of the table would not do: a full one that takes an entry and drops another
-looks unchanged. The same holds for what a block begins with: of blocks that end in fresh literals
-only those are decoded.  Hot path.  Source: RFC 7541, section 2.3; design, section "The wire".
+looks unchanged.
+
+Of blocks that end in fresh literals only those are decoded, and what the block begins with, a row
+of indices, is remembered. Where the fresh ones enter the table, every call moves its other entries
+by as many places. So a third rule:
+
+  3. A beginning that reads the dynamic table is remembered while all entries that it reads are
+     there. After others entered, it is the one whose indices are higher by their number: an entry
+     has the same number for ever, counted from the first that the table took, and its index is how
+     many came after it (RFC 7541, section 2.3.2).
+Hot path.  Source: RFC 7541, section 2.3; design, section "The wire".
 """
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from stoker.transport.wire.http2.hpack import Block, CompressionError, Decoder, Field, list_bytes
+from stoker.transport.wire.http2.hpack import Block, Decoder, Field, list_bytes
 from stoker.transport.wire.http2.repeated_heads import FRESH, RepeatedHeads, Varied, are_fresh
 from stoker.transport.wire.limits import MAX_HEAD_BYTES, REMEMBERED_BYTES, REMEMBERED_HEADS
 
 HeadT = TypeVar("HeadT", bound=Varied)
 
+_DYNAMIC: Final = 0x80 + 62
+"""The byte that is the first index of the dynamic table."""
+_LONG: Final = 0xFF
+"""The byte that begins an index of several bytes."""
+
+_MOVED: Final = [
+    bytes([byte if byte < _DYNAMIC else (byte + by) & 0xFF for byte in range(256)])
+    for by in range(_LONG - _DYNAMIC)
+]
+"""What indices become, each in one byte, when so many entries have entered the table."""
+
 
 class _Beginning(Generic[HeadT]):
     """What blocks began with that were alike but for literals at their end."""
 
-    __slots__ = ("block", "fields", "head", "reads_table", "size")
+    __slots__ = ("block", "changes", "entered", "fields", "head", "oldest", "reads_table", "room",
+                 "size")  # fmt: skip
 
     def __init__(
-        self, block: bytes, fields: list[Field], head: HeadT, size: int, reads_table: bool
+        self,
+        block: bytes,
+        fields: list[Field],
+        head: HeadT,
+        size: int,
+        entered: int,
+        changes: int,
     ) -> None:
+        """`entered` and `changes` are the decoder's from before it decoded the block."""
         self.block = block
         self.fields = fields
         self.head = head
         self.size = size
-        self.reads_table = reads_table
+        self.entered = entered
+        self.changes = changes
+        highest = max(block)
+        self.reads_table = highest >= _DYNAMIC
+        self.room = _LONG - 1 - highest
+        """By how much its indices may still grow; negative where they have several bytes each."""
+        self.oldest = entered + _DYNAMIC - 1 - highest
+        """The number of the oldest entry that it reads, where each index is one byte."""
+
+    def follows(self, decoder: Decoder) -> bool:
+        """Makes it the beginning of a block that says the same with the table as it is; False
+        where none does."""
+        self.changes = decoder.changes
+        by = decoder.entered - self.entered
+        self.room -= by
+        if self.room < 0 or self.oldest < decoder.oldest:
+            return False
+        self.entered += by
+        self.block = self.block.translate(_MOVED[by])
+        return True
 
 
 class HeaderBlocks(Generic[HeadT]):
@@ -61,14 +108,23 @@ class HeaderBlocks(Generic[HeadT]):
 
     def head(self, block: bytes) -> HeadT:
         """The head that a block stands for. Raises CompressionError, and what `read` raises."""
-        known = self.known(block)
-        if known is not None:
-            return known
-        beginning = self._beginning
+        return self.known(block) or self.head_of_unknown(block)
+
+    def head_of_unknown(self, block: bytes) -> HeadT:
+        """The same for a block that is not `known`."""
+        decoder, beginning = self._decoder, self._beginning
+        entered, changes = decoder.entered, decoder.changes
+        if (
+            beginning is not None
+            and beginning.changes != changes
+            and beginning.reads_table
+            and not beginning.follows(decoder)
+        ):
+            beginning = self._beginning = None
         if beginning is not None and block.startswith(beginning.block):
-            rest = self.decode(block[len(beginning.block) :])
-            if rest.changes_table and block[len(beginning.block)] & 0xE0 == 0x20:
-                raise CompressionError("expected table sizes before the first field")
+            rest = decoder.decode(block, len(beginning.block))
+            if rest.changes_table:
+                self._until_change.clear()
             if beginning.size + rest.size <= MAX_HEAD_BYTES:
                 varied = self._heads.behind(beginning.head, rest.fields)
                 if varied is not None:
@@ -86,7 +142,7 @@ class HeaderBlocks(Generic[HeadT]):
         if decoded.size <= MAX_HEAD_BYTES:
             varied = self._heads.varied(decoded)
             if varied is not None:
-                self._begin(block, decoded)
+                self._begin(block, decoded, entered, changes)
                 return varied
         head = self._read(decoded)
         if not decoded.changes_table and max(len(block), decoded.size) <= REMEMBERED_BYTES:
@@ -96,11 +152,11 @@ class HeaderBlocks(Generic[HeadT]):
             remembered[block] = head
         return head
 
-    def _begin(self, block: bytes, decoded: Block) -> None:
+    def _begin(self, block: bytes, decoded: Block, entered: int, changes: int) -> None:
         """Remembers what a block began with that has its fresh fields, and no others, as literals
         at its end. Others among them are the request's own, such as the :path of clients that
         index no paths: without them its head would be another request's, or none."""
-        if decoded.literal_at < 2 or decoded.changes_table:
+        if decoded.literal_at < 2 or block[0] < 0x80:  # a table's size
             return
         at = len(decoded.fields) - decoded.literals
         fields = decoded.fields[:at]
@@ -114,7 +170,8 @@ class HeaderBlocks(Generic[HeadT]):
             fields,
             self._heads.lasting(fields),
             size,
-            decoded.reads_table,
+            entered,
+            changes,
         )
 
     def decode(self, block: bytes) -> Block:
@@ -122,6 +179,4 @@ class HeaderBlocks(Generic[HeadT]):
         decoded = self._decoder.decode(block)
         if decoded.changes_table:
             self._until_change.clear()
-            if self._beginning is not None and self._beginning.reads_table:
-                self._beginning = None
         return decoded

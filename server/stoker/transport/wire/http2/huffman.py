@@ -1,12 +1,13 @@
 """Decodes HPACK's Huffman code, a byte at a time.
 
 The code is canonical: its bit lengths give the tree. A state is an inner node of the tree; what a
-byte does in a state (the bytes that it completes, and the state after it) is worked out when it
-first happens and remembered: 40 bytes then take 40 look-ups. We never encode: answers use plain
-strings, made once.  Hot path.  Source: RFC 7541, section 5.2 and appendix B.
+byte does in a state (the text that it completes, and the row of steps of the state after it) is
+worked out when it first happens and remembered: 40 bytes then take 40 look-ups. We never encode:
+answers use plain strings, made once.  Hot path.  Source: RFC 7541, section 5.2 and appendix B.
 """
 
-from typing import Final
+import sys
+from typing import Final, TypeAlias, cast
 
 _LENGTHS: Final = bytes.fromhex(
     "0d171c1c1c1c1c1c1c181e1c1c1e1c1c1c1c1c1c1c1c1e1c1c1c1c1c1c1c1c1c060a0a0c0d06080b0a0a080b"
@@ -18,6 +19,10 @@ _LENGTHS: Final = bytes.fromhex(
 )
 """Bits of the code of each byte, and of the end of string (256) last."""
 
+Row: TypeAlias = list[tuple["Row", str]]
+"""What each byte does in one state."""
+_UNKNOWN: Final = cast(tuple[Row, str], ())
+
 _END: Final = 256
 _MOST_PADDING: Final = 7
 
@@ -26,17 +31,38 @@ class HuffmanError(Exception):
     """The bytes are no Huffman code. The message says why."""
 
 
-def decode(data: bytes) -> bytes:
-    """The bytes that `data` stands for. Raises HuffmanError."""
-    state = 0
-    rows = _rows
-    pieces: list[bytes] = []
-    for byte in data:
-        state, piece = rows[state][byte] or _step(state, byte)
-        pieces.append(piece)
-    if state not in _padding:
+def decode(data: bytes) -> str:
+    """The text that `data` stands for, of one character a byte. Raises HuffmanError."""
+    row = _root
+    pieces: list[str] = []
+    append = pieces.append
+    try:
+        for byte in data:
+            row, piece = row[byte]
+            append(piece)
+    except ValueError:  # some step is `_UNKNOWN`
+        _learn(data)
+        return decode(data)
+    if id(row) not in _padding:
         raise HuffmanError("expected padding of up to 7 bits, all of them 1")
-    return b"".join(pieces)
+    return "".join(pieces)
+
+
+def _learn(data: bytes) -> None:
+    """Works out all steps of `data`, and remembers them. Raises HuffmanError."""
+    state = 0
+    for byte in data:
+        at = state
+        completed = bytearray()
+        for bit in range(7, -1, -1):
+            state = _nodes[state][byte >> bit & 1]
+            if state < 0:
+                if state == -1 - _END:
+                    raise HuffmanError("expected no end-of-string symbol")
+                completed.append(-1 - state)
+                state = 0
+        # The same text is one object: what is small stays in the processor's caches.
+        _rows[at][byte] = _rows[state], sys.intern(completed.decode("latin-1"))
 
 
 def _tree() -> list[list[int]]:
@@ -58,32 +84,18 @@ def _tree() -> list[list[int]]:
     return nodes
 
 
-def _step(state: int, byte: int) -> tuple[int, bytes]:
-    """Works out what a byte does in a state, and remembers it."""
-    node, completed = state, bytearray()
-    for bit in range(7, -1, -1):
-        node = _nodes[node][byte >> bit & 1]
-        if node < 0:
-            if node == -1 - _END:
-                raise HuffmanError("expected no end-of-string symbol")
-            completed.append(-1 - node)
-            node = 0
-    step = node, bytes(completed)
-    _rows[state][byte] = step
-    return step
-
-
 _nodes: Final = _tree()
-_rows: Final[list[list[tuple[int, bytes] | None]]] = [[None] * 256 for _ in _nodes]
+_rows: Final[list[Row]] = [[_UNKNOWN] * 256 for _ in _nodes]
+_root: Final = _rows[0]
 
 
-def _padding_states() -> frozenset[int]:
-    """The states that up to seven 1s lead to from the root."""
+def _padding_rows() -> frozenset[int]:
+    """Which rows are of states that up to seven 1s lead to from the root, by their ids."""
     states, node = {0}, 0
     for _ in range(_MOST_PADDING):
         node = _nodes[node][1]
         states.add(node)
-    return frozenset(states)
+    return frozenset([id(_rows[state]) for state in states])
 
 
-_padding: Final = _padding_states()
+_padding: Final = _padding_rows()

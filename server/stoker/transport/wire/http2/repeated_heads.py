@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 from stoker.transport.wire.http2.hpack import Block, Field, list_bytes
+from stoker.transport.wire.http2.request_fields import check_value
 from stoker.transport.wire.limits import REMEMBERED_BYTES, REMEMBERED_HEADS
 
 FRESH: Final = frozenset(
@@ -33,7 +34,7 @@ class Varied(Protocol):
     """What a head becomes."""
 
     def varied(self, fresh: list[Field]) -> "Varied":
-        """The same with these fields added, none of which it has. Raises MalformedRequest."""
+        """The same with these fields added, none of which it has. They are sound."""
 
 
 HeadT = TypeVar("HeadT", bound=Varied)
@@ -48,11 +49,13 @@ class RepeatedHeads(Generic[HeadT]):
         self._known: dict[tuple[Field, ...], HeadT] = {}
 
     def varied(self, block: Block) -> HeadT | None:
-        """The head of a block with fresh fields; None for one that is to be read as a whole."""
+        """The head of a block with fresh fields; None for one that is to be read as a whole. Raises
+        MalformedRequest."""
         lasting: list[Field] = []
         fresh: list[Field] = []
         for field in block.fields:
             if field[0] in FRESH:
+                check_value(*field)
                 fresh.append(field)
             elif fresh and field[0].startswith(":"):
                 return None  # misplaced
@@ -64,8 +67,15 @@ class RepeatedHeads(Generic[HeadT]):
 
     def behind(self, head: HeadT, fields: list[Field]) -> HeadT | None:
         """The head with these fields behind those that it was made of; None if it is to be read as
-        a whole."""
-        if not are_fresh(fields) or repeats(fields):
+        a whole, as one without fresh fields is. Raises MalformedRequest."""
+        last = ""
+        for name, value in fields:
+            if name not in FRESH or name == last:
+                return None
+            last = name
+            if not (value.isprintable() and value.strip() == value):
+                check_value(name, value)  # does the same; a call for each shows
+        if not last or (len(fields) > 2 and repeats(fields)):
             return None
         return head.varied(fields)  # type: ignore[return-value]  # same
 

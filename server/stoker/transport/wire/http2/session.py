@@ -331,7 +331,7 @@ class Session:
                 elif length > MAX_BLOCK_BYTES or not self._control.is_settled:
                     self._headers(block, flags, number)  # says what is wrong
                 else:
-                    self._block((number, False, block))
+                    self._block((number, False, block), is_looked_up=True)
                 at = stop
                 continue
             if length > MAX_FRAME_BYTES:
@@ -371,16 +371,16 @@ class Session:
         if whole is not None:
             self._block(whole)
 
-    def _block(self, whole: WholeBlock) -> None:
-        """A header block: a request, or the end of one."""
+    def _block(self, whole: WholeBlock, *, is_looked_up: bool = False) -> None:
+        """A header block: a request, or the end of one. `is_looked_up`: the block is not known."""
         number, ends, block = whole
-        table = self._table
+        table, blocks = self._table, self._blocks
         try:
             if number <= table.highest:
-                self._trailers(number, ends, self._blocks.decode(block))
+                self._trailers(number, ends, blocks.decode(block))
                 return
             table.highest = number
-            opening = self._blocks.head(block)
+            opening = blocks.head_of_unknown(block) if is_looked_up else blocks.head(block)
         except CompressionError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from error
         except MalformedRequest as error:

@@ -98,7 +98,7 @@ class Opening(Protocol):
         """A stream for such a request."""
 
     def varied(self, fresh: list[Field]) -> "Opening":
-        """Such a request with these fields besides. Raises MalformedRequest."""
+        """Such a request with these fields besides, which are sound."""
 
 
 class Requests(Protocol):
