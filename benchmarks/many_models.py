@@ -92,19 +92,24 @@ def grpc_load(server: Served, seconds: float) -> tuple[float, float]:
     bodies = [framed(grpc_request(model_name(each), x=x)) for each in range(server.active)]
     fields = call_headers.grpc_fields(at.grpc)
 
-    def script(client: Http2Client) -> Iterator[Call]:
+    def script(client: Http2Client, first: int) -> Iterator[Call]:
         blocks = call_headers.blocks(
             call_headers.Encoding.PLAIN, fields, table_bytes=client.table_bytes
         )
         yield Call(next(blocks), bodies[0])
         block = next(blocks)
-        yield from cycle([Call(block, body) for body in bodies])
+        calls = [Call(block, body) for body in bodies]
+        yield from cycle(calls[first:] + calls[:first])
 
     with (
         connected(lambda: Http2Client(at.grpc, STREAMS), CONNECTIONS) as clients,
         audited(at) as account,
     ):
-        outcome = closed_loop(clients, [script(each) for each in clients], seconds).all_good()
+        scripts = [
+            script(each, number * server.active // CONNECTIONS)  # no two call the same models
+            for number, each in enumerate(clients)
+        ]
+        outcome = closed_loop(clients, scripts, seconds).all_good()
         account.counted, account.in_flight = outcome.good, CONNECTIONS * STREAMS
     return outcome.per_second, account.cpu_us
 
