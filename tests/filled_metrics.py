@@ -68,6 +68,7 @@ def filled_statistics() -> ModelStatistics:
     statistics.pending = 5
     statistics.in_flight = 9
     statistics.bisections = 1
+    statistics.slow_loop_runs = 2
     statistics.wrong_refusals = 2
     for turn in range(40):
         serve_one(statistics, seconds=0.0002 * turn**2, rows=1 + turn * 9, requests=1 + turn % 3)

@@ -1,34 +1,19 @@
 """Clients that others wrote speak HTTP/2 to the REST port of a real server."""
 
-import json
-import subprocess
-
 import httpx
 import pytest
 from stoker.app import DEMO
 
 from tests.conftest import PATIENCE, Endpoints, Serving
-from tests.tools import require_tool
+from tests.digit import BODY, INFER, digit_of
+from tests.tools import output_of, require_tool
 
 IMAGES = DEMO.parent / "images"
-BODY = IMAGES / "digit-7.json"
-INFER = "/v2/models/digits/infer"
 
 
 @pytest.fixture(scope="module")
 def at(serve_module: Serving) -> Endpoints:
     return serve_module(DEMO).at
-
-
-def output_of(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def digit_of(answer: str) -> object:
-    outputs = {each["name"]: each["data"] for each in json.loads(answer)["outputs"]}
-    return outputs["digit"]
 
 
 def test_curl_with_prior_knowledge_gets_its_digit(at: Endpoints) -> None:

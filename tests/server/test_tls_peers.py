@@ -1,6 +1,5 @@
 """Clients that others wrote call a real server over TLS: gRPC and REST, each protocol by ALPN."""
 
-import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +17,8 @@ from tritonclient.grpc import (
 
 from tests.certificates import Certificate, self_signed
 from tests.conftest import PATIENCE, Endpoints, serving
-from tests.tools import require_tool
-
-BODY = DEMO.parent / "images" / "digit-7.json"
-INFER = "/v2/models/digits/infer"
+from tests.digit import BODY, INFER, digit_of
+from tests.tools import output_of, require_tool
 
 
 @dataclass(frozen=True)
@@ -42,17 +39,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredServer]:
     with serving("native") as start:
         running = start(DEMO, tls=certificate.server_context())
         yield SecuredServer(running.at, certificate)
-
-
-def output_of(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def digit_of(answer: str) -> object:
-    outputs = {each["name"]: each["data"] for each in json.loads(answer)["outputs"]}
-    return outputs["digit"]
 
 
 @pytest.mark.parametrize(("option", "version"), [("--http2", "2"), ("--http1.1", "1.1")])

@@ -139,6 +139,7 @@ def test_a_change_of_any_number_shows_in_the_next_scrape(tmp_path: Path) -> None
         lambda: setattr(statistics, "pending", 7),
         lambda: setattr(statistics, "in_flight", 7),
         lambda: setattr(statistics, "bisections", 7),
+        lambda: setattr(statistics, "slow_loop_runs", 7),
         lambda: setattr(statistics, "wrong_refusals", 7),
         lambda: setattr(statistics, "load_seconds", 7.5),
         lambda: gauges.update(demand=0.25),

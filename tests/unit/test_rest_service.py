@@ -1,5 +1,6 @@
 """The REST service by itself: what it keeps of a head, and of a kind of request."""
 
+import gc
 import gzip
 import json
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from types import MappingProxyType
 
 import pytest
 from stoker.model import ModelConfig, TensorConfig
+from stoker.request import RequestKind
 from stoker.tensor import DataType
 from stoker.transport.rest.call_head import CallHead
 from stoker.transport.rest.descriptions import ServerInfo
@@ -100,3 +102,14 @@ def test_what_has_no_json_form_after_a_reload_is_refused(
         assert b"FP16 has no JSON form" in refused.pieces[0]
     engine.effective = engine.with_output(DataType.FP32)
     assert answer_of(service, a_head(), CALL).status == 200
+
+
+def test_a_kind_whose_names_are_long_is_not_kept(service: RestService, engine: Engine) -> None:
+    """Each may be as long as a body of JSON, and the engine has not refused it yet."""
+    call = json.loads(CALL)
+    call["inputs"][0]["name"] = "x" * (20 << 10)
+    answer_of(service, a_head(), json.dumps(call).encode())
+    engine.requests.clear()
+    gc.collect()
+    kinds = [each for each in gc.get_objects() if isinstance(each, RequestKind)]
+    assert not [each for each in kinds if any(len(head.name) > 1 << 14 for head in each.inputs)]

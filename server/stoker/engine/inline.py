@@ -140,6 +140,7 @@ class Inline:
             return True
         self._turns.spend(outcome.seconds)
         if outcome.seconds > SLOW_RUN_S:
+            model.statistics.slow_loop_runs += 1
             self._slow += 1
             if self._slow >= MOST_SLOW:
                 self._rest(now, outcome.seconds)

@@ -142,6 +142,12 @@ BISECTIONS: Final = _of_model(
     "batches",
     "Failed batches that were run again in halves to find the guilty request.",
 )
+SLOW_LOOP_RUNS: Final = _of_model(
+    "stoker_slow_loop_runs_total",
+    _COUNTER,
+    "runs",
+    "Runs on the event loop that held it for over 1 ms.",
+)
 REFUSED: Final = _of_model(
     "stoker_requests_refused_total",
     _COUNTER,
@@ -318,6 +324,7 @@ TABLE: Final = (
     REQUEST_DURATION, QUEUE_DURATION, INPUT_DURATION, INFER_DURATION, OUTPUT_DURATION,
     PENDING, LOAD_DURATION,
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
+    SLOW_LOOP_RUNS,
     REFUSED, WRONGLY_REFUSED, MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT, MODEL_ROW_SECONDS,
     MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,

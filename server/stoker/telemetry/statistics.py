@@ -113,6 +113,7 @@ class ModelStatistics:
         "queue_ns",
         "refusals",
         "request_histogram",
+        "slow_loop_runs",
         "success_count",
         "success_ns",
         "tags",
@@ -146,6 +147,8 @@ class ModelStatistics:
         """Requests refused as predicted late that would have met their limit after all."""
         self.bisections = 0
         """Failed batches that were run again in halves."""
+        self.slow_loop_runs = 0
+        """Runs on the event loop that held it for long."""
         self.failures = dict.fromkeys(FailureReason, 0)
         self.refusals = dict.fromkeys(RefusalReason, 0)
         self.batch_ends = dict.fromkeys(BatchEnd, 0)

@@ -36,7 +36,9 @@ _SHARED_MEMORY: Final = (
 )
 
 _REMEMBERED_MODELS: Final = 64
-"""Models that one envelope is sent to."""
+"""Models that one envelope is sent to, whether they exist or not."""
+_REMEMBERED_NAME: Final = 256
+"""Characters of their names: a path may have 8 KiB, and 1,280 envelopes are kept at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Envelope:
                 self.priority,
                 self.timeout_us,
             )
-            if len(self.kinds) < _REMEMBERED_MODELS:
+            if len(self.kinds) < _REMEMBERED_MODELS and len(model) <= _REMEMBERED_NAME:
                 self.kinds[model, version] = kind
         return kind
 

@@ -233,7 +233,7 @@ class RestService:
                 and (not forms.listed or output.name in forms.listed)
             ):
                 raise without_json(output.name, output.datatype)
-        if forms.all_json:
+        if forms.all_json and kind.is_small:
             if len(self._printable) >= _REMEMBERED_KINDS:
                 self._printable.clear()
             self._printable[kind] = config
