@@ -12,8 +12,9 @@ from onnx import helper
 from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest
 from stoker.model import ModelConfig, Optimization
 from stoker.runtime.cpu import at_low_priority
-from stoker.runtime.onnx import OnnxRuntime, Translation
+from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Placement, Session
+from stoker.runtime.translation import Translation
 from stoker.tensor import Array, DataType
 
 from tests import models
@@ -212,7 +213,7 @@ def test_run_options_reach_the_run(tmp_path: Path) -> None:
 
 def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(tmp_path: Path) -> None:
     runtime = OnnxRuntime("auto")
-    if runtime.machine.gpus.count:
+    if runtime.machine.gpus:
         pytest.skip("a GPU is here")
     path = models.write_model(tmp_path / "model.onnx", models.double())
     with pytest.raises((DeviceFailed, InvalidRequest), match="cuda:0 and did not get it"):
