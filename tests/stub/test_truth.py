@@ -1,10 +1,13 @@
 """What a session on a GPU tells of itself, by the real provider and a GPU that computes nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from stoker.runtime.providers import CPU_PROVIDER, CUDA_PROVIDER
 
+from tests.models import ModelEntry, write_repository
+from tests.stub import stub_models
 from tests.stub.libraries import ONE_GPU, Libraries, ask, run_python
 from tests.stub.recording import is_as_recorded
 
@@ -60,7 +63,18 @@ def test_a_model_of_texts_tells_that_it_is_on_the_cpu(libraries: Libraries) -> N
     assert report["nodes"] == {CPU_PROVIDER: 1}
 
 
-def test_models_take_turns_on_the_gpus(libraries: Libraries) -> None:
+def test_a_run_on_a_gpu_that_died_is_a_device_failure_and_not_run_again_on_the_cpu(
+    libraries: Libraries,
+) -> None:
+    environment = {**libraries.preloaded(runtime=True), **ONE_GPU, "STUB_CUDA_LAUNCH": "700"}
+    (answer,) = ask("open_probe", [{"parameters": WITHOUT_CUDNN, "run": True}], environment)
+    assert answer["error"] == "DeviceFailed"
+    assert "an illegal memory access was encountered" in answer["message"]
+
+
+def test_a_model_without_gpus_goes_to_each_or_to_the_one_that_has_most_memory(
+    libraries: Libraries,
+) -> None:
     environment = {**libraries.preloaded(runtime=True), "STUB_CUDA_DEVICES": "2"}
     request = {"parameters": WITHOUT_CUDNN}
     (each,) = ask("open_probe", [request], environment)
@@ -113,12 +127,9 @@ def test_a_memory_limit_reads_as_recorded(libraries: Libraries) -> None:
     assert is_as_recorded("memory_limit", answer)
 
 
-def test_check_tells_where_each_model_would_run(libraries: Libraries, tmp_path: Any) -> None:
-    from tests.models import ModelEntry, write_repository
-    from tests.stub.stub_models import partly
-
+def test_check_tells_where_each_model_would_run(libraries: Libraries, tmp_path: Path) -> None:
     config = 'parameters { key: "enable_cudnn" value { string_value: "0" } }'
-    write_repository(tmp_path, {"m": ModelEntry(partly(), config)})
+    write_repository(tmp_path, {"m": ModelEntry(stub_models.partly(), config)})
     done = run_python(
         *("-m", "stoker", "check", "--device", "gpu", str(tmp_path)),
         environment={**libraries.preloaded(runtime=True), **ONE_GPU},
