@@ -1,10 +1,11 @@
 # `make serve` and `make test` work in a fresh clone with Python 3.11 or newer and make, without
-# root. What is made lives in .venv.  ONNXRUNTIME=cpu|gpu and PYTHON=... choose what goes into it.
+# root. What is made lives in .venv, for `make test-stub` in .venv-gpu.  ONNXRUNTIME=cpu|gpu and
+# PYTHON=... choose what goes into .venv.
 
 # Every target works in the one environment, so a parallel make runs them one after the other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test check protos bench load environment dev
+.PHONY: help serve test test-stub check protos bench load environment dev
 
 BIN := .venv/bin
 
@@ -17,7 +18,7 @@ GRPC := $(or $(STOKER_GRPC_PORT),8001)
 METRICS := $(or $(STOKER_METRICS_PORT),8002)
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: STOKER_HTTP_PORT, ...
 	@printf '%s\n' \
@@ -33,6 +34,10 @@ serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: ST
 
 test: check ## Linters, types and all tests.
 	$(BIN)/pytest $(ARGS)
+
+test-stub: ## Tests of the real CUDA provider without a GPU; the first time downloads 1.6 GB.
+	@VENV=.venv-gpu ONNXRUNTIME=gpu scripts/environment dev
+	.venv-gpu/bin/pytest tests/stub $(ARGS)
 
 check: dev ## Linters and types only.
 	$(BIN)/ruff check

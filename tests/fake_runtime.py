@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from stoker.device import DeviceReport
 from stoker.errors import ExecutionFailed, ServingError
 from stoker.model import ModelConfig
 from stoker.runtime.session import Placement, Session
@@ -51,6 +52,8 @@ class FakeModel:
     """Opening waits until this is set; None: it does not wait."""
     dimension_names: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     unranked: frozenset[str] = frozenset()
+    report: DeviceReport | None = None
+    """What its sessions say of where they run; None: just the device of their placement."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,10 @@ class FakeSession:
     @property
     def device(self) -> str:
         return self._device
+
+    @property
+    def report(self) -> DeviceReport:
+        return self.model.report or DeviceReport(self._device, self._device, "FakeProvider")
 
     def run(
         self,

@@ -1,5 +1,6 @@
 """A registry in which every metric of the table has a value, for the tests of its text."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from stoker.telemetry import metric_table as table
@@ -8,6 +9,7 @@ from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import INTERVAL_S, LoopLag
 from stoker.telemetry.machine import Machine
 from stoker.telemetry.metrics import MetricsRegistry
+from stoker.telemetry.model_series import Facts
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.telemetry.statistics import (
     BatchEnd,
@@ -19,6 +21,14 @@ from stoker.telemetry.statistics import (
 from tests.hand_loop import HandLoop
 
 START = 1000.0
+
+ON_A_GPU: Mapping[table.Metric, Facts] = {
+    table.MODEL_INFO: {("cuda:0", "CUDAExecutionProvider"): 1.0},
+    table.MODEL_NODES: {
+        ("cuda:0", "CUDAExecutionProvider"): 118.0,
+        ("cuda:0", "CPUExecutionProvider"): 2.0,
+    },
+}
 
 
 def write_machine(root: Path, *, busy: int = 100, idle: int = 300) -> Path:
@@ -108,8 +118,9 @@ def filled_metrics(root: Path) -> MetricsRegistry:
             table.MODEL_BATCH_LIMIT: lambda: 32,
             table.MODEL_ROW_SECONDS: lambda: 0.00025,
         },
+        facts=ON_A_GPU,
     )
-    metrics.add_model(ModelStatistics("idle", 1))
+    metrics.add_model(ModelStatistics("idle", 1), facts=ON_A_GPU)
     metrics.register(table.READY, lambda: 1.0)
     metrics.register_labelled(
         table.MODEL_READY, lambda: {("resnet", "3"): 1, ("idle", "1"): 1, ("broken", "1"): 0}

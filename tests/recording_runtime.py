@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stoker.device import DeviceReport
 from stoker.model import ModelConfig
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Placement, Session
@@ -68,6 +69,10 @@ class RecordingSession:
     @property
     def device(self) -> str:
         return self._session.device
+
+    @property
+    def report(self) -> DeviceReport:
+        return self._session.report
 
     def run(
         self,

@@ -12,7 +12,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
@@ -23,6 +23,7 @@ import stoker
 from stoker import descriptors
 from stoker.allocator import keep_freed_memory
 from stoker.checking import CheckReport
+from stoker.device import DeviceReport
 from stoker.engine.engine import Engine, OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
@@ -109,7 +110,12 @@ class Server:
             runs_inline=settings.grpc_transport == "native",
         )
         self._loader = Loader(
-            Opener(runtime, profile_seconds=profile_seconds, occupied=self.engine.occupied),
+            Opener(
+                runtime,
+                profile_seconds=profile_seconds,
+                cpu_node_warning_share=settings.cpu_node_warning_share,
+                occupied=self.engine.occupied,
+            ),
             self.engine,
             self._registry,
             on_change=self.health.changed,
@@ -207,7 +213,7 @@ class Server:
             table.MODEL_ROW_SECONDS: lambda: served.costs.usual_seconds_per_row(),
         }
         if opened.profile.costs:
-            devices = [session.device for _, session in opened.sessions]
+            devices = list(dict.fromkeys(session.device for _, session in opened.sessions))
             for device in devices if len(served.instances) > 1 else ():
                 overlap = max(opened.profile.overlap or 1.0, self._overlaps.get(device, 1.0))
                 self._overlaps[device] = overlap
@@ -215,7 +221,12 @@ class Server:
             demand = self._demand.add_model(devices)
             served.add_demand = demand.add
             gauges[table.MODEL_DEMAND] = lambda: demand.ratio(time.monotonic())
-        self._metrics.add_model(served.statistics, gauges, bring_up_to_date=served.note_started)
+        self._metrics.add_model(
+            served.statistics,
+            gauges,
+            facts=_device_facts(served.devices),
+            bring_up_to_date=served.note_started,
+        )
 
     def _version_gone(self, served: ServedModel) -> None:
         self._metrics.remove_model(served.statistics)
@@ -286,6 +297,20 @@ class _DrainingStreams:
         self.streams.stop()
 
 
+def _device_facts(
+    reports: Sequence[DeviceReport],
+) -> Mapping[table.Metric, Mapping[tuple[str, ...], float]]:
+    """What the metrics show of where a version's sessions run: of several on one device, once."""
+    return {
+        table.MODEL_INFO: {(each.device, each.provider): 1.0 for each in reports},
+        table.MODEL_NODES: {
+            (each.device, provider): count
+            for each in reports
+            for provider, count in each.nodes.items()
+        },
+    }
+
+
 def open_repository(settings: Settings) -> Repository:
     """What the settings' sources hold; the demo models when there are none."""
     return scan(
@@ -300,9 +325,10 @@ def check(settings: Settings) -> CheckReport:
     log.set_up(settings.log_format, "error")
     repository = open_repository(settings)
     try:
-        opener = Opener(OnnxRuntime(settings.device))
+        runtime = OnnxRuntime(settings.device, gpu_placement=settings.gpu_placement)
     except BrokenInstallation as error:
         return CheckReport((), (str(error),))
+    opener = Opener(runtime, cpu_node_warning_share=settings.cpu_node_warning_share)
     models = check_models(repository.models.values(), opener, to_pbtxt)
     return CheckReport(models, repository.problems)
 
@@ -313,7 +339,7 @@ def serve(settings: Settings, tls: ssl.SSLContext | None = None) -> int:
     keep_freed_memory()
     settings = _within_descriptors(settings)
     try:
-        runtime = OnnxRuntime(settings.device)
+        runtime = OnnxRuntime(settings.device, gpu_placement=settings.gpu_placement)
     except BrokenInstallation as error:
         log.event(logger, "start_failed", str(error), level=logging.CRITICAL)
         return EXIT_BAD_USAGE

@@ -35,7 +35,8 @@ def print_report(report: CheckReport, stream: TextIO, *, width: int | None = Non
         stream.writelines("\t".join(row) + "\n" for row in (COLUMNS, *map(_row, report.models)))
     for model in report.models:
         if model.config:
-            stream.write(f"\n# {_title(model)}\n{model.config.rstrip()}\n")
+            heads = "".join(f"# {line}\n" for line in (_title(model), *model.details))
+            stream.write(f"\n{heads}{model.config.rstrip()}\n")
     notes = [*_notes(report)]
     if notes:
         stream.write("\n")

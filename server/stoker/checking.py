@@ -24,7 +24,9 @@ class CheckedModel:
     instances: str = ""
     """In a few words: `2 on CPU` ..."""
     device: str = ""
-    """Where it would run: `cpu`, `gpu 0` ..."""
+    """Where it would run, in words: `cpu`, `cuda:0 NVIDIA L4 (120 nodes)` ..."""
+    details: tuple[str, ...] = ()
+    """Of a session on a GPU: nodes by provider and options as they are stored, a line each."""
     config: str = ""
     """The completed configuration in protobuf's text form."""
 

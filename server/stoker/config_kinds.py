@@ -89,6 +89,17 @@ def _some_duration(written: Written) -> float:
     return seconds
 
 
+def _share(written: Written) -> float:
+    text = _one(written, "a share from 0 to 1")
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"expected a share from 0 to 1, got {text!r}")
+    return share
+
+
 def _switch(written: Written) -> bool:
     text = _one(written, "true or false")
     value = _WORDS.get(text.strip().lower())
@@ -147,6 +158,7 @@ SIZE: Final = Kind("SIZE", _size, lambda value: format_size(int(str(value))))
 MESSAGE_SIZE: Final = Kind("SIZE", _message_size, SIZE.format)
 DURATION: Final = Kind("TIME", _duration, lambda value: format_duration(float(str(value))))
 SOME_DURATION: Final = Kind("TIME", _some_duration, DURATION.format)
+SHARE: Final = Kind("SHARE", _share)
 SWITCH: Final = Kind("true|false", _switch, lambda value: str(value).lower(), switch=True)
 HOST: Final = Kind("ADDRESS", lambda written: _text(written, "an address"))
 NAME: Final = Kind("NAME", lambda written: _text(written, "a name"))

@@ -11,6 +11,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
+from stoker.device import DeviceReport
 from stoker.tensor import DataType, TensorSpec
 
 PLATFORM: Final = "onnxruntime_onnx"
@@ -56,6 +57,8 @@ class ModelMetadata:
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    devices: tuple[DeviceReport, ...] = ()
+    """Where each session of the version really runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from stoker.config_sources import flag_of, variable_of
 from stoker.units import format_size
 
 Device: TypeAlias = Literal["auto", "gpu", "cpu"]
+GpuPlacement: TypeAlias = Literal["each", "round-robin", "free-memory"]
 GrpcTransport: TypeAlias = Literal["native", "grpcio"]
 LogFormat: TypeAlias = Literal["auto", "text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 _DEVICE: Final = kinds.choice(get_args(Device))
+_GPU_PLACEMENT: Final = kinds.choice(get_args(GpuPlacement))
 _GRPC_TRANSPORT: Final = kinds.choice(get_args(GrpcTransport))
 _LOG_FORMAT: Final = kinds.choice(get_args(LogFormat))
 _LOG_LEVEL: Final = kinds.choice(get_args(LogLevel))
@@ -102,6 +104,22 @@ class Settings:
         metadata=_about(
             "Where models run: auto takes a GPU when there is one; gpu insists, without one the "
             "server is not ready; cpu never looks for one",
+            for_check=True,
+        ),
+    )
+    gpu_placement: Annotated[GpuPlacement, _GPU_PLACEMENT] = field(
+        default="each",
+        metadata=_about(
+            "Where a model goes whose instance groups name no GPUs: each puts an instance on "
+            "every GPU; round-robin and free-memory choose one GPU for a model",
+            for_check=True,
+        ),
+    )
+    cpu_node_warning_share: Annotated[float, kinds.SHARE] = field(
+        default=0.05,
+        metadata=_about(
+            "A model on a GPU is warned about when more than this share of its nodes computes on "
+            "the CPU",
             for_check=True,
         ),
     )

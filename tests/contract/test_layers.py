@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "server" / "stoker"
 
-NOUNS = {"tensor", "request", "model", "errors", "inference", "control"}
+NOUNS = {"tensor", "request", "model", "device", "errors", "inference", "control"}
 FREE = {"telemetry", "stoker"}
 """Importable by all."""
 

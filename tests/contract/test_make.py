@@ -20,7 +20,7 @@ from tests.conftest import Serving
 from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TARGETS: Final = ("help", "serve", "test", "check", "protos", "bench", "load")
+TARGETS: Final = ("help", "serve", "test", "test-stub", "check", "protos", "bench", "load")
 
 RECORDER: Final = """\
 #!/bin/sh
@@ -28,7 +28,7 @@ RECORDER: Final = """\
 case "$*" in
     *version_info*:2*) echo "$VERSION" ;;
     *version_info*) [ "$VERSION" != 3.10 ] ;;
-    "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo "$*" >>asked ;;
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "$*" >>asked ;;
     "-m "*) echo "$*" >>asked ;;
 esac
 """
@@ -41,13 +41,14 @@ class Checkout:
     folder: Path
 
     def prepare(
-        self, *arguments: str, version: str = "3.12", onnxruntime: str = "cpu"
+        self, *arguments: str, version: str = "3.12", onnxruntime: str = "cpu", **more: str
     ) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHON": f"{self.folder}/missing {self.folder}/python",
             "VERSION": version,
             "ONNXRUNTIME": onnxruntime,
+            **more,
         }
         script = self.folder / "scripts" / "environment"
         return subprocess.run(
@@ -79,7 +80,7 @@ def make(*arguments: str) -> str:
 
 
 def test_help_lists_every_target() -> None:
-    assert tuple(re.findall(r"^  make (\w+) +\S", make(), re.MULTILINE)) == TARGETS
+    assert tuple(re.findall(r"^  make ([\w-]+) +\S", make(), re.MULTILINE)) == TARGETS
 
 
 def test_tests_run_after_linters_and_types_even_in_a_parallel_make() -> None:
@@ -108,6 +109,16 @@ def test_the_other_onnx_runtime_gets_a_new_environment(checkout: Checkout) -> No
     checkout.prepare(onnxruntime="cpu")
     checkout.prepare(onnxruntime="gpu")
     assert checkout.asked() == [".venv", ".[cpu]", ".venv", ".[gpu]"]
+
+
+def test_the_gpu_package_for_tests_leaves_the_environment_alone(checkout: Checkout) -> None:
+    checkout.prepare("dev")
+    checkout.asked()
+    checkout.prepare("dev", onnxruntime="gpu", VENV=".venv-gpu")
+    assert checkout.asked() == [".venv-gpu", ".[gpu,dev]"]
+    checkout.prepare("dev")
+    checkout.prepare("dev", onnxruntime="gpu", VENV=".venv-gpu")
+    assert checkout.asked() == []
 
 
 def test_an_environment_that_was_moved_is_made_anew(checkout: Checkout, tmp_path: Path) -> None:

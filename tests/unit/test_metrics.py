@@ -15,7 +15,7 @@ from stoker.telemetry.machine import Machine
 from stoker.telemetry.metrics import LINES_PER_TURN, MetricsRegistry
 from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalReason
 
-from tests.filled_metrics import filled_metrics, serve_one, write_machine
+from tests.filled_metrics import ON_A_GPU, filled_metrics, serve_one, write_machine
 from tests.hand_loop import HandLoop
 
 LINES_OF_A_USED_MODEL = 115
@@ -332,8 +332,23 @@ def test_what_is_not_in_the_table_cannot_be_registered(tmp_path: Path) -> None:
         metrics.register(table.START_TIME, lambda: 1.0)
     with pytest.raises(ValueError, match="expected a server's metric"):
         metrics.register(table.PENDING, lambda: 1.0)
-    with pytest.raises(ValueError, match="expected gauges out of"):
+    with pytest.raises(ValueError, match=r"expected any of \['stoker_model_demand', "):
         metrics.add_model(ModelStatistics("m", 1), {table.PENDING: lambda: 1.0})
+    with pytest.raises(ValueError, match=r"expected any of \['stoker_model_info', "):
+        metrics.add_model(ModelStatistics("m", 1), facts={table.PENDING: {("x",): 1.0}})
+
+
+def test_a_models_place_is_told_by_device_and_provider(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    statistics = ModelStatistics("m", 1, tags={"team": "a"})
+    metrics.add_model(statistics, facts=ON_A_GPU)
+    found = samples(scrape(metrics))
+    labels = '_team="a",device="cuda:0",model="m",provider="CUDAExecutionProvider",version="1"'
+    assert found[f"stoker_model_info{{{labels}}}"] == "1.0"
+    assert found[f"stoker_model_nodes{{{labels}}}"] == "118.0"
+    assert found[f"stoker_model_nodes{{{labels.replace('CUDA', 'CPU')}}}"] == "2.0"
+    metrics.remove_model(statistics)
+    assert not [key for key in samples(scrape(metrics)) if key.startswith("stoker_model_info")]
 
 
 def test_the_kernels_figures_are_read_once_a_second_however_many_scrape(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +13,9 @@ from onnx import helper
 from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest
 from stoker.model import ModelConfig, Optimization
 from stoker.runtime.cpu import at_low_priority
-from stoker.runtime.onnx import OnnxRuntime, Translation
+from stoker.runtime.onnx import OnnxRuntime, library
 from stoker.runtime.session import Placement, Session
+from stoker.runtime.translation import Translation
 from stoker.tensor import Array, DataType
 
 from tests import models
@@ -212,11 +214,73 @@ def test_run_options_reach_the_run(tmp_path: Path) -> None:
 
 def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(tmp_path: Path) -> None:
     runtime = OnnxRuntime("auto")
-    if runtime.machine.gpus.count:
+    if runtime.machine.gpus:
         pytest.skip("a GPU is here")
     path = models.write_model(tmp_path / "model.onnx", models.double())
     with pytest.raises((DeviceFailed, InvalidRequest), match="cuda:0 and did not get it"):
         runtime.open(path, config(), Placement("cuda:0", 1, 1))
+
+
+class FailingProvider:
+    """The inner session of ONNX Runtime's Python layer, whose first run fails in its provider."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.failed = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def run(self, *arguments: Any) -> Any:
+        if not self.failed:
+            self.failed += 1
+            raise library().capi.onnxruntime_pybind11_state.EPFail("the provider failed")
+        return self._inner.run(*arguments)
+
+
+def sessions_that_fail_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session(library().InferenceSession):  # type: ignore[misc]  # the package has no types
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self._sess = FailingProvider(self._sess)
+            self._fallback_providers = ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(library(), "InferenceSession", Session)
+
+
+def test_onnx_runtime_itself_runs_again_on_the_cpu_after_its_provider_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the next test would prove nothing."""
+    sessions_that_fail_once(monkeypatch)
+    path = models.write_model(tmp_path / "model.onnx", models.double())
+    session = library().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (y,) = session.run(["y"], {"x": np.ones((1, 4), np.float32)})
+    np.testing.assert_array_equal(y, np.full((1, 4), 2, np.float32))
+
+
+def test_a_run_whose_provider_failed_is_not_silently_run_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions_that_fail_once(monkeypatch)
+    session = opened(tmp_path, models.double())
+    with pytest.raises(ExecutionFailed, match="the provider failed"):
+        session.run({"x": np.ones((1, 4), np.float32)}, ["y"])
+
+
+def test_cuda_counts_gpus_as_nvidia_smi_does_unless_the_user_chose() -> None:
+    program = "import os; from stoker.runtime.onnx import library; library(); "
+    program += "print(os.environ['CUDA_DEVICE_ORDER'])"
+    for chosen, expected in (("", "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")):
+        environment = {key: os.environ[key] for key in os.environ if key != "CUDA_DEVICE_ORDER"}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**environment, **({"CUDA_DEVICE_ORDER": chosen} if chosen else {})},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have no nice value")

@@ -3,12 +3,18 @@
 import pytest
 from stoker.errors import InvalidRequest
 from stoker.model import InstanceGroup, InstanceKind, ModelConfig
-from stoker.runtime.placement import Assignment, DeviceWish, Machine, placements, settle
-from stoker.runtime.providers import GpuProbe
+from stoker.runtime.placement import (
+    DeviceWish,
+    GpuPlacement,
+    Machine,
+    asks_for_spread,
+    placements,
+    spread,
+)
 from stoker.runtime.session import Placement
 
-NO_GPU = Machine(GpuProbe(0, "no driver was found"), cpus=8)
-TWO_GPUS = Machine(GpuProbe(2), cpus=8)
+NO_GPU = Machine(0, 8, "no driver was found")
+TWO_GPUS = Machine(2, 8)
 GPU, CPU, AUTO, MODEL = InstanceKind.GPU, InstanceKind.CPU, InstanceKind.AUTO, InstanceKind.MODEL
 
 
@@ -36,9 +42,16 @@ def test_a_written_thread_count_is_obeyed() -> None:
     assert placed(NO_GPU, group, intra_op_thread_count="1") == (Placement("cpu", 4, 1),)
 
 
-def test_groups_on_one_device_share_a_session() -> None:
+def test_each_instance_on_a_gpu_is_a_session_of_its_own() -> None:
     groups = (InstanceGroup(kind=GPU, count=2, gpus=(1,)), InstanceGroup(kind=GPU, count=1))
-    assert placed(TWO_GPUS, *groups) == (Placement("cuda:1", 3, 1), Placement("cuda:0", 1, 1))
+    placed_there = placed(TWO_GPUS, *groups)
+    assert [each.device for each in placed_there] == ["cuda:1", "cuda:1", "cuda:0", "cuda:1"]
+    assert all(each.instances == 1 for each in placed_there)
+
+
+def test_groups_on_the_cpu_share_a_session() -> None:
+    groups = (InstanceGroup(kind=CPU, count=2), InstanceGroup(kind=CPU))
+    assert placed(TWO_GPUS, *groups) == (Placement("cpu", 3, 2),)
 
 
 def test_cpu_and_gpu_groups_stand_side_by_side() -> None:
@@ -85,19 +98,66 @@ def test_a_cpu_group_with_gpus_is_a_contradiction() -> None:
         placed(TWO_GPUS, InstanceGroup(kind=CPU, gpus=(0,)))
 
 
-def test_a_session_with_nodes_on_the_gpu_is_there() -> None:
-    assert settle("m", "cuda:1", Assignment(5, ("Shape",)), has_text=False) == "cuda:1"
+def test_a_group_without_gpus_goes_to_those_that_were_chosen() -> None:
+    config = ModelConfig("m", 0, (), (), None, instance_groups=(InstanceGroup(kind=GPU, count=2),))
+    chosen = placements(config, "auto", TWO_GPUS, (1,))
+    assert [each.device for each in chosen] == ["cuda:1", "cuda:1"]
 
 
-def test_a_session_without_a_node_on_the_gpu_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match=r"none of its nodes there \(on the CPU: NonZero\)"):
-        settle("m", "cuda:0", Assignment(0, ("NonZero", "NonZero")), has_text=False)
+def test_named_gpus_are_kept_whatever_was_chosen() -> None:
+    config = ModelConfig("m", 0, (), (), None, instance_groups=(InstanceGroup(gpus=(0,)),))
+    assert placements(config, "auto", TWO_GPUS, (1,)) == (Placement("cuda:0", 1, 1),)
 
 
-def test_a_model_of_texts_is_told_to_be_on_the_cpu() -> None:
-    assert settle("m", "cuda:0", Assignment(0, ("Identity",)), has_text=True) == "cpu"
+@pytest.mark.parametrize(
+    ("group", "wish", "asks"),
+    [
+        (InstanceGroup(), "auto", True),
+        (InstanceGroup(kind=GPU), "auto", True),
+        (InstanceGroup(kind=GPU, gpus=(0,)), "auto", False),
+        (InstanceGroup(kind=CPU), "gpu", False),
+        (InstanceGroup(), "cpu", False),
+    ],
+)
+def test_only_models_that_name_no_gpu_take_a_turn(
+    group: InstanceGroup, wish: DeviceWish, asks: bool
+) -> None:
+    config = ModelConfig("m", 0, (), (), None, instance_groups=(group,))
+    assert asks_for_spread(config, wish, TWO_GPUS) is asks
+    assert not asks_for_spread(config, wish, Machine(1, 8))
 
 
-def test_shape_operators_on_the_cpu_are_not_misplaced() -> None:
-    assert Assignment(3, ("Shape", "Gather", "Concat")).misplaced == ()
-    assert Assignment(3, ("Shape", "Conv", "Conv", "TopK")).misplaced == ("Conv", "TopK")
+def test_each_puts_a_model_on_every_gpu() -> None:
+    assert spread("each", 3, turn=1) == (0, 1, 2)
+    assert spread("each", 0) == ()
+
+
+def test_round_robin_gives_models_the_gpus_in_turn() -> None:
+    assert [spread("round-robin", 3, turn=turn) for turn in range(4)] == [(0,), (1,), (2,), (0,)]
+
+
+def test_free_memory_chooses_the_emptiest_gpu() -> None:
+    assert spread("free-memory", 3, turn=0, free=(5, 9, 7)) == (1,)
+
+
+def test_gpus_with_fewer_loads_under_way_come_first() -> None:
+    assert spread("free-memory", 3, free=(5, 9, 7), loading=(0, 1, 0)) == (2,)
+    assert spread("free-memory", 3, free=(5, 9, 7), loading=(1, 1, 1)) == (1,)
+
+
+def test_equally_free_gpus_take_turns() -> None:
+    assert [spread("free-memory", 2, turn=turn, free=(4, 4)) for turn in range(3)] == [
+        (0,),
+        (1,),
+        (0,),
+    ]
+
+
+@pytest.mark.parametrize("free", [(), (None, None), (9, None)])
+def test_gpus_take_turns_where_free_memory_is_unknown(free: tuple[int | None, ...]) -> None:
+    assert [spread("free-memory", 2, turn=turn, free=free) for turn in range(2)] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize("policy", ["round-robin", "free-memory"])
+def test_the_only_gpu_is_always_the_one(policy: GpuPlacement) -> None:
+    assert spread(policy, 1, turn=5, free=(1,)) == (0,)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -145,6 +146,7 @@ class Engine:
             PLATFORM,
             tuple(config.client_spec(each) for each in config.inputs),
             tuple(config.client_spec(each) for each in config.outputs),
+            served.devices,
         )
 
     def config(self, model: str, version: str = "") -> ModelConfig:
@@ -212,8 +214,12 @@ class Engine:
         sizes = RunSizes(policy.max_rows, largest)
         costs = CostBook(curve, sizes, elements=opened.profile.elements)
         served = ServedModel(plan, policy, admission, costs, statistics, self._loop, self._clock)
+        served.devices = tuple(session.report for _, session in opened.sessions)
         if opened.profile.overlap is not None:
-            most = max(placement.instances for placement, _ in opened.sessions)
+            runs = Counter[str]()
+            for placement, session in opened.sessions:
+                runs[session.device] += placement.instances
+            most = max(runs.values())
             served.prior_slowdown = max(1.0, most / opened.profile.overlap)
         for placement, session in opened.sessions:
             if needs_own_threads(curve, policy, session.device):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from stoker.device import DeviceReport
 from stoker.engine.admission import Admission, Refused
 from stoker.engine.arrivals import Arrivals
 from stoker.engine.cost_book import CostBook
@@ -82,6 +83,8 @@ class ServedModel:
         self.statistics = statistics
         self.failure_budget = FailureBudget()
         self.instances: list[Instance] = []
+        self.devices: tuple[DeviceReport, ...] = ()
+        """Where each of its sessions really runs."""
         self.prior_slowdown = 1.0
         """How much longer a run took in warm-up when all instances ran at the same time."""
         self.add_demand: Callable[[float, float], None] | None = None

@@ -3,9 +3,11 @@
 Uses the same opening as the server, so that a clean report means a server that loads.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from stoker.checking import CheckedModel
+from stoker.device import CPU, DeviceReport
 from stoker.lifecycle.opening import ModelDefinition, Opener
 from stoker.model import ModelConfig
 from stoker.runtime.independence import Independence
@@ -62,7 +64,10 @@ def _check_version(
         max_batch_size=config.max_batch_size,
         batching=_batching(config, found.independence),
         instances=_instances(found.placements),
-        device=", ".join(placement.device for placement in found.placements),
+        device=", ".join(dict.fromkeys(str(report) for report in found.reports)),
+        details=tuple(
+            dict.fromkeys(line for report in found.reports for line in device_lines(report))
+        ),
         config=to_text(config),
     )
 
@@ -84,4 +89,22 @@ def _batching(config: ModelConfig, independence: Independence) -> str:
 
 
 def _instances(placements: Sequence[Placement]) -> str:
-    return ", ".join(f"{placement.instances} on {placement.device}" for placement in placements)
+    runs = Counter[str]()
+    for placement in placements:
+        runs[placement.device] += placement.instances
+    return ", ".join(f"{count} on {device}" for device, count in runs.items())
+
+
+def device_lines(report: DeviceReport) -> tuple[str, ...]:
+    """What is worth a line about a session on a GPU; nothing about one on the CPU."""
+    if report.device == CPU:
+        return ()
+    nodes = ", ".join(f"{count} {provider}" for provider, count in report.nodes.items())
+    copies = "not counted" if report.memcpy_nodes is None else str(report.memcpy_nodes)
+    options = " ".join(f"{key}={value}" for key, value in sorted(report.options.items()))
+    return (
+        f"{report.device}: compute capability {report.compute_capability or 'unknown'}, "
+        f"{report.memory_bytes} bytes of memory",
+        f"{report.device}: nodes: {nodes}; copies between CPU and GPU: {copies}",
+        f"{report.device}: options: {options}",
+    )

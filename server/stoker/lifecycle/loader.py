@@ -6,11 +6,12 @@ a few at once; a failing one becomes UNAVAILABLE with its reason and disturbs no
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from stoker.control import IndexEntry
+from stoker.device import CPU, DeviceReport
 from stoker.engine.engine import Engine, OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
@@ -114,7 +115,11 @@ class Loader:
             batch_limit_rows=served.policy.max_rows,
             rows=opened.independence.value,
             devices=tuple(session.device for _, session in opened.sessions),
+            providers=tuple(session.report.provider for _, session in opened.sessions),
         )
+        for _, session in opened.sessions:
+            if session.report.requested != CPU:
+                _log_device(identity, session.report)
         self._registry.set_state(identity, VersionState.READY, served=served)
         self._on_ready(served, opened)
         self._on_change()
@@ -165,3 +170,28 @@ class Loader:
         )
         self._registry.set_state(identity, VersionState.UNAVAILABLE, reason=error.message)
         self._on_change()
+
+
+def _log_device(identity: ModelVersion, report: DeviceReport) -> None:
+    """The truth about one session on a GPU."""
+    event(
+        logger,
+        "model_device",
+        f"{identity} runs on {report}",
+        model=identity.name,
+        version=identity.version,
+        requested=report.requested,
+        device=report.device,
+        provider=report.provider,
+        nodes=_pairs(report.nodes),
+        computing_on_cpu=report.operators_on_cpu,
+        copies=report.memcpy_nodes,
+        device_name=report.device_name,
+        compute_capability=report.compute_capability,
+        memory_bytes=report.memory_bytes,
+        options=_pairs(report.options),
+    )
+
+
+def _pairs(values: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"{key}={value}" for key, value in sorted(values.items()))

@@ -15,11 +15,13 @@ from math import prod
 from pathlib import Path
 from typing import Final, Protocol
 
+from stoker.device import DeviceReport
 from stoker.engine.engine import OpenedVersion, Profile
 from stoker.engine.policy import KNEE_LIMIT
 from stoker.errors import InvalidRequest, ServingError
 from stoker.lifecycle.quiet import Quiet
 from stoker.model import ModelConfig, ModelVersion
+from stoker.runtime.assignment import placement_doubt
 from stoker.runtime.independence import Independence, prove
 from stoker.runtime.overlap import measure_overlap
 from stoker.runtime.profile import measure
@@ -70,10 +72,11 @@ class ModelDefinition(Protocol):
         opened: Session,
         *,
         placements: Sequence[Placement],
+        reports: Sequence[DeviceReport] = (),
         warn: Callable[[str], None],
     ) -> ModelConfig:
-        """The effective configuration; `warn` gets each doubt. Raises InvalidRequest with all
-        contradictions between file and model."""
+        """The effective configuration, which shows `reports` as well; `warn` gets each doubt.
+        Raises InvalidRequest with all contradictions between file and model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,16 @@ class Inspection:
     problems: tuple[str, ...]
     independence: Independence = Independence.UNPROVEN
     """Whether its rows can belong to different requests, as the proof found."""
+    reports: tuple[DeviceReport, ...] = ()
+    """Where each of its sessions really runs."""
 
 
 _ANYWHERE: Final = Placement("cpu", 1, 1)
+
+CPU_NODE_WARNING_SHARE: Final = 0.05
+"""A GPU's session that computes more than this share of its nodes on the CPU is warned about. Each
+such node costs two copies and a wait for the GPU to run empty, some tens of microseconds; one in
+twenty is where that reaches the time of the other nodes."""
 
 
 class Opener:
@@ -100,13 +110,16 @@ class Opener:
         runtime: Runtime,
         *,
         profile_seconds: float = PROFILE_SECONDS,
+        cpu_node_warning_share: float = CPU_NODE_WARNING_SHARE,
         occupied: Callable[[str], AbstractContextManager[None]] = lambda device: nullcontext(),
     ) -> None:
-        """`profile_seconds` 0 leaves the cost curve unmeasured. `occupied(device)` tells who runs
-        models there that it is not alone."""
+        """`profile_seconds` 0 leaves the cost curve unmeasured. `cpu_node_warning_share`: see
+        `assignment.placement_doubt`. `occupied(device)` tells who runs models there that it is not
+        alone."""
         self._runtime = runtime
         self._occupied = occupied
         self._profile_seconds = profile_seconds
+        self._cpu_node_warning_share = cpu_node_warning_share
         self._quiet = Quiet()
 
     def open(self, definition: ModelDefinition, version: int) -> OpenedVersion:
@@ -119,8 +132,13 @@ class Opener:
             placements = self._runtime.place(draft)
             with self._quiet.work():
                 self._open_sessions(definition.versions[version], draft, placements, sessions)
+                for sentence in self._placement_doubts(sessions):
+                    _log_doubt(identity, sentence)
                 config = definition.complete(
-                    sessions[0][1], placements=placements, warn=partial(_log_doubt, identity)
+                    sessions[0][1],
+                    placements=placements,
+                    reports=[each.report for _, each in sessions],
+                    warn=partial(_log_doubt, identity),
                 )
                 for _, each in sessions:
                     with self._occupied(each.device):
@@ -153,6 +171,7 @@ class Opener:
         independence = Independence.UNPROVEN
         try:
             self._open_sessions(definition.versions[version], draft, placements, sessions)
+            warnings.extend(self._placement_doubts(sessions))
             config = definition.complete(
                 sessions[0][1], placements=placements, warn=warnings.append
             )
@@ -173,6 +192,7 @@ class Opener:
             tuple(warnings),
             tuple(problems),
             independence,
+            tuple(each.report for _, each in sessions),
         )
 
     def _open_sessions(
@@ -186,6 +206,13 @@ class Opener:
             # Absolute: what ONNX Runtime says of absolute paths is taken out of its texts.
             session = self._runtime.open(path.absolute(), draft, placement)
             sessions.append((placement, session))
+
+    def _placement_doubts(self, sessions: Sequence[tuple[Placement, Session]]) -> list[str]:
+        """What is wrong with where the sessions run; each sentence once."""
+        doubts = [
+            placement_doubt(session.report, self._cpu_node_warning_share) for _, session in sessions
+        ]
+        return list(dict.fromkeys(doubt for doubt in doubts if doubt is not None))
 
     def _prove(
         self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path
@@ -228,7 +255,12 @@ class Opener:
             return Profile(costs, elements)
         rows, seconds = costs[-1]
         overlap = measure_overlap(
-            [session] * sessions[0][0].instances,
+            [
+                each
+                for placement, each in sessions
+                if each.device == session.device
+                for _ in range(placement.instances)
+            ],
             source.feeds(rows),
             [output.name for output in config.outputs],
             alone_s=seconds,

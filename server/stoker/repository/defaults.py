@@ -6,11 +6,18 @@ groups as the file has them, because a written value and a default are not obeye
 Source: model repository reference, section 2 "Default filling" and section 13.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+import orjson
+
+from stoker.device import CPU, DeviceReport
 from stoker.model import BACKEND, PLATFORM
 from stoker.repository.model_config import Message
+
+DEVICES: Final = "stoker.devices"
+"""The parameter of an answered configuration that tells where the version's sessions really run."""
 
 
 class Placed(Protocol):
@@ -45,9 +52,20 @@ def fill_defaults(effective: Message, placements: Sequence[Placed]) -> None:
     _fill_instance_groups(effective, placements)
 
 
+def show_devices(effective: Message, reports: Sequence[DeviceReport]) -> None:
+    """The reports as JSON in the parameter DEVICES, as REST's metadata have them: gRPC's metadata
+    have no place for them."""
+    if reports:
+        facts = orjson.dumps([report.facts() for report in reports])
+        effective.parameters[DEVICES].string_value = facts.decode()
+
+
 def _fill_instance_groups(effective: Message, placements: Sequence[Placed]) -> None:
     """Names, counts and kinds as the runtime really uses them; one group where none is written."""
-    gpus = [int(each.device.partition(":")[2] or 0) for each in placements if _on_gpu(each)]
+    runs = Counter[str]()
+    for each in placements:
+        runs[each.device] += each.instances
+    gpus = [int(device.partition(":")[2] or 0) for device in runs if device != CPU]
     for index, group in enumerate(effective.instance_group):
         group.name = group.name or f"{effective.name}_{index}"
         group.count = group.count or 1
@@ -57,16 +75,13 @@ def _fill_instance_groups(effective: Message, placements: Sequence[Placed]) -> N
             group.gpus.extend(gpus)
     if effective.instance_group:
         return
-    on_cpu = [each for each in placements if not _on_gpu(each)]
-    for of_kind in ([each for each in placements if _on_gpu(each)], on_cpu):
-        if of_kind:
-            group = effective.instance_group.add(name=effective.name, count=of_kind[0].instances)
-            group.kind = group.KIND_CPU if of_kind is on_cpu else group.KIND_GPU
-            if of_kind is not on_cpu:
-                group.gpus.extend(gpus)
+    on_gpus = [count for device, count in runs.items() if device != CPU]
+    if on_gpus:
+        group = effective.instance_group.add(name=effective.name, count=on_gpus[0])
+        group.kind = group.KIND_GPU
+        group.gpus.extend(gpus)
+    if runs[CPU]:
+        group = effective.instance_group.add(name=effective.name, count=runs[CPU])
+        group.kind = group.KIND_CPU
     if not effective.instance_group:
         effective.instance_group.add(name=effective.name, count=1)
-
-
-def _on_gpu(placed: Placed) -> bool:
-    return placed.device != "cpu"

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from stoker.device import DeviceReport
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig
 from stoker.repository.completion import OpenedModel, complete
 from stoker.repository.config_checks import check_config
-from stoker.repository.defaults import Placed
+from stoker.repository.defaults import Placed, show_devices
 from stoker.repository.layout import CONFIG_FILE, MODEL_FILE, ModelLayout, onnx_names
 from stoker.repository.model_config import Message, read, to_model_config, version_policy
 from stoker.repository.obedience import check_obedience
@@ -47,12 +48,14 @@ class ModelFolder:
         opened: OpenedModel,
         *,
         placements: Sequence[Placed] = (),
+        reports: Sequence[DeviceReport] = (),
         warn: Callable[[str], None] | None = None,
     ) -> ModelConfig:
         """The effective configuration: completed from the opened model, defaults filled in.
 
-        `placements` fill the instance groups shown; `warn` gets each doubt as a sentence. Raises
-        InvalidRequest with everything in which file and model contradict each other.
+        `placements` fill the instance groups shown, `reports` the parameter `stoker.devices`;
+        `warn` gets each doubt as a sentence. Raises InvalidRequest with everything in which file
+        and model contradict each other.
         """
         if self.problems:
             raise InvalidRequest("; ".join(self.problems))
@@ -65,6 +68,7 @@ class ModelFolder:
             default_max_batch_size=self.default_max_batch_size,
             placements=placements,
         )
+        show_devices(completed.message, reports)
         if report.problems:
             raise InvalidRequest("; ".join(report.problems))
         if warn is not None:

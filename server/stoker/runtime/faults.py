@@ -38,6 +38,17 @@ _LIBRARY_FAILURE: Final = re.compile(
     r"\b(CUDA|CUBLAS|CUDNN(?:_FE)?|CUFFT|CURAND) (?:failure|error) (\d+|cuda\w+)(?:/\d+)?"
     r"\s*:?\s*([^;\n]*)"
 )
+STARTUP_REMEDIES: Final = {
+    "35": "the NVIDIA driver is too old for this ONNX Runtime: CUDA 13 needs branch R580 or later",
+    "46": "the GPU is busy or in prohibited mode",
+    "100": "the driver sees no GPU: look at the resource nvidia.com/gpu and CUDA_VISIBLE_DEVICES",
+    "101": "the GPU does not exist: look at CUDA_VISIBLE_DEVICES and the instance groups",
+    "802": "the fabric manager must run on the node",
+    "803": "restart the node's driver",
+    "804": "update the node's driver",
+}
+"""What to do where the device cannot be used from the start, by CUDA's number."""
+
 _REQUESTED_BYTES: Final = re.compile(r"requested (?:buffer of size|bytes of) (\d+)")
 ABSURD_BYTES: Final = 1 << 50
 """A request for more is broken shape data, not memory pressure."""
@@ -141,6 +152,8 @@ def device_reason(text: str, fault: Fault) -> str:
             f"{what}; onnxruntime-gpu has code for compute capability 7.5, 8.0, 8.6, 8.9, 9.0 and "
             "12.0, and this GPU is none of them"
         )
+    if fault is Fault.STARTUP and failure[2] in STARTUP_REMEDIES:
+        return f"{what}; {STARTUP_REMEDIES[failure[2]]}"
     return what
 
 

@@ -3,15 +3,18 @@
 ONNX Runtime shows the shape `[]` for a scalar, for a tensor whose rank is not declared, and where
 declaration and inference disagree; batching must tell them apart. This reads just the value types
 of graph inputs and outputs from the protobuf wire format, stepping over weights, so a file of
-gigabytes costs as little as a small one. Never raises: ONNX Runtime reports what is malformed.
-Source: onnx.proto3 (ModelProto.graph = 7; GraphProto.input = 11, output = 12).
+gigabytes costs as little as a small one; likewise the operators of its nodes and whether weights
+lie in other files. Never raises: ONNX Runtime reports what is malformed.
+Source: onnx.proto3, the numbers of its fields.
 """
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -22,6 +25,10 @@ _TYPE_TENSOR: Final = 1
 _TENSOR_SHAPE: Final = 2
 _SHAPE_DIM: Final = 1
 _DIM_VALUE, _DIM_PARAM = 1, 2
+_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
+_ATTRIBUTE_GRAPHS: Final = (6, 11)
+_TENSOR_EXTERNAL: Final = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +46,64 @@ class _Malformed(Exception):
 
 def scan(path: Path) -> Mapping[str, Declaration]:
     """Declarations by tensor name; empty where the file is no readable model."""
+    return _read(path, lambda view: dict(_declarations(view, 0, len(view))), {})
+
+
+def count_operators(path: Path, operators: Collection[str]) -> int:
+    """How many nodes have one of these operators, those of sub-graphs included."""
+    wanted = {name.encode() for name in operators}
+    return _read(path, lambda view: sum(_count(view, graph, wanted) for graph in _graphs(view)), 0)
+
+
+def has_external_data(path: Path) -> bool:
+    """Whether weights of the main graph lie in files beside the model."""
+    return _read(
+        path, lambda view: any(_is_external(view, graph) for graph in _graphs(view)), False
+    )
+
+
+def _read(path: Path, read: Callable[[memoryview], T], otherwise: T) -> T:
     try:
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
             memoryview(data) as view,
         ):
-            return dict(_declarations(view, 0, len(view)))
+            return read(view)
     except (OSError, ValueError, _Malformed):
-        return {}
+        return otherwise
+
+
+def _graphs(view: memoryview) -> Iterator[tuple[int, int]]:
+    return _parts(view, (0, len(view)), (_MODEL_GRAPH,))
+
+
+def _parts(
+    view: memoryview, at: tuple[int, int], numbers: tuple[int, ...]
+) -> Iterator[tuple[int, int]]:
+    """Where the parts of a message lie that have one of these field numbers."""
+    for number, value in _fields(view, *at):
+        if number in numbers and isinstance(value, tuple):
+            yield value
+
+
+def _count(view: memoryview, graph: tuple[int, int], wanted: set[bytes]) -> int:
+    found = 0
+    for node in _parts(view, graph, (_GRAPH_NODE,)):
+        operators = [view[slice(*at)].tobytes() for at in _parts(view, node, (_NODE_OPERATOR,))]
+        found += sum(operator in wanted for operator in operators)
+        for attribute in _parts(view, node, (_NODE_ATTRIBUTE,)):
+            inner = _parts(view, attribute, _ATTRIBUTE_GRAPHS)
+            found += sum(_count(view, each, wanted) for each in inner)
+    return found
+
+
+def _is_external(view: memoryview, graph: tuple[int, int]) -> bool:
+    return any(
+        True
+        for tensor in _parts(view, graph, (_GRAPH_INITIALIZER,))
+        for _ in _parts(view, tensor, (_TENSOR_EXTERNAL,))
+    )
 
 
 def _declarations(view: memoryview, start: int, end: int) -> Iterator[tuple[str, Declaration]]:

@@ -1,66 +1,71 @@
-"""ONNX Runtime behind `runtime/session.py`: opens models, runs them, translates what goes wrong.
+"""Opens models with ONNX Runtime and finds out where they really run.
 
-The one importer of onnxruntime, at first use, after telemetry is turned off. Executors call
-`OnnxSession.run` from their threads; it releases the GIL. Knows nothing of requests and batches.
+The one importer of onnxruntime, at first use, after telemetry is turned off. What an opened model
+does is `onnx_session.py`'s; whose fault a failure is, `faults.py`'s; why there is no GPU,
+`gpu_diagnosis.py`'s.
   1. A session that was asked for a GPU and did not get it raises; nothing falls back silently.
   2. No text of ONNX Runtime leaves this folder unread: `faults.py` takes paths and hosts out.
   3. Pool threads run at nice +10, below the event loop: they inherit it from the opening thread.
 """
 
+import contextlib
 import importlib
+import io
 import logging
 import os
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, Final
 
-import numpy as np
-
-from stoker.errors import (
-    DeviceFailed,
-    ExecutionFailed,
-    InvalidRequest,
-    OutOfMemory,
-    ServingError,
-)
+from stoker.device import CPU, DeviceReport
+from stoker.errors import DeviceFailed, InvalidRequest
 from stoker.model import ModelConfig
-from stoker.runtime import faults, graph_scan
+from stoker.runtime import copies
+from stoker.runtime.assignment import Assignment, settle
 from stoker.runtime.cpu import at_low_priority, read_budget
-from stoker.runtime.described import Described
+from stoker.runtime.gpu_diagnosis import (
+    NO_PROVIDER,
+    cuda_needs,
+    gpu_absence,
+    gpu_of,
+    gpu_unfitness,
+    lost_provider_reason,
+)
+from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory, read_gpu_facts
 from stoker.runtime.installation import (
     BrokenInstallation,
     installation_problem,
     installed_distributions,
 )
+from stoker.runtime.onnx_session import OnnxSession
 from stoker.runtime.options import SessionOptions, session_options
-from stoker.runtime.placement import Assignment, DeviceWish, Machine, placements, settle
+from stoker.runtime.placement import (
+    DeviceWish,
+    GpuPlacement,
+    Machine,
+    asks_for_spread,
+    placements,
+    spread,
+)
 from stoker.runtime.providers import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
-    NO_PROVIDER,
-    GpuProbe,
     ProviderList,
     cuda_index,
-    lost_provider_reason,
-    missing_libraries,
-    probe_gpus,
     provider_list,
 )
 from stoker.runtime.session import Placement, Session
-from stoker.tensor import Array, DataType, TensorSpec, shape_text
+from stoker.runtime.translation import Translation
+from stoker.tensor import DataType
 
 log = logging.getLogger(__name__)
 
 _LOG_ERRORS: Final = 3
-_LOG_FATAL: Final = 4
-
-COPIED_BYTES: Final = 1 << 16
-"""`InferenceSession.run` copies its outputs and holds the GIL meanwhile: 5 ms for 20 MB. A model
-that made this much in its last run is run by a binding instead, whose outputs are taken as views;
-for small outputs the binding costs more (9 against 6 us at 4 KiB)."""
 
 
 @cache
@@ -69,6 +74,9 @@ def library() -> ModuleType:
     # Only the environment variable, and only before the import, keeps ONNX Runtime from writing a
     # device id to the home folder and from sending events.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    # CUDA's own order is the fastest GPU first, nvidia-smi's and NVML's is by PCI bus: what a
+    # configuration calls GPU 1 shall be what they call 1. Read by CUDA at its first call.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     module: ModuleType | None = None
     cause: ImportError | None = None
     try:
@@ -84,75 +92,149 @@ def library() -> ModuleType:
 
 
 class OnnxRuntime:
-    """Opens models with ONNX Runtime. Implements `Runtime`.
+    """Opens models with ONNX Runtime. Implements `Runtime`."""
 
-    `device`: `gpu` insists, `cpu` never looks for one, `auto` takes a GPU where there is one.
-    Raises BrokenInstallation.
-    """
+    def __init__(
+        self, device: DeviceWish = "auto", *, gpu_placement: GpuPlacement = "each"
+    ) -> None:
+        """`device`: `gpu` insists, `cpu` never looks for one, `auto` takes a GPU where there is
+        one. `gpu_placement`: where a model goes that names no GPU, see `placement.spread`.
 
-    def __init__(self, device: DeviceWish = "auto") -> None:
+        Looks for GPUs and loads the CUDA libraries, before there are threads: ONNX Runtime prints
+        to the standard output meanwhile. Raises BrokenInstallation.
+        """
         self._wish: DeviceWish = device
+        self._gpu_placement: GpuPlacement = gpu_placement
         self._library = library()
+        self._needs = cuda_needs(str(getattr(self._library, "cuda_version", "")))
         self._lock = threading.Lock()
-        self._machine: Machine | None = None
-        self._has_preloaded = False
+        self._turn = 0
+        # Placements whose sessions are not open yet; one whose load failed elsewhere just goes.
+        self._loading: weakref.WeakValueDictionary[int, Placement] = weakref.WeakValueDictionary()
+        self.gpus = self._read_gpus()
+        """The GPUs as the driver tells of them."""
+        self.machine = self._read_machine()
+        """What models can be placed on."""
+        if self.machine.gpus:
+            self._preload()
 
     @property
     def version(self) -> str:
         """ONNX Runtime's own version."""
         return str(self._library.__version__)
 
-    @property
-    def machine(self) -> Machine:
-        """GPUs and CPUs, looked at once."""
-        with self._lock:
-            if self._machine is None:
-                self._machine = Machine(self._gpus(), read_budget())
-            return self._machine
-
-    def _gpus(self) -> GpuProbe:
+    def _read_gpus(self) -> GpuFacts:
         if self._wish == "cpu":
-            return GpuProbe(0, "the server runs with --device cpu")
-        found = probe_gpus()
-        if found.count and CUDA_PROVIDER not in self._library.get_available_providers():
-            log.warning("%d GPU(s) are here and cannot be used: %s", found.count, NO_PROVIDER)
-            return GpuProbe(0, NO_PROVIDER)
-        return found
+            return GpuFacts()
+        return read_gpu_facts(visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def _read_machine(self) -> Machine:
+        cpus = read_budget()
+        if self._wish == "cpu":
+            return Machine(0, cpus, "the server runs with --device cpu")
+        absence = gpu_absence(self.gpus, self._needs)
+        if absence is None:
+            unfit = [gpu_unfitness(self.gpus, gpu.index) for gpu in self.gpus.gpus]
+            absence = unfit[0] if all(unfit) else None  # one that is fit is used
+        if absence is not None and self.gpus.has_driver:
+            log.warning("a GPU driver is here, and no GPU can be used: %s", absence)
+        return Machine(0 if absence else self.gpus.count, cpus, absence or "")
+
+    def _preload(self) -> None:
+        """Loads the CUDA libraries that came as wheels, which nothing else would find."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):  # stdout is the ready line's
+            self._library.preload_dlls()
+        for line in said.getvalue().splitlines():
+            log.warning("loading the CUDA libraries: %s", line)
 
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """Implements `Runtime`."""
-        return placements(config, self._wish, self.machine)
+        with self._lock:
+            chosen = None
+            if asks_for_spread(config, self._wish, self.machine):
+                chosen = self._spread()
+            placed = placements(config, self._wish, self.machine, chosen)
+            self._loading.update({id(each): each for each in placed})
+            return placed
+
+    def _spread(self) -> tuple[int, ...]:
+        free: tuple[int | None, ...] = ()
+        if self._gpu_placement == "free-memory":
+            free = read_free_memory(self.gpus.gpus)
+        under_way = [each.device for each in self._loading.values()]
+        loading = [under_way.count(f"cuda:{gpu}") for gpu in range(self.machine.gpus)]
+        chosen = spread(
+            self._gpu_placement, self.machine.gpus, turn=self._turn, free=free, loading=loading
+        )
+        self._turn += 1
+        return chosen
 
     def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
         """Implements `Runtime`. Raises DeviceFailed where the GPU that was asked for is not used.
 
         Weights in files beside the model must lie in its folder, also through links.
         """
+        try:
+            return self._open(path, config, placement)
+        finally:
+            with self._lock:
+                self._loading.pop(id(placement), None)
+
+    def _open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
         if not path.is_file():
             raise InvalidRequest(f"model '{config.name}': '{path.name}' is not a file")
+        device = placement.device
         options = session_options(config, intra_op_threads=placement.intra_op_threads)
-        providers = provider_list(config, placement.device)
-        index = cuda_index(placement.device)
-        if index is not None:
-            self._require_cuda(config.name, placement.device)
-        translation = Translation(config.name, opening=path.name, on_gpu=index is not None)
-        with translation:
-            session = at_low_priority(lambda: self._create(path, options, providers))
-            session.disable_fallback()
-        device = "cpu" if index is None else self._settled(session, config.name, placement.device)
-        return OnnxSession(self._library, session, path, config.name, device, options)
-
-    def _require_cuda(self, model: str, device: str) -> None:
-        if CUDA_PROVIDER not in self._library.get_available_providers():
-            raise DeviceFailed(
-                f"model '{model}': asked for {device} and did not get it: {NO_PROVIDER}"
+        providers = provider_list(config, device)
+        index = cuda_index(device)
+        if index is None:
+            session, _ = self._session(path, config.name, options, providers, counts_copies=False)
+            report = _report(session, device, device)
+        else:
+            self._require_cuda(config.name, device, index)
+            session, copied = self._session(
+                path, config.name, options, providers, counts_copies=copies.may_count(path)
             )
-        with self._lock:
-            if not self._has_preloaded:
-                self._library.preload_dlls()  # finds the CUDA libraries that came as wheels
-                self._has_preloaded = True
+            report = self._settled(session, config, device, copied)
+        return OnnxSession(self._library, session, path, config.name, report, options)
 
-    def _create(self, path: Path, options: SessionOptions, providers: ProviderList) -> Any:
+    def _require_cuda(self, model: str, device: str, index: int) -> None:
+        """Raises DeviceFailed, before anything is loaded, where the GPU cannot be used."""
+        reason = gpu_unfitness(self.gpus, index)
+        if CUDA_PROVIDER not in self._library.get_available_providers():
+            reason = NO_PROVIDER
+        if reason is not None:
+            raise DeviceFailed(f"model '{model}': asked for {device} and did not get it: {reason}")
+
+    def _session(
+        self,
+        path: Path,
+        model: str,
+        options: SessionOptions,
+        providers: ProviderList,
+        *,
+        counts_copies: bool,
+    ) -> tuple[Any, int | None]:
+        """A session of ONNX Runtime, and the copies between devices in its graph if counted."""
+        is_on_gpu = providers[0][0] != CPU_PROVIDER
+        with Translation(model, opening=path.name, on_gpu=is_on_gpu):
+            if counts_copies:
+                # A model that ONNX Runtime cannot write is opened again, without the count.
+                with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:
+                    written = Path(folder) / "graph.onnx"
+                    session = self._create(path, options, providers, written)
+                    return session, copies.count(written)
+            return self._create(path, options, providers), None
+
+    def _create(
+        self,
+        path: Path,
+        options: SessionOptions,
+        providers: ProviderList,
+        written: Path | None = None,
+    ) -> Any:
+        """`written`: where ONNX Runtime writes the graph as it runs it."""
         ort = self._library
         chosen = ort.SessionOptions()
         chosen.graph_optimization_level = getattr(
@@ -165,246 +247,63 @@ class OnnxRuntime:
         chosen.enable_cpu_mem_arena = options.memory_arena
         chosen.enable_mem_pattern = options.memory_pattern
         chosen.log_severity_level = _LOG_ERRORS
+        if written is not None:
+            chosen.optimized_model_filepath = str(written)
         for key, value in options.config_entries.items():
             chosen.add_session_config_entry(key, value)
-        if providers[0][0] != CPU_PROVIDER:
-            chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         named = [(name, dict(each)) if each else name for name, each in providers]
-        return ort.InferenceSession(str(path), chosen, providers=named, enable_fallback=0)
+        session = at_low_priority(
+            lambda: ort.InferenceSession(str(path), chosen, providers=named, enable_fallback=0)
+        )
+        session.disable_fallback()  # `enable_fallback` is about opening, this about running
+        return session
 
-    def _settled(self, session: Any, model: str, device: str) -> str:
+    def _settled(
+        self, session: Any, config: ModelConfig, device: str, copied: int | None
+    ) -> DeviceReport:
+        """The truth about a session that asked for a GPU. Raises where it does not run there."""
         if CUDA_PROVIDER not in session.get_providers():
-            reason = lost_provider_reason(self.machine.gpus, missing_libraries())
-            raise DeviceFailed(f"model '{model}': asked for {device} and did not get it: {reason}")
-        on_gpu, on_cpu = 0, []
-        for part in session.get_provider_graph_assignment_info():
-            nodes = part.get_nodes()
-            if part.ep_name == CPU_PROVIDER:
-                on_cpu += [str(node.op_type) for node in nodes]
-            else:
-                on_gpu += len(nodes)
-        assignment = Assignment(on_gpu, tuple(on_cpu))
+            reason = lost_provider_reason(self.gpus, self._needs, loads)
+            raise DeviceFailed(
+                f"model '{config.name}': asked for {device} and did not get it: {reason}"
+            )
         tensors = [*session.get_inputs(), *session.get_outputs()]
         has_text = any(tensor.type == DataType.BYTES.onnx for tensor in tensors)
-        settled = settle(model, device, assignment, has_text=has_text)
-        if settled != device:
-            log.warning("model '%s' runs on the CPU: no node of it can run on a GPU", model)
-        elif assignment.misplaced:
-            operators = ", ".join(assignment.misplaced)
-            log.warning("model '%s' on %s: on the CPU remain %s", model, device, operators)
-        return settled
+        settled = settle(config, device, _assignment(session), has_text=has_text)
+        index = cuda_index(device)
+        gpu = gpu_of(self.gpus, index) if index is not None else None
+        return _report(session, device, settled, copied, gpu)
 
 
-class OnnxSession:
-    """One opened model. Implements `Session`."""
-
-    def __init__(
-        self,
-        ort: ModuleType,
-        session: Any,
-        path: Path,
-        model: str,
-        device: str,
-        options: SessionOptions,
-    ) -> None:
-        self._session = session
-        self._model = model
-        self._device = device
-        declared = graph_scan.scan(path)
-        optional = session.get_overridable_initializers()
-        given = [Described(node, declared, model, "input") for node in session.get_inputs()]
-        given += [Described(node, declared, model, "input", optional=True) for node in optional]
-        made = [Described(node, declared, model, "output") for node in session.get_outputs()]
-        self._inputs = tuple(each.spec for each in given)
-        self._outputs = tuple(each.spec for each in made)
-        self._dimension_names = {each.spec.name: each.symbols for each in given + made}
-        self._unranked = frozenset(each.spec.name for each in given + made if each.is_unranked)
-        self._datatypes = {spec.name: spec.datatype for spec in self._inputs + self._outputs}
-        used = set(self._datatypes.values())
-        self._has_text = DataType.BYTES in used
-        self._has_bfloat = DataType.BF16 in used
-        if self._has_text and self._has_bfloat:
-            raise InvalidRequest(
-                f"model '{model}' has both BYTES and BF16 tensors; ONNX Runtime's Python interface "
-                "can pass only one of the two"
-            )
-        # ONNX Runtime gives such an output as the input itself: a bound one would not be written,
-        # and the value that comes back is a view of the feed, whose memory is used again.
-        self._passed_on = {spec.name for spec in self._inputs} & {
-            spec.name for spec in self._outputs
-        }
-        self._run_options = ort.RunOptions()
-        self._run_options.log_severity_level = _LOG_FATAL  # a failed run raises; no log flood
-        for key, value in options.run_config_entries.items():
-            self._run_options.add_run_config_entry(key, value)
-        self._translation = Translation(model, on_gpu=device != "cpu")
-        self._makes_much = False
-        """The last run made outputs of COPIED_BYTES or more."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Implements `Session`."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Implements `Session`."""
-        return self._outputs
-
-    @property
-    def dimension_names(self) -> Mapping[str, tuple[str | None, ...]]:
-        """Implements `Session`."""
-        return self._dimension_names
-
-    @property
-    def unranked(self) -> frozenset[str]:
-        """Implements `Session`."""
-        return self._unranked
-
-    @property
-    def device(self) -> str:
-        """Implements `Session`."""
-        return self._device
-
-    def run(
-        self,
-        feeds: Mapping[str, Array],
-        outputs: Sequence[str],
-        into: Mapping[str, Array] | None = None,
-    ) -> list[Array]:
-        """Implements `Session`.  Hot path."""
-        with self._translation:
-            is_bindable = not self._has_text and not self._passed_on
-            if self._has_bfloat or ((into or self._makes_much) and is_bindable):
-                made = self._run_bound(feeds, outputs, into or {})
-                self._makes_much = _nbytes(made) >= COPIED_BYTES
-                return made
-            made = self._session.run(list(outputs), dict(feeds), self._run_options)
-            self._makes_much = _nbytes(made) >= COPIED_BYTES
-        if into:
-            return [self._copied(*each, into) for each in zip(outputs, made, strict=True)]
-        # Results of the declared datatype; scalars as 0-d arrays.
-        return [np.asarray(array) for array in made]
-
-    def _run_bound(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str], into: Mapping[str, Array]
-    ) -> list[Array]:
-        binding = self._session.io_binding()
-        kept = []  # ONNX Runtime holds bare pointers: the arrays must outlive the run
-        for name, array in feeds.items():
-            if self._datatypes.get(name) is DataType.BF16:
-                packed = np.ascontiguousarray(array, DataType.BF16.numpy)  # scalars become 1-d
-                kept.append(packed)
-                binding.bind_input(
-                    name, "cpu", 0, DataType.BF16.onnx_number, array.shape, address(packed)
-                )
-            else:
-                binding.bind_cpu_input(name, array)
-        for name in outputs:
-            target = None if name in self._passed_on else into.get(name)
-            if target is None:
-                binding.bind_output(name, "cpu")
-                continue
-            self._check_target(name, target)
-            number = self._datatypes[name].onnx_number
-            binding.bind_output(name, "cpu", 0, number, target.shape, address(target))
-        self._session.run_with_iobinding(binding, self._run_options)
-        made = []
-        for name, value in zip(outputs, binding.get_outputs(), strict=True):
-            if name in self._passed_on:
-                array = np.array(_array_of(value, self._datatypes[name]))
-                made.append(self._copied(name, array, into))
-            elif name in into:
-                made.append(into[name])
-            else:
-                made.append(_array_of(value, self._datatypes[name]))
-        del kept
-        return made
-
-    def _check_target(self, name: str, target: Array) -> None:
-        datatype = self._datatypes.get(name)
-        fits = datatype is not None and target.dtype == datatype.numpy
-        if not fits or not target.flags.c_contiguous or not target.flags.writeable:
-            raise ExecutionFailed(
-                f"output '{name}': expected writable C-contiguous memory of "
-                f"{datatype.wire if datatype else 'a known output'}, got {target.dtype} "
-                f"{shape_text(target.shape)}"
-            )
-
-    def _copied(self, name: str, array: Array, into: Mapping[str, Array]) -> Array:
-        target = into.get(name)
-        if target is None:
-            return array
-        self._check_target(name, target)
-        if target.shape != array.shape:
-            raise ExecutionFailed(
-                f"output '{name}': expected memory for {shape_text(array.shape)}, "
-                f"got {shape_text(target.shape)}"
-            )
-        target[...] = array
-        return target
-
-    def close(self) -> None:
-        """Implements `Session`."""
-        self._session = None
+def _assignment(session: Any) -> Assignment:
+    return Assignment.of(
+        (str(part.ep_name), [str(node.op_type) for node in part.get_nodes()])
+        for part in session.get_provider_graph_assignment_info()
+    )
 
 
-class Translation:
-    """The one place where ONNX Runtime's exceptions become ours. Used by many threads at once."""
-
-    def __init__(self, model: str, *, on_gpu: bool, opening: str | None = None) -> None:
-        """`opening`: the name of the model file while it is being opened."""
-        self._model = model
-        self._on_gpu = on_gpu
-        self._opening = opening
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # ONNX Runtime's classes derive from Exception one by one, and bound runs raise a plain
-        # RuntimeError: only the text tells them apart.
-        if not isinstance(error, Exception) or isinstance(error, ServingError):
-            return
-        if isinstance(error, MemoryError):
-            raise OutOfMemory(f"model '{self._model}': out of memory") from error
-        if self._opening is not None:
-            raise faults.open_error(
-                str(error), model=self._model, filename=self._opening, on_gpu=self._on_gpu
-            ) from error
-        raise faults.run_error(str(error), model=self._model, on_gpu=self._on_gpu) from error
-
-
-class _Memory:
-    """Memory of an OrtValue that numpy cannot name (BF16), as uint16 without a copy."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value  # owns the memory
-        self.__array_interface__ = {
-            "shape": tuple(value.shape()),
-            "typestr": "<u2",
-            "data": (value.data_ptr(), False),
-            "version": 3,
-        }
-
-
-def _nbytes(arrays: Sequence[Array]) -> int:
-    return sum([array.nbytes for array in arrays])
-
-
-def _array_of(value: Any, datatype: DataType) -> Array:
-    if datatype is not DataType.BF16:
-        return np.asarray(value.numpy())
-    if 0 in value.shape():
-        return np.empty(tuple(value.shape()), datatype.numpy)
-    return np.asarray(_Memory(value))
-
-
-def address(array: Array) -> int:
-    """Where the array's memory begins."""
-    return int(array.__array_interface__["data"][0])
+def _report(
+    session: Any,
+    requested: str,
+    device: str,
+    copied: int | None = None,
+    gpu: Gpu | None = None,
+) -> DeviceReport:
+    assignment = _assignment(session)
+    if device == CPU:
+        return DeviceReport(requested, CPU, CPU_PROVIDER, assignment.nodes)
+    stored: Mapping[str, Mapping[str, str]] = session.get_provider_options()
+    known = gpu or Gpu(0)
+    return DeviceReport(
+        requested=requested,
+        device=device,
+        provider=CUDA_PROVIDER,
+        nodes=assignment.nodes,
+        computing_on_cpu=assignment.computing_on_cpu,
+        memcpy_nodes=copied,
+        options=dict(stored.get(CUDA_PROVIDER, {})),
+        device_name=known.name,
+        compute_capability=known.capability_text,
+        memory_bytes=known.memory_bytes,
+    )

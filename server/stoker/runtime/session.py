@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from stoker.device import DeviceReport
 from stoker.model import ModelConfig
 from stoker.tensor import Array, TensorSpec
 
@@ -36,6 +37,10 @@ class Session(Protocol):
     def device(self) -> str:
         """`cpu` or `cuda:0`: where ONNX Runtime really put it."""
 
+    @property
+    def report(self) -> DeviceReport:
+        """What was asked for and what became of it; its `device` is the one above."""
+
     def run(
         self,
         feeds: Mapping[str, Array],
@@ -54,14 +59,14 @@ class Session(Protocol):
         """Frees the model. No run is under way or follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)  # a runtime sees when a load let it go
 class Placement:
     """Where one session of a model goes, and how many runs it may have at once there."""
 
     device: str
     """`cpu`, or `cuda:N` with N the index that CUDA sees."""
     instances: int
-    """Concurrent runs (executors) on this session."""
+    """Concurrent runs (executors) on this session; 1 on a GPU."""
     intra_op_threads: int
     """Threads of one run, the calling thread counted."""
 

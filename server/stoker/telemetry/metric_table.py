@@ -188,6 +188,20 @@ MODEL_ROW_SECONDS: Final = _of_model(
     "Device time of one row at the model's most efficient batch; absent until it is measured.",
 )
 
+MODEL_INFO: Final = _of_model(
+    "stoker_model_info",
+    MetricType.INFO,
+    "",
+    "Where the version really runs: device and execution provider of its sessions.",
+    ("model", "version", "device", "provider"),
+)
+MODEL_NODES: Final = _of_model(
+    "stoker_model_nodes",
+    _GAUGE,
+    "nodes",
+    "Nodes of the version's graph by the execution provider that runs them, for each device.",
+    ("model", "version", "device", "provider"),
+)
 MODEL_READY: Final = Metric(
     "stoker_model_ready",
     _GAUGE,
@@ -325,7 +339,7 @@ TABLE: Final = (
     PENDING, LOAD_DURATION,
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
     SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED, MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT,
-    MODEL_ROW_SECONDS, MODEL_READY, READY, BUILD, START_TIME,
+    MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
     LOOP_LAG, LOOP_BUSY,
     PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES,

@@ -34,6 +34,7 @@ from stoker.telemetry.machine import Machine
 from stoker.telemetry.metric_table import TABLE, Metric
 from stoker.telemetry.model_series import (
     MODEL_METRICS,
+    Facts,
     Gauge,
     ModelSeries,
     total_in_flight,
@@ -101,11 +102,13 @@ class MetricsRegistry:
         statistics: ModelStatistics,
         gauges: Mapping[Metric, Gauge] | None = None,
         *,
+        facts: Mapping[Metric, Facts] | None = None,
         bring_up_to_date: Callable[[], None] | None = None,
     ) -> None:
         """Shows a version's statistics from here on.
 
-        `gauges` gives what is not counted: any of `model_series.MODEL_GAUGES`. A version that is
+        `gauges` gives what is not counted: any of `model_series.MODEL_GAUGES`; `facts` what never
+        changes: any of MODEL_FACTS. A version that is
         loaded again takes the place of the one before it. `bring_up_to_date` is called before the
         statistics are read.
         """
@@ -113,7 +116,9 @@ class MetricsRegistry:
         before = self._models.get(key)
         if before is not None:
             self.remove_model(before.statistics)
-        self._models[key] = ModelSeries(statistics, gauges or {}, bring_up_to_date=bring_up_to_date)
+        self._models[key] = ModelSeries(
+            statistics, gauges or {}, facts or {}, bring_up_to_date=bring_up_to_date
+        )
 
     def remove_model(self, statistics: ModelStatistics) -> None:
         """Takes a version's series away; harmless when another took its place."""

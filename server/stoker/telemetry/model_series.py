@@ -35,9 +35,14 @@ from stoker.telemetry.statistics import (
 Gauge: TypeAlias = Callable[[], float | None]
 """Gives a value when a scrape asks; None: not measured, so no series."""
 
+Facts: TypeAlias = Mapping[tuple[str, ...], float]
+"""Values that never change, by those of the metric's labels that follow `model` and `version`."""
+
 MODEL_METRICS: Final = tuple(metric for metric in table.TABLE if metric.per_model)
 MODEL_GAUGES: Final = (table.MODEL_DEMAND, table.MODEL_BATCH_LIMIT, table.MODEL_ROW_SECONDS)
 """Metrics of a model that do not come from its statistics: whoever adds the model gives them."""
+MODEL_FACTS: Final = (table.MODEL_INFO, table.MODEL_NODES)
+"""Likewise, for what is known once it is loaded."""
 
 _NS_PER_S: Final = 1e9
 _BOUNDS: Final[Mapping[Metric, Sequence[float]]] = {
@@ -108,8 +113,16 @@ def model_labels(statistics: ModelStatistics) -> dict[str, str]:
     return labels
 
 
-def _keys(metric: Metric, labels: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """Name and labels of each sample that a model can have of a metric."""
+def _keys(
+    metric: Metric, labels: Mapping[str, str], facts: Facts
+) -> list[tuple[str, dict[str, str]]]:
+    """Name and labels of each sample that a model can have of a metric; `facts` are that metric's.
+
+    A metric tag of the name of a fact's label gives way to it.
+    """
+    if metric in MODEL_FACTS:
+        names = metric.labels[2:]
+        return [(metric.name, {**labels, **dict(zip(names, key, strict=True))}) for key in facts]
     if metric.type is MetricType.HISTOGRAM:
         return histogram_keys(metric.name, labels, _BOUNDS[metric])
     if metric in _REASONS:
@@ -120,28 +133,36 @@ def _keys(metric: Metric, labels: Mapping[str, str]) -> list[tuple[str, dict[str
 class ModelSeries:
     """One model version. `parts` is its text, one entry for each of MODEL_METRICS."""
 
-    __slots__ = ("_bring_up_to_date", "_gauges", "_prefixes", "_seen", "parts", "statistics")
+    __slots__ = (
+        "_bring_up_to_date", "_facts", "_gauges", "_prefixes", "_seen", "parts", "statistics",
+    )  # fmt: skip
 
     def __init__(
         self,
         statistics: ModelStatistics,
         gauges: Mapping[Metric, Gauge],
+        facts: Mapping[Metric, Facts],
         *,
         bring_up_to_date: Callable[[], None] | None = None,
     ) -> None:
         """`bring_up_to_date` is called before the statistics are read."""
-        unknown = [metric.name for metric in gauges if metric not in MODEL_GAUGES]
-        if unknown:
-            raise ValueError(
-                f"expected gauges out of {[metric.name for metric in MODEL_GAUGES]}, got {unknown}"
-            )
+        for given, known in ((gauges, MODEL_GAUGES), (facts, MODEL_FACTS)):
+            unknown = [metric.name for metric in given if metric not in known]
+            if unknown:
+                raise ValueError(
+                    f"expected any of {[metric.name for metric in known]}, got {unknown}"
+                )
         self.statistics = statistics
         self.parts: tuple[bytes, ...] = ()
         self._bring_up_to_date = bring_up_to_date
         self._gauges = tuple(gauges.items())
+        self._facts = facts
         labels = model_labels(statistics)
         self._prefixes = tuple(
-            tuple(prefix(name, sample_labels) for name, sample_labels in _keys(metric, labels))
+            tuple(
+                prefix(name, sample_labels)
+                for name, sample_labels in _keys(metric, labels, facts.get(metric, {}))
+            )
             for metric in MODEL_METRICS
         )
         self._seen: tuple[object, ...] = ()
@@ -181,7 +202,7 @@ class ModelSeries:
         values = self._values(gauges)[MODEL_METRICS.index(metric)]
         if not values:
             return []
-        keys = _keys(metric, model_labels(self.statistics))
+        keys = _keys(metric, model_labels(self.statistics), self._facts.get(metric, {}))
         return [
             Sample(name, labels, value) for (name, labels), value in zip(keys, values, strict=True)
         ]
@@ -190,6 +211,8 @@ class ModelSeries:
         return [
             read(self.statistics)
             if (read := _READERS.get(metric)) is not None
+            else tuple(self._facts.get(metric, {}).values())
+            if metric in MODEL_FACTS
             else _present(gauges.get(metric))
             for metric in MODEL_METRICS
         ]

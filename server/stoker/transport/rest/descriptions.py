@@ -30,16 +30,17 @@ def server_metadata(info: ServerInfo) -> bytes:
 
 
 def model_metadata(metadata: ModelMetadata) -> bytes:
-    """The answer to `GET /v2/models/NAME`."""
-    return orjson.dumps(
-        {
-            "name": metadata.name,
-            "versions": metadata.versions,
-            "platform": metadata.platform,
-            "inputs": _tensors(metadata.inputs),
-            "outputs": _tensors(metadata.outputs),
-        }
-    )
+    """The answer to `GET /v2/models/NAME`; `stoker_devices` is ours, clients pass over it."""
+    answer: dict[str, object] = {
+        "name": metadata.name,
+        "versions": metadata.versions,
+        "platform": metadata.platform,
+        "inputs": _tensors(metadata.inputs),
+        "outputs": _tensors(metadata.outputs),
+    }
+    if metadata.devices:
+        answer["stoker_devices"] = [each.facts() for each in metadata.devices]
+    return orjson.dumps(answer)
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:

@@ -1,0 +1,106 @@
+"""Builds the libraries that stand in for NVIDIA's, and runs a program with them loaded first.
+
+`libcuda.c` is a driver without computing, `libcudart.c` and `libcublas.c` a CUDA runtime whose
+device memory is host memory and whose kernels compute nothing: with those the CUDA provider opens
+sessions and places nodes as on a GPU. Their first comments say what they answer and how to set it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.tools import PATIENCE, require_tool
+
+HERE: Final = Path(__file__).parent
+ROOT: Final = HERE.parents[1]
+
+ONE_GPU: Final = {"STUB_CUDA_DEVICES": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Libraries:
+    """Where they lie."""
+
+    driver: Path
+    """libcuda.so.1"""
+    nvml: Path
+    """libnvidia-ml.so.1"""
+    runtime: tuple[Path, ...] = ()
+    """libcudart.so.13, libcublasLt.so.13, libcublas.so.13"""
+
+    def preloaded(self, *, driver: bool = True, runtime: bool = False) -> dict[str, str]:
+        """The environment in which a program finds them before any other."""
+        chosen = [self.driver, self.nvml] if driver else []
+        chosen += self.runtime if runtime else ()
+        return {"LD_PRELOAD": " ".join(map(str, chosen))}
+
+
+def build_driver(folder: Path) -> Libraries:
+    """Driver and NVML only: for tests that need no CUDA package. Needs gcc."""
+    return Libraries(
+        _build(folder, "libcuda.c", "libcuda.so.1"),
+        _build(folder, "libnvml.c", "libnvidia-ml.so.1"),
+    )
+
+
+def build_libraries(folder: Path) -> Libraries:
+    """All of them. Needs gcc."""
+    built = build_driver(folder)
+    runtime = (
+        _build(folder, "libcudart.c", "libcudart.so.13", versioned=True),
+        _build(folder, "libcublas.c", "libcublasLt.so.13", versioned=True),
+        _build(folder, "libcublas.c", "libcublas.so.13", versioned=True),
+    )
+    return Libraries(built.driver, built.nvml, runtime)
+
+
+def _build(folder: Path, source: str, soname: str, *, versioned: bool = False) -> Path:
+    """Symbols of CUDA's libraries carry the library's name as their version."""
+    target = folder / soname
+    command = [
+        *(require_tool("gcc"), "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"),
+        *(f"-Wl,-soname,{soname}", "-o", str(target), str(HERE / source)),
+    ]
+    if versioned:
+        script = folder / f"{soname}.map"
+        script.write_text(f"{soname} {{ global: *; }};\n")
+        command.append(f"-Wl,--version-script={script}")
+    subprocess.run(command, check=True)
+    return target
+
+
+def run_python(
+    *arguments: str, environment: Mapping[str, str], given: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """This interpreter with these arguments, and `given` as its input."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT / 'server'}:{ROOT}",
+            "ORT_DISABLE_TELEMETRY": "1",
+            **environment,
+        },
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def ask(
+    program: str, requests: Sequence[Mapping[str, object]], environment: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """What a probe (`raw_probe`, `open_probe`) answers to each request, in one process."""
+    done = run_python(
+        "-m", f"tests.stub.{program}", environment=environment, given=json.dumps(requests)
+    )
+    assert done.returncode == 0, done.stderr
+    answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return answers
