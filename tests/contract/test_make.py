@@ -20,7 +20,10 @@ from tests.conftest import Serving
 from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TARGETS: Final = ("help", "serve", "test", "check", "protos", "bench", "load")
+TARGETS: Final = (
+    *("help", "serve", "test", "check", "protos", "bench", "load"),
+    *("image", "image-test"),
+)
 
 RECORDER: Final = """\
 #!/bin/sh
@@ -79,7 +82,7 @@ def make(*arguments: str) -> str:
 
 
 def test_help_lists_every_target() -> None:
-    assert tuple(re.findall(r"^  make (\w+) +\S", make(), re.MULTILINE)) == TARGETS
+    assert tuple(re.findall(r"^  make ([\w-]+) +\S", make(), re.MULTILINE)) == TARGETS
 
 
 def test_tests_run_after_linters_and_types_even_in_a_parallel_make() -> None:
