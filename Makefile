@@ -5,12 +5,15 @@
 # Every target works in the one environment, so a parallel make runs them one after the other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-stub check protos bench load environment dev
+.PHONY: help serve test test-stub check protos bench load image image-test environment dev
 
 BIN := .venv/bin
 
 # More arguments for the program that a target runs: make test ARGS="-k probe".
 ARGS ?=
+
+# Which image: cpu or gpu.
+VARIANT ?= cpu
 
 # Where the server listens, from the variables that it reads itself.
 HTTP := $(or $(STOKER_HTTP_PORT),8000)
@@ -18,7 +21,7 @@ GRPC := $(or $(STOKER_GRPC_PORT),8001)
 METRICS := $(or $(STOKER_METRICS_PORT),8002)
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: STOKER_HTTP_PORT, ...
 	@printf '%s\n' \
@@ -53,6 +56,12 @@ bench: dev ## Rates, CPU and latencies beside references in one run; takes some 
 load: dev ## Load the server of `make serve` for 20 s, half REST and half gRPC.
 	$(BIN)/locust -f benchmarks/locustfile.py --headless --users 50 --spawn-rate 50 --run-time 20s \
 	  --host http://localhost:$(HTTP) --grpc-host localhost:$(GRPC) $(ARGS)
+
+image: dev ## Build the image without a daemon, as root on Debian (VARIANT=gpu: with CUDA).
+	$(BIN)/python -m scripts.build_image --variant $(VARIANT) --output .image/$(VARIANT) $(ARGS)
+
+image-test: image ## Build the image, look into it, and run it as a pod does. Takes minutes.
+	IMAGE_LAYOUT=.image/$(VARIANT) $(BIN)/pytest tests/image
 
 environment:
 	@scripts/environment

@@ -20,7 +20,10 @@ from tests.conftest import Serving
 from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TARGETS: Final = ("help", "serve", "test", "test-stub", "check", "protos", "bench", "load")
+TARGETS: Final = (
+    *("help", "serve", "test", "test-stub", "check", "protos", "bench", "load"),
+    *("image", "image-test"),
+)
 
 RECORDER: Final = """\
 #!/bin/sh

@@ -181,7 +181,8 @@ def selectors(target: str) -> dict[str, dict[str, str]]:
 
 @every_target
 def test_image_and_labels_name_the_version_of_the_package(target: str) -> None:
-    assert text(container(target), "image").rpartition(":")[2] == __version__
+    variant = "" if environment(target)["STOKER_DEVICE"] == "gpu" else "-cpu"
+    assert text(container(target), "image").rpartition(":")[2] == __version__ + variant
     deployment = the(target, "Deployment")
     assert text(deployment, "metadata", "labels", "app.kubernetes.io/version") == __version__
 
