@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tritonclient.grpc
-import tritonclient.http
+import tritonclient.grpc as triton_grpc  # type: ignore[import-untyped]  # ships no types
+import tritonclient.http as triton_http  # type: ignore[import-untyped]  # ships no types
 from stoker.device import DeviceReport
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Placement
@@ -54,7 +54,7 @@ def test_rest_metadata_tell_where_each_session_runs(on_a_gpu: RunningServer) -> 
 def test_the_configuration_tells_the_same_on_both_protocols(on_a_gpu: RunningServer) -> None:
     shown = get(on_a_gpu, "/v2/models/m/config")["parameters"]["stoker.devices"]["string_value"]
     assert json.loads(shown) == [PARTLY.facts(), PARTLY.facts()]
-    with tritonclient.grpc.InferenceServerClient(on_a_gpu.at.grpc) as client:
+    with triton_grpc.InferenceServerClient(on_a_gpu.at.grpc) as client:
         config = client.get_model_config("m").config
         assert config.parameters["stoker.devices"].string_value == shown
 
@@ -62,9 +62,9 @@ def test_the_configuration_tells_the_same_on_both_protocols(on_a_gpu: RunningSer
 def test_clients_that_know_nothing_of_it_read_the_metadata_as_ever(
     on_a_gpu: RunningServer,
 ) -> None:
-    with tritonclient.http.InferenceServerClient(on_a_gpu.at.http) as rest:
+    with triton_http.InferenceServerClient(on_a_gpu.at.http) as rest:
         assert rest.get_model_metadata("m")["inputs"][0]["name"] == "x"
-    with tritonclient.grpc.InferenceServerClient(on_a_gpu.at.grpc) as grpc:
+    with triton_grpc.InferenceServerClient(on_a_gpu.at.grpc) as grpc:
         assert grpc.get_model_metadata("m").inputs[0].name == "x"
 
 
