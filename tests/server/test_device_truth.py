@@ -15,6 +15,7 @@ from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Placement
 
 from tests import models
+from tests.calls import RestClient, rows
 from tests.conftest import FREE_PORTS, RunningServer, Serving
 from tests.fake_runtime import FakeModel, FakeRuntime
 
@@ -136,3 +137,24 @@ def test_a_gpu_that_is_required_and_not_there_is_told_by_readiness(
     assert status == 503
     assert "the server runs with --device gpu, and there is no usable GPU: " in reasons
     assert runtime.machine.absence in reasons
+
+
+def test_two_instances_on_a_gpu_run_at_once_each_on_its_session_and_thread(
+    serve: Serving, tmp_path: Path
+) -> None:
+    instance = Placement("cuda:0", 1, 1)
+    runtime = FakeRuntime(FakeModel(report=PARTLY), placements=(instance, instance))
+    one_by_one = models.ModelEntry(models.double(), "max_batch_size: 1")
+    server = serve(models.write_repository(tmp_path, {"m": one_by_one}), runtime=runtime)
+    runtime.forget()
+    runtime.hold()
+    with RestClient(server.at) as client:
+        calls = [client.send("m", {"x": rows(value)}) for value in (1, 2)]
+        try:
+            runtime.wait_for_run(2)
+        finally:
+            runtime.release()
+        for call in calls:
+            call.answer().output()
+    assert len({id(run.session) for run in runtime.runs}) == 2
+    assert sorted(run.thread for run in runtime.runs) == ["m-1-0", "m-1-1"]
