@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tritonclient.grpc
-import tritonclient.http
+import tritonclient.grpc as triton_grpc  # type: ignore[import-untyped]  # ships no types
+import tritonclient.http as triton_http  # type: ignore[import-untyped]  # ships no types
 from stoker.device import DeviceReport
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Placement
 
 from tests import models
+from tests.calls import RestClient, rows
 from tests.conftest import FREE_PORTS, RunningServer, Serving
 from tests.fake_runtime import FakeModel, FakeRuntime
 
@@ -54,7 +55,7 @@ def test_rest_metadata_tell_where_each_session_runs(on_a_gpu: RunningServer) -> 
 def test_the_configuration_tells_the_same_on_both_protocols(on_a_gpu: RunningServer) -> None:
     shown = get(on_a_gpu, "/v2/models/m/config")["parameters"]["stoker.devices"]["string_value"]
     assert json.loads(shown) == [PARTLY.facts(), PARTLY.facts()]
-    with tritonclient.grpc.InferenceServerClient(on_a_gpu.at.grpc) as client:
+    with triton_grpc.InferenceServerClient(on_a_gpu.at.grpc) as client:
         config = client.get_model_config("m").config
         assert config.parameters["stoker.devices"].string_value == shown
 
@@ -62,9 +63,9 @@ def test_the_configuration_tells_the_same_on_both_protocols(on_a_gpu: RunningSer
 def test_clients_that_know_nothing_of_it_read_the_metadata_as_ever(
     on_a_gpu: RunningServer,
 ) -> None:
-    with tritonclient.http.InferenceServerClient(on_a_gpu.at.http) as rest:
+    with triton_http.InferenceServerClient(on_a_gpu.at.http) as rest:
         assert rest.get_model_metadata("m")["inputs"][0]["name"] == "x"
-    with tritonclient.grpc.InferenceServerClient(on_a_gpu.at.grpc) as grpc:
+    with triton_grpc.InferenceServerClient(on_a_gpu.at.grpc) as grpc:
         assert grpc.get_model_metadata("m").inputs[0].name == "x"
 
 
@@ -136,3 +137,24 @@ def test_a_gpu_that_is_required_and_not_there_is_told_by_readiness(
     assert status == 503
     assert "the server runs with --device gpu, and there is no usable GPU: " in reasons
     assert runtime.machine.absence in reasons
+
+
+def test_two_instances_on_a_gpu_run_at_once_each_on_its_session_and_thread(
+    serve: Serving, tmp_path: Path
+) -> None:
+    instance = Placement("cuda:0", 1, 1)
+    runtime = FakeRuntime(FakeModel(report=PARTLY), placements=(instance, instance))
+    one_by_one = models.ModelEntry(models.double(), "max_batch_size: 1")
+    server = serve(models.write_repository(tmp_path, {"m": one_by_one}), runtime=runtime)
+    runtime.forget()
+    runtime.hold()
+    with RestClient(server.at) as client:
+        calls = [client.send("m", {"x": rows(value)}) for value in (1, 2)]
+        try:
+            runtime.wait_for_run(2)
+        finally:
+            runtime.release()
+        for call in calls:
+            call.answer().output()
+    assert len({id(run.session) for run in runtime.runs}) == 2
+    assert sorted(run.thread for run in runtime.runs) == ["m-1-0", "m-1-1"]

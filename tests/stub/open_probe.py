@@ -1,7 +1,8 @@
 """Opens models by our own runtime: what it says of the GPU, or what it refuses and how.
 
 Reads a JSON list of requests and prints the answers as one line of JSON:
-    {"model": "relu", "device": "gpu", "parameters": {...}, "finds_libraries": true}
+    {"model": "relu", "device": "gpu", "parameters": {...}, "gpus": [0], "run": true,
+     "gpu_placement": "each", "finds_libraries": true}
 Without `finds_libraries` the CUDA libraries are not looked for where their packages put them.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from stoker.errors import ServingError
-from stoker.model import ModelConfig
+from stoker.model import InstanceGroup, ModelConfig
 from stoker.runtime.onnx import OnnxRuntime, library
 
 from tests import models
@@ -33,7 +34,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, object]:
         "absence": runtime.machine.absence,
         "names": [gpu.name for gpu in runtime.gpus.gpus],
     }
-    config = ModelConfig("m", 0, (), (), None, parameters=request.get("parameters", {}))
+    config = ModelConfig(
+        "m", 0, (), (), None,
+        instance_groups=(InstanceGroup(gpus=tuple(request.get("gpus", ()))),),
+        parameters=request.get("parameters", {}),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         made = getattr(stub_models, request.get("model", "relu"))()
         path = models.write_model(Path(folder) / "model.onnx", made)

@@ -143,6 +143,19 @@ def test_a_model_that_insists_on_a_gpu_is_refused_with_the_cause(
     assert words in refused["message"]
 
 
+def test_a_model_on_the_one_gpu_without_code_is_refused_before_it_is_loaded(
+    libraries: Libraries,
+) -> None:
+    two = {"STUB_CUDA_DEVICES": "2", "STUB_CUDA_CAPABILITY": "9.0,10.0"}
+    environment = {**libraries.preloaded(runtime=True), **two}
+    (refused,) = ask("open_probe", [{"gpus": [1]}], environment)
+    assert refused["error"] == "DeviceFailed"
+    assert (
+        "asked for cuda:1 and did not get it: GPU 1 (Stub GPU) has compute capability 10.0"
+        in (refused["message"])
+    )
+
+
 def test_a_session_that_lost_its_provider_is_refused_with_the_library(libraries: Libraries) -> None:
     environment = {**libraries.preloaded(), **ONE_GPU}
     (refused,) = ask("open_probe", [{"finds_libraries": False}], environment)

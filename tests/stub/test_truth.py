@@ -141,3 +141,14 @@ def test_check_tells_where_each_model_would_run(libraries: Libraries, tmp_path: 
     assert "warning: m version 1: on cuda:0, 1 of 3 nodes compute on the CPU (Unique)" in (
         done.stdout
     )
+
+
+def test_a_convolution_without_cudnn_does_not_load(libraries: Libraries, tmp_path: Path) -> None:
+    config = 'parameters { key: "enable_cudnn" value { string_value: "0" } }'
+    write_repository(tmp_path, {"m": ModelEntry(stub_models.convolution(), config)})
+    done = run_python(
+        *("-m", "stoker", "check", "--device", "gpu", str(tmp_path)),
+        environment={**libraries.preloaded(runtime=True), **ONE_GPU},
+    )
+    assert done.returncode == 1
+    assert "model 'm': it needs cuDNN, which this installation lacks" in done.stdout

@@ -1,9 +1,12 @@
 """The report of `stoker check`: plain text for pipes, a table for terminals."""
 
 import io
+from dataclasses import replace
 
 from stoker.check_output import COLUMNS, print_report
 from stoker.checking import CheckedModel, CheckReport
+from stoker.device import DeviceReport
+from stoker.lifecycle.check import device_lines
 from stoker.tensor import DataType, TensorSpec
 
 GOOD = CheckedModel(
@@ -62,3 +65,36 @@ def test_a_report_is_clean_without_problems_of_models_or_sources() -> None:
     assert CheckReport((GOOD,)).is_clean
     assert not CheckReport((GOOD, BAD)).is_clean
     assert not CheckReport((GOOD,), ("x",)).is_clean
+
+
+def test_what_is_known_of_a_gpu_stands_above_the_configuration() -> None:
+    on_gpu = replace(GOOD, details=("cuda:0: nodes: 7 CUDAExecutionProvider",))
+    stream = io.StringIO()
+    print_report(CheckReport((on_gpu,)), stream)
+    assert stream.getvalue().split("\n\n")[1] == (
+        '# digits version 1\n# cuda:0: nodes: 7 CUDAExecutionProvider\nname: "digits"'
+    )
+
+
+def test_a_session_on_a_gpu_is_told_in_three_lines_and_one_on_the_cpu_in_none() -> None:
+    report = DeviceReport(
+        requested="cuda:0",
+        device="cuda:0",
+        provider="CUDAExecutionProvider",
+        nodes={"CUDAExecutionProvider": 7, "CPUExecutionProvider": 3},
+        memcpy_nodes=4,
+        options={"use_tf32": "0", "device_id": "0"},
+        compute_capability="8.9",
+        memory_bytes=24 << 30,
+    )
+    assert device_lines(report) == (
+        "cuda:0: compute capability 8.9, 25769803776 bytes of memory",
+        "cuda:0: nodes: 7 CUDAExecutionProvider, 3 CPUExecutionProvider; "
+        "copies between CPU and GPU: 4",
+        "cuda:0: options: device_id=0 use_tf32=0",
+    )
+    assert (
+        "copies between CPU and GPU: not counted"
+        in (device_lines(replace(report, memcpy_nodes=None))[1])
+    )
+    assert device_lines(DeviceReport()) == ()

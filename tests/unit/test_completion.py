@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stoker.device import DeviceReport
 from stoker.errors import InvalidRequest
 from stoker.model import DynamicBatching, InstanceKind, ModelConfig
 from stoker.protocol.model_config_pb2 import ModelConfig as Message
@@ -336,3 +337,19 @@ def test_whatever_the_model_is_its_completed_configuration_fits_it_and_completes
     again = complete(done.message, model, report, default_max_batch_size=4)
     assert report.problems == []
     assert again == done
+
+
+def test_several_sessions_on_a_gpu_are_instances_of_one_group(tmp_path: Path) -> None:
+    placements = [Placement(f"cuda:{gpu}", 1) for gpu in (0, 0, 1, 1)] + [Placement("cpu", 3)]
+    shown = orjson.loads(folder(tmp_path, None).complete(BATCHING, placements=placements).json)
+    gpu, cpu = shown["instance_group"]
+    assert (gpu["kind"], gpu["count"], gpu["gpus"]) == ("KIND_GPU", 2, [0, 1])
+    assert (cpu["kind"], cpu["count"]) == ("KIND_CPU", 3)
+
+
+def test_where_sessions_really_run_is_shown_as_a_parameter_and_not_obeyed(tmp_path: Path) -> None:
+    report = DeviceReport("cuda:0", "cuda:0", "CUDAExecutionProvider", {"P": 3})
+    config = folder(tmp_path, None).complete(BATCHING, reports=[report, report])
+    shown = orjson.loads(config.json)["parameters"]["stoker.devices"]["string_value"]
+    assert orjson.loads(shown) == [report.facts(), report.facts()]
+    assert "stoker.devices" not in folder(tmp_path, None).complete(BATCHING).parameters

@@ -242,7 +242,8 @@ def sessions_that_fail_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Session(library().InferenceSession):  # type: ignore[misc]  # the package has no types
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
-            self._sess = FailingProvider(self._sess)
+            inner: Any = self._sess  # type: ignore[has-type]  # the package has no types
+            self._sess = FailingProvider(inner)
             self._fallback_providers = ["CPUExecutionProvider"]
 
     monkeypatch.setattr(library(), "InferenceSession", Session)

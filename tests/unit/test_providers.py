@@ -37,6 +37,11 @@ def test_gpu_accelerators_do_not_matter_on_the_cpu() -> None:
     assert provider_list(config((Accelerator("tensorrt", {}),)), "cpu") == ((CPU_PROVIDER, {}),)
 
 
+def test_a_misspelt_option_is_refused_on_the_cpu_too() -> None:
+    with pytest.raises(InvalidRequest, match="did you mean 'use_tf32'"):
+        provider_list(config((Accelerator("cuda", {"use_tf_32": "0"}),)), "cpu")
+
+
 def test_openvino_falls_back_to_the_plain_cpu_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -223,8 +223,11 @@ class Engine:
             served.prior_slowdown = max(1.0, most / opened.profile.overlap)
         for placement, session in opened.sessions:
             if needs_own_threads(curve, policy, session.device):
-                executors = self._own_executors(opened.identity, session, placement.instances)
-                self._executors.setdefault(served, []).extend(executors)
+                own = self._executors.setdefault(served, [])
+                executors = self._own_executors(
+                    opened.identity, session, placement.instances, first=len(own)
+                )
+                own.extend(executors)
             else:
                 executors = [self._shared_executor(session.device)]
             for executor in executors:
@@ -289,8 +292,9 @@ class Engine:
         return self._devices.setdefault(name, Device(name))
 
     def _own_executors(
-        self, identity: ModelVersion, session: Session, count: int
+        self, identity: ModelVersion, session: Session, count: int, *, first: int
     ) -> list[Executor]:
+        """`count` executors, whose threads are numbered from `first`."""
         return [
             Executor(
                 f"{identity.name}-{identity.version}-{number}",
@@ -298,7 +302,7 @@ class Engine:
                 self._loop,
                 self._clock,
             )
-            for number in range(count)
+            for number in range(first, first + count)
         ]
 
     def _shared_executor(self, device: str) -> Executor:

@@ -17,6 +17,7 @@ from stoker.errors import (
     OutOfMemory,
     ServingError,
 )
+from stoker.runtime.gpu_diagnosis import CAPABILITIES_TEXT
 
 
 class Fault(Enum):
@@ -149,8 +150,8 @@ def device_reason(text: str, fault: Fault) -> str:
         what += f": {failure[3].strip()}"
     if fault is Fault.UNSUPPORTED:
         return (
-            f"{what}; onnxruntime-gpu has code for compute capability 7.5, 8.0, 8.6, 8.9, 9.0 and "
-            "12.0, and this GPU is none of them"
+            f"{what}; onnxruntime-gpu has code for compute capability {CAPABILITIES_TEXT}, and "
+            "this GPU is none of them"
         )
     if fault is Fault.STARTUP and failure[2] in STARTUP_REMEDIES:
         return f"{what}; {STARTUP_REMEDIES[failure[2]]}"

@@ -25,6 +25,7 @@ NO_DRIVER: Final = (
 
 CAPABILITIES: Final = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
 """Compute capabilities that the package has code for; it has no PTX to compile for others."""
+CAPABILITIES_TEXT: Final = ", ".join(f"{major}.{minor}" for major, minor in CAPABILITIES)
 _ALSO_LATER_MINORS: Final = 8
 """Code for 8.x runs on every later 8.y. That for 9.0 and 12.0 is built for these alone."""
 
@@ -80,11 +81,10 @@ def gpu_unfitness(facts: GpuFacts, index: int) -> str | None:
     gpu = gpu_of(facts, index)
     if gpu is None or not any(gpu.capability) or has_code_for(gpu.capability):
         return None
-    known = ", ".join(f"{major}.{minor}" for major, minor in CAPABILITIES)
     name = f" ({gpu.name})" if gpu.name else ""
     return (
         f"GPU {index}{name} has compute capability {gpu.capability_text}, and onnxruntime-gpu has "
-        f"code for {known} only; use another GPU, or build ONNX Runtime for this one"
+        f"code for {CAPABILITIES_TEXT} only; use another GPU, or build ONNX Runtime for this one"
     )
 
 

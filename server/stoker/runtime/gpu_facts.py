@@ -107,7 +107,9 @@ def _attribute(driver: ctypes.CDLL, key: int, device: ctypes.c_int) -> int:
 
 def _uuid(driver: ctypes.CDLL, device: ctypes.c_int) -> str:
     raw = ctypes.create_string_buffer(16)
-    if driver.cuDeviceGetUuid_v2(raw, device) != 0:
+    # The second form, which knows MIG slices, came with CUDA 11.4.
+    ask = getattr(driver, "cuDeviceGetUuid_v2", None)
+    if ask is None or ask(raw, device) != 0:
         return ""
     return f"GPU-{uuid.UUID(bytes=raw.raw)}"
 

@@ -10,7 +10,6 @@ does is `onnx_session.py`'s; whose fault a failure is, `faults.py`'s; why there 
 
 import contextlib
 import importlib
-import io
 import logging
 import os
 import tempfile
@@ -27,16 +26,16 @@ from stoker.errors import DeviceFailed, InvalidRequest
 from stoker.model import ModelConfig
 from stoker.runtime import copies
 from stoker.runtime.assignment import Assignment, settle
-from stoker.runtime.cpu import at_low_priority, read_budget
+from stoker.runtime.cpu import at_low_priority
+from stoker.runtime.discovery import Discovery
 from stoker.runtime.gpu_diagnosis import (
     NO_PROVIDER,
     cuda_needs,
-    gpu_absence,
     gpu_of,
     gpu_unfitness,
     lost_provider_reason,
 )
-from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory, read_gpu_facts
+from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory
 from stoker.runtime.installation import (
     BrokenInstallation,
     installation_problem,
@@ -100,53 +99,42 @@ class OnnxRuntime:
         """`device`: `gpu` insists, `cpu` never looks for one, `auto` takes a GPU where there is
         one. `gpu_placement`: where a model goes that names no GPU, see `placement.spread`.
 
-        Looks for GPUs and loads the CUDA libraries, before there are threads: ONNX Runtime prints
-        to the standard output meanwhile. Raises BrokenInstallation.
+        GPUs are looked for at the first model, which may take a second. Raises BrokenInstallation.
         """
         self._wish: DeviceWish = device
         self._gpu_placement: GpuPlacement = gpu_placement
         self._library = library()
         self._needs = cuda_needs(str(getattr(self._library, "cuda_version", "")))
+        self._discovery = Discovery(device, self._needs, preload=self._preload)
         self._lock = threading.Lock()
         self._turn = 0
         # Placements whose sessions are not open yet; one whose load failed elsewhere just goes.
         self._loading: weakref.WeakValueDictionary[int, Placement] = weakref.WeakValueDictionary()
-        self.gpus = self._read_gpus()
-        """The GPUs as the driver tells of them."""
-        self.machine = self._read_machine()
-        """What models can be placed on."""
-        if self.machine.gpus:
-            self._preload()
 
     @property
     def version(self) -> str:
         """ONNX Runtime's own version."""
         return str(self._library.__version__)
 
-    def _read_gpus(self) -> GpuFacts:
-        if self._wish == "cpu":
-            return GpuFacts()
-        return read_gpu_facts(visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    @property
+    def gpus(self) -> GpuFacts:
+        """The GPUs as the driver tells of them; none with the device `cpu`."""
+        return self._discovery.gpus
 
-    def _read_machine(self) -> Machine:
-        cpus = read_budget()
-        if self._wish == "cpu":
-            return Machine(0, cpus, "the server runs with --device cpu")
-        absence = gpu_absence(self.gpus, self._needs)
-        if absence is None:
-            unfit = [gpu_unfitness(self.gpus, gpu.index) for gpu in self.gpus.gpus]
-            absence = unfit[0] if all(unfit) else None  # one that is fit is used
-        if absence is not None and self.gpus.has_driver:
-            log.warning("a GPU driver is here, and no GPU can be used: %s", absence)
-        return Machine(0 if absence else self.gpus.count, cpus, absence or "")
+    @property
+    def machine(self) -> Machine:
+        """What models can be placed on."""
+        return self._discovery.machine
 
     def _preload(self) -> None:
         """Loads the CUDA libraries that came as wheels, which nothing else would find."""
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):  # stdout is the ready line's
-            self._library.preload_dlls()
-        for line in said.getvalue().splitlines():
-            log.warning("loading the CUDA libraries: %s", line)
+
+        def tell(*words: object) -> None:
+            log.warning("loading the CUDA libraries: %s", " ".join(map(str, words)))
+
+        # It prints what it does not find, and the standard output is the ready line's.
+        vars(self._library)["print"] = tell
+        self._library.preload_dlls()
 
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """Implements `Runtime`."""
@@ -190,13 +178,13 @@ class OnnxRuntime:
         index = cuda_index(device)
         if index is None:
             session, _ = self._session(path, config.name, options, providers, counts_copies=False)
-            report = _report(session, device, device)
+            report = _report(session, device, device, CPU_PROVIDER)
         else:
             self._require_cuda(config.name, device, index)
             session, copied = self._session(
                 path, config.name, options, providers, counts_copies=copies.may_count(path)
             )
-            report = self._settled(session, config, device, copied)
+            report = self._settled(session, config, device, providers[0][0], copied)
         return OnnxSession(self._library, session, path, config.name, report, options)
 
     def _require_cuda(self, model: str, device: str, index: int) -> None:
@@ -260,10 +248,11 @@ class OnnxRuntime:
         return session
 
     def _settled(
-        self, session: Any, config: ModelConfig, device: str, copied: int | None
+        self, session: Any, config: ModelConfig, device: str, wanted: str, copied: int | None
     ) -> DeviceReport:
-        """The truth about a session that asked for a GPU. Raises where it does not run there."""
-        if CUDA_PROVIDER not in session.get_providers():
+        """The truth about a session that asked for a GPU and the provider `wanted`. Raises where it
+        does not run there."""
+        if wanted not in session.get_providers():
             reason = lost_provider_reason(self.gpus, self._needs, loads)
             raise DeviceFailed(
                 f"model '{config.name}': asked for {device} and did not get it: {reason}"
@@ -273,7 +262,7 @@ class OnnxRuntime:
         settled = settle(config, device, _assignment(session), has_text=has_text)
         index = cuda_index(device)
         gpu = gpu_of(self.gpus, index) if index is not None else None
-        return _report(session, device, settled, copied, gpu)
+        return _report(session, device, settled, wanted, copied, gpu)
 
 
 def _assignment(session: Any) -> Assignment:
@@ -287,6 +276,7 @@ def _report(
     session: Any,
     requested: str,
     device: str,
+    wanted: str,
     copied: int | None = None,
     gpu: Gpu | None = None,
 ) -> DeviceReport:
@@ -298,11 +288,11 @@ def _report(
     return DeviceReport(
         requested=requested,
         device=device,
-        provider=CUDA_PROVIDER,
+        provider=wanted,
         nodes=assignment.nodes,
         computing_on_cpu=assignment.computing_on_cpu,
         memcpy_nodes=copied,
-        options=dict(stored.get(CUDA_PROVIDER, {})),
+        options=dict(stored.get(wanted, {})),
         device_name=known.name,
         compute_capability=known.capability_text,
         memory_bytes=known.memory_bytes,

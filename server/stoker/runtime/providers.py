@@ -35,6 +35,8 @@ def provider_list(config: ModelConfig, device: str) -> ProviderList:
     index = cuda_index(device)
     if index is None:
         _check_cpu_accelerators(config)
+        # Of no effect here, and as wrong here as on the GPU that the model is written for.
+        cuda_options(config, 0)
         return ((CPU_PROVIDER, {}),)
     for accelerator in config.optimization.gpu_accelerators:
         if accelerator.name != ACCELERATOR:
