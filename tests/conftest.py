@@ -33,6 +33,7 @@ from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.settings import GrpcTransport, Settings
 
+from tests.cudart_stub import CudartStub
 from tests.named_tests import Ledger, named_tests
 
 T = TypeVar("T")
@@ -114,6 +115,22 @@ def sample(scraped: str, name: str, **labels: str) -> float:
         if labels.items() <= got.items():
             total += float(match[3])
     return total
+
+
+@pytest.fixture(scope="session")
+def built_cudart(tmp_path_factory: pytest.TempPathFactory) -> CudartStub:
+    """The stub of the CUDA runtime, compiled once."""
+    stub = CudartStub.build(tmp_path_factory.mktemp("cudart"))
+    if stub is None:
+        pytest.skip("the stub of the CUDA runtime needs a C compiler")
+    return stub
+
+
+@pytest.fixture
+def cudart(built_cudart: CudartStub) -> CudartStub:
+    """The stub of the CUDA runtime as if nobody had called it."""
+    built_cudart.reset()
+    return built_cudart
 
 
 class Serving(Protocol):

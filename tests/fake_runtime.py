@@ -15,14 +15,16 @@ runs fail, and when a run may go on:
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from stoker.device import DeviceReport
 from stoker.errors import ExecutionFailed, ServingError
 from stoker.model import ModelConfig
-from stoker.runtime.session import Placement, Session
+from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
+from stoker.runtime.device_memory import DeviceMemory, HostMemory
+from stoker.runtime.session import Binding, BoundTensor, OutputMismatch, Placement, Session
 from stoker.tensor import Array, DataType, TensorSpec, shape_text
 
 Compute = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -50,6 +52,12 @@ class FakeModel:
     open_error: ServingError | None = None
     may_open: threading.Event | None = None
     """Opening waits until this is set; None: it does not wait."""
+    graphs: GraphSupport = NO_GRAPHS
+    """What its sessions say of CUDA graphs when they are opened."""
+    capture_error: Callable[[int], ServingError | None] = lambda rows: None
+    """The error in which the capture of a graph of so many rows ends."""
+    replay: Compute | None = None
+    """What replayed graphs compute; None: what the model does."""
     dimension_names: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     unranked: frozenset[str] = frozenset()
     report: DeviceReport | None = None
@@ -198,6 +206,10 @@ class FakeSession:
         self.path = path
         self.closed = False
         self._device = device
+        self._memory = HostMemory()
+        self._graphs = model.graphs
+        self.captured: list[tuple[int, int, str]] = []
+        """Graph id, rows and thread of each capture."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -251,6 +263,27 @@ class FakeSession:
                 self.runtime.sleep(max(0.0, end - self.runtime.clock()))
             self.runtime.finish()
 
+    @property
+    def memory(self) -> DeviceMemory | None:
+        datatypes = {spec.datatype for spec in self.model.inputs + self.model.outputs}
+        return None if DataType.BYTES in datatypes else self._memory
+
+    @property
+    def graphs(self) -> GraphSupport:
+        return self._graphs
+
+    def give_up_graphs(self, problem: str) -> None:
+        self._graphs = replace(self._graphs, problem=problem)
+
+    def bind(
+        self,
+        inputs: Sequence[BoundTensor],
+        outputs: Sequence[BoundTensor],
+        graph: int = NOT_CAPTURED,
+    ) -> Binding:
+        assert graph == NOT_CAPTURED or (graph > 0 and self._graphs.captures)
+        return FakeBinding(self, inputs, outputs, graph)
+
     def close(self) -> None:
         self.closed = True
 
@@ -272,6 +305,79 @@ class FakeSession:
         unknown = set(outputs) - {spec.name for spec in self.model.outputs}
         if unknown:
             raise ExecutionFailed(f"expected outputs of the model, got {sorted(unknown)}")
+
+
+class FakeBinding:
+    """Implements `Binding`: a run of the session on the memory at the bound addresses."""
+
+    def __init__(
+        self,
+        session: FakeSession,
+        inputs: Sequence[BoundTensor],
+        outputs: Sequence[BoundTensor],
+        graph: int,
+    ) -> None:
+        self._session = session
+        self._graph = graph
+        self._thread = ""
+        """The one that captured."""
+        self._inputs = {each.name: _at(each) for each in inputs}
+        self._outputs = {each.name: _at(each) for each in outputs if each.address}
+        self._names = [each.name for each in outputs]
+        self._made: dict[str, Array] = {}
+
+    def run(self) -> None:
+        if self._graph == NOT_CAPTURED:
+            self._compute()
+            return
+        thread = threading.current_thread().name
+        if not self._thread:
+            rows = rows_of(self._inputs)
+            error = self._session.model.capture_error(rows)
+            if error is not None:
+                raise error
+            self._thread = thread
+            self._session.captured.append((self._graph, rows, thread))
+            for _ in range(3):  # as ONNX Runtime: twice to warm up, once to capture
+                self._compute()
+            return
+        assert thread == self._thread, "a graph was replayed by another thread"
+        if self._session.model.replay is None:
+            self._compute()
+            return
+        for name, array in self._session.model.replay(self._inputs).items():
+            self._outputs[name][...] = array
+
+    def _compute(self) -> None:
+        try:
+            arrays = self._session.run(self._inputs, self._names, self._outputs)
+        except ExecutionFailed as error:
+            if "expected memory for" in error.message:
+                raise OutputMismatch(error.message) from error
+            raise
+        self._made = dict(zip(self._names, arrays, strict=True))
+
+    def rebind(self, tensor: BoundTensor) -> None:
+        self._inputs[tensor.name] = _at(tensor)
+
+    def made(self, name: str) -> Array:
+        return self._made[name]
+
+
+class _Memory:
+    """Memory of a bound tensor, for numpy."""
+
+    def __init__(self, tensor: BoundTensor) -> None:
+        self.__array_interface__ = {
+            "shape": tensor.shape,
+            "typestr": np.dtype(tensor.datatype.numpy).str,
+            "data": (tensor.address, False),
+            "version": 3,
+        }
+
+
+def _at(tensor: BoundTensor) -> Array:
+    return np.asarray(_Memory(tensor))
 
 
 class FakeClock:

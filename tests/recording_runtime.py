@@ -11,8 +11,10 @@ from pathlib import Path
 
 from stoker.device import DeviceReport
 from stoker.model import ModelConfig
+from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
+from stoker.runtime.device_memory import DeviceMemory
 from stoker.runtime.onnx import OnnxRuntime
-from stoker.runtime.session import Placement, Session
+from stoker.runtime.session import Binding, BoundTensor, Placement, Session
 from stoker.tensor import Array, DataType, TensorSpec
 
 from tests.calls import Answer, Call, GrpcClient, RestClient, wait_for_queued
@@ -87,6 +89,25 @@ class RecordingSession:
         made = {name: array.copy() for name, array in zip(outputs, produced, strict=True)}
         self._runtime.runs.append(RecordedRun(copies, made))
         return produced
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        return None
+
+    @property
+    def graphs(self) -> GraphSupport:
+        return NO_GRAPHS
+
+    def give_up_graphs(self, problem: str) -> None:
+        raise AssertionError("the session has no graphs")
+
+    def bind(
+        self,
+        inputs: Sequence[BoundTensor],
+        outputs: Sequence[BoundTensor],
+        graph: int = NOT_CAPTURED,
+    ) -> Binding:
+        raise AssertionError("a session without memory is not bound")
 
     def close(self) -> None:
         self._session.close()

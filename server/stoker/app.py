@@ -33,6 +33,7 @@ from stoker.lifecycle.drain import drain
 from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
 from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
+from stoker.memory_limit import memory_limit_bytes
 from stoker.model import Readiness, VersionState
 from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
@@ -320,12 +321,21 @@ def open_repository(settings: Settings) -> Repository:
     )
 
 
+def _runtime(settings: Settings) -> OnnxRuntime:
+    return OnnxRuntime(
+        settings.device,
+        gpu_placement=settings.gpu_placement,
+        cuda_graphs=settings.cuda_graphs,
+        memory_bytes=memory_limit_bytes(),
+    )
+
+
 def check(settings: Settings) -> CheckReport:
     """What would be served, and every problem: `stoker check`."""
     log.set_up(settings.log_format, "error")
     repository = open_repository(settings)
     try:
-        runtime = OnnxRuntime(settings.device, gpu_placement=settings.gpu_placement)
+        runtime = _runtime(settings)
     except BrokenInstallation as error:
         return CheckReport((), (str(error),))
     opener = Opener(runtime, cpu_node_warning_share=settings.cpu_node_warning_share)
@@ -339,7 +349,7 @@ def serve(settings: Settings, tls: ssl.SSLContext | None = None) -> int:
     keep_freed_memory()
     settings = _within_descriptors(settings)
     try:
-        runtime = OnnxRuntime(settings.device, gpu_placement=settings.gpu_placement)
+        runtime = _runtime(settings)
     except BrokenInstallation as error:
         log.event(logger, "start_failed", str(error), level=logging.CRITICAL)
         return EXIT_BAD_USAGE

@@ -115,6 +115,14 @@ class Settings:
             for_check=True,
         ),
     )
+    cuda_graphs: Annotated[bool, kinds.SWITCH] = field(
+        default=False,
+        metadata=_about(
+            "Models on GPUs are captured as CUDA graphs where they can be; a model's file may ask "
+            "for that alone, or except itself",
+            for_check=True,
+        ),
+    )
     cpu_node_warning_share: Annotated[float, kinds.SHARE] = field(
         default=0.05,
         metadata=_about(

@@ -19,6 +19,15 @@ def relu() -> onnx.ModelProto:
     )
 
 
+def passed() -> onnx.ModelProto:
+    """Two copies on the device: y = x without any kernel."""
+    return build(
+        [helper.make_node("Identity", ["x"], ["m"]), helper.make_node("Identity", ["m"], ["y"])],
+        [tensor("x", FP32, ("batch", 4))],
+        [tensor("y", FP32, ("batch", 4))],
+    )
+
+
 def product() -> onnx.ModelProto:
     """One product of matrices: cuBLAS computes it."""
     return build(

@@ -15,9 +15,11 @@ from typing import Final
 
 import numpy as np
 
+from stoker.engine.padding import is_padded, lay
 from stoker.engine.plan import ModelPlan, PlannedInput, RequestForm
 from stoker.errors import ExecutionFailed
 from stoker.request import InferRequest, InferResponse, Lease, OutputBatch, TensorHead
+from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.tensor import Array, Raw, as_array, shape_text
 
 JOIN_BYTES: Final = 1 << 16
@@ -70,17 +72,21 @@ def assemble(
         item = first.signature[index]
         if item is None:
             continue
-        order = first.order[index]
-        if forms.count(first) == len(forms):
-            pieces = [request.data[order] for request in requests]
-        else:
-            pieces = [
-                request.data[form.order[index]]
-                for request, form in zip(requests, forms, strict=True)
-            ]
-        joined = _joined(pieces, forms, planned, item, slabs)
+        pieces = pieces_of(requests, forms, index)
+        joined = _joined(pieces, forms, planned, item, slabs, plan.dimension)
         feeds[planned.name] = joined.reshape((total, *planned.model_item(item)))
     return feeds
+
+
+def pieces_of(
+    requests: Sequence[InferRequest], forms: Sequence[RequestForm], index: int
+) -> list[Raw | Array]:
+    """The data of the plan's input `index`, of each request."""
+    first = forms[0]
+    if forms.count(first) == len(forms):
+        order = first.order[index]
+        return [request.data[order] for request in requests]
+    return [request.data[form.order[index]] for request, form in zip(requests, forms, strict=True)]
 
 
 def _alone(request: InferRequest, form: RequestForm, plan: ModelPlan) -> dict[str, Array]:
@@ -92,6 +98,11 @@ def _alone(request: InferRequest, form: RequestForm, plan: ModelPlan) -> dict[st
         item = planned.model_item(item)
         data = request.data[order]
         shape = (form.rows, *item) if plan.batches else item
+        if plan.dimension is not None and form.size != form.edge:
+            array = np.empty(shape, planned.datatype.numpy)
+            lay(data, array, form, planned, plan.dimension, batches=plan.batches)
+            feeds[planned.name] = array
+            continue
         array = as_array(data, planned.datatype, shape)
         if type(data) is not bytes:  # which are aligned for every datatype
             flags = array.flags
@@ -107,8 +118,16 @@ def _joined(
     planned: PlannedInput,
     item: tuple[int, ...],
     slabs: InputSlabs,
+    dimension: DimensionBuckets | None,
 ) -> Array:
     datatype = planned.datatype
+    if dimension is not None and planned.name in dimension.inputs and is_padded(forms):
+        into = slabs.rows(planned, sum([form.rows for form in forms]), item)
+        at = 0
+        for piece, form in zip(pieces, forms, strict=True):
+            lay(piece, into[at : at + form.rows], form, planned, dimension, batches=True)
+            at += form.rows
+        return into
     if datatype.numpy.hasobject:
         return np.concatenate(
             [

@@ -36,6 +36,8 @@ from stoker.model import (
     VersionState,
 )
 from stoker.request import InferRequest, InferResponse
+from stoker.runtime.bucket_dimension import dimension_buckets
+from stoker.runtime.buckets import EXACT, buckets
 from stoker.runtime.independence import Independence
 from stoker.runtime.session import Placement, Session
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
@@ -201,7 +203,7 @@ class Engine:
         config = opened.config
         curve = CostCurve(opened.profile.costs)
         policy = batch_policy(config, opened.independence, curve)
-        plan = ModelPlan(opened.identity, config)
+        plan = ModelPlan(opened.identity, config, dimension_buckets(config, opened.sessions[0][1]))
         plan.splits_oversized = splits_oversized(config, opened.independence)
         statistics = ModelStatistics(
             opened.identity.name, opened.identity.version, tags=config.metric_tags
@@ -230,6 +232,10 @@ class Engine:
                 own.extend(executors)
             else:
                 executors = [self._shared_executor(session.device)]
+            filled = EXACT
+            if opened.independence is not Independence.DEPENDENT:  # padding is another row
+                on_gpu = session.device != "cpu"
+                filled = buckets(config, largest, on_gpu=on_gpu, seconds=curve.seconds)
             for executor in executors:
                 execution = Execution(
                     session,
@@ -237,12 +243,41 @@ class Engine:
                     max_rows=largest,
                     budget=served.failure_budget,
                     clock=self._clock,
+                    sizes=filled,
                 )
                 served.instances.append(Instance(served, execution, executor))
         threads = max([placement.intra_op_threads for placement, _ in opened.sessions])
         if self._runs_inline and may_run_inline(served, threads):
             served.inline = Inline(served, served.instances[0], self._turns)
         return served
+
+    async def prepare(self, served: ServedModel) -> None:
+        """Lets what needs a thread of its own be done there, before the version serves: on a GPU
+        bindings are warmed and CUDA graphs captured. Raises ServingError: it cannot serve then.
+        """
+        own = self._executors.get(served, [])
+        for instance in served.instances:
+            if instance.executor in own and instance.executor.device.name != "cpu":
+                await self._prepared(instance)
+
+    async def _prepared(self, instance: Instance) -> None:
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def tell(error: BaseException | None) -> None:
+            if not done.done():
+                done.set_result(None) if error is None else done.set_exception(error)
+
+        def work() -> None:
+            failure: BaseException | None = None
+            try:
+                instance.execution.prepare()
+            except Exception as error:
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(tell, failure)
+
+        instance.executor.begin(work)
+        await done
 
     def retire(self, served: ServedModel) -> None:
         """Ends the threads of a version that has no requests left."""

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from stoker.engine.batch import InputSlabs, assemble, split, wanted_outputs
-from stoker.engine.outputs import BatchLease, OutputPool
+from stoker.engine.fixed_batch import FixedBatches, fixed_batches
+from stoker.engine.outputs import BatchLease, OutputPool, fresh_bytes
+from stoker.engine.padding import is_padded, split_cut
 from stoker.engine.pending import Pending
 from stoker.engine.plan import ModelPlan, RequestForm
 from stoker.errors import (
@@ -27,7 +29,8 @@ from stoker.errors import (
     ServingError,
 )
 from stoker.request import InferRequest, InferResponse
-from stoker.runtime.session import Session
+from stoker.runtime.buckets import EXACT, MOST_BUCKETS, Buckets
+from stoker.runtime.session import OutputMismatch, Session
 from stoker.telemetry.statistics import BatchEnd
 from stoker.tensor import Array
 
@@ -130,13 +133,39 @@ class Execution:
         max_rows: int,
         budget: "FailureBudget",
         clock: Callable[[], float] = time.monotonic,
+        sizes: Buckets = EXACT,
     ) -> None:
+        """`sizes`: what batches are filled up to where the model has fixed bindings."""
         self._session = session
         self._plan = plan
         self._slabs = InputSlabs(max_rows)
-        self._pool = OutputPool(plan.outputs, batches=plan.batches, max_rows=max_rows)
+        memory = session.memory
+        self._pool = OutputPool(
+            plan.outputs,
+            batches=plan.batches,
+            max_rows=max_rows,
+            allocate=fresh_bytes if memory is None else lambda nbytes: memory.slab(nbytes).array,
+        )
+        self._fixed = fixed_batches(session, plan, self._pool, max_rows=max_rows, sizes=sizes)
         self._budget = budget
         self._clock = clock
+
+    def prepare(self) -> None:
+        """What a device wants to be done on the thread that runs batches, before the first one.
+        Raises ServingError with the reason why the model cannot serve there."""
+        session = self._session
+        problem = None if self._fixed else "the model has no fixed bindings"
+        for fixed in self._fixed:
+            problem = fixed.prepare(session) or problem
+        if not session.graphs.captures:
+            return
+        for place, fixed in enumerate(self._fixed):
+            if problem is None:
+                problem = fixed.capture(1 + place * MOST_BUCKETS)
+        if problem is not None:
+            session.give_up_graphs(problem)
+            for fixed in self._fixed:
+                fixed.forget()
 
     def execute(self, batch: Batch) -> Outcome:
         """Runs the batch. Never raises: every entry has a result."""
@@ -206,22 +235,40 @@ class Execution:
             weight += entry.weight
         clock = self._clock
         began = clock()
-        feeds = assemble(requests, forms, plan, self._slabs)
         wanted = wanted_outputs(forms)
-        names = plan.names(wanted)
-        lent = None if self._pool.is_empty else self._pool.lend(names, rows, len(entries))
-        assembled = clock()
-        if lent is None:
-            lease = None
-            produced = self._session.run(feeds, names)
-        else:
-            lease, produced = self._run_into(feeds, names, *lent)
+        made = None
+        fixed = self._level1(forms[0])
+        if fixed is not None and fixed.takes(forms, wanted, rows):
+            lone = fixed.gather(requests, forms, rows)
+            assembled = clock()
+            try:
+                made = fixed.run(wanted, rows, len(entries), lone)
+            except OutputMismatch:
+                fixed.close("the model makes an output of another shape than before")
+                self._pool.close()
+        if made is None:
+            feeds = assemble(requests, forms, plan, self._slabs)
+            names = plan.names(wanted)
+            lent = None if self._pool.is_empty else self._pool.lend(names, rows, len(entries))
+            assembled = clock()
+            if lent is None:
+                made = None, self._session.run(feeds, names)
+            else:
+                made = self._run_into(feeds, names, *lent)
+        lease, produced = made
         ran = clock()
         if not self._pool.is_empty:
-            self._pool.observe(names, produced)
+            self._pool.observe(plan.names(wanted), produced)
+        if fixed is not None:
+            fixed.observe(wanted, produced)
         try:
             results: list[Result] = []
-            results += split(wanted, produced, requests, forms, plan, lease)
+            if plan.dimension is not None and is_padded(forms):
+                results += split_cut(wanted, produced, requests, forms, plan, plan.dimension)
+                if lease is not None:
+                    lease.release_all()
+            else:
+                results += split(wanted, produced, requests, forms, plan, lease)
         except BaseException:
             if lease is not None:
                 lease.release_all()
@@ -236,6 +283,12 @@ class Execution:
             )
         )
         return results
+
+    def _level1(self, form: RequestForm) -> FixedBatches | None:
+        for fixed in self._fixed:
+            if fixed.fits(form):
+                return fixed
+        return None
 
     def _run_into(
         self,

@@ -108,12 +108,18 @@ class Executor:
         self._clock = clock
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._first: Callable[[], None] | None = None
 
     def ring(self, instance: Instance) -> None:
         """There may be work for an instance. Called by the loop, and by other executors."""
         if self._thread is None:
             self._start()
         self.doorbell.ring(instance)
+
+    def begin(self, first: Callable[[], None]) -> None:
+        """Starts the thread, which calls `first` before it looks for work. Before any `ring`."""
+        self._first = first
+        self._start()
 
     def close(self) -> None:
         """Ends the thread after its present run. Does not wait."""
@@ -142,6 +148,8 @@ class Executor:
 
     def _main(self) -> None:
         _lower_priority()
+        if self._first is not None:
+            self._first()
         is_open, has_stumbled = True, False
         while is_open:
             try:

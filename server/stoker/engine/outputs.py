@@ -9,9 +9,9 @@ stalls costs memory up to the pool's bound and never anybody's answer.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -32,12 +32,14 @@ POOL_SLABS: Final = 4
 class BatchLease:
     """The shares of one batch's answers in one set of slabs. Used by one thread at a time."""
 
-    __slots__ = ("_pool", "_shares", "_slabs")
+    __slots__ = ("_pool", "_shares", "_slabs", "number")
 
-    def __init__(self, pool: "OutputPool", slabs: dict[str, Array], shares: int) -> None:
+    def __init__(self, pool: "OutputPool", slabs: "Slabs", shares: int) -> None:
         self._pool = pool
         self._slabs = slabs
         self._shares = shares
+        self.number = slabs.number
+        """Of the set: 1 and up."""
 
     def release(self) -> None:
         """Gives one share back; the last one frees the slabs."""
@@ -51,16 +53,38 @@ class BatchLease:
         self._pool.take_back(self._slabs)
 
 
+class Slabs(NamedTuple):
+    """A set: one slab an output, [max_rows, *item] each."""
+
+    number: int
+    arrays: dict[str, Array]
+
+
+def fresh_bytes(nbytes: int) -> Array:
+    """Host memory of no particular kind, UINT8 [nbytes]."""
+    return np.empty(nbytes, np.uint8)
+
+
 class OutputPool:
     """The slabs of one instance, made when first needed, at most `POOL_SLABS` sets."""
 
-    def __init__(self, outputs: Sequence[PlannedOutput], *, batches: bool, max_rows: int) -> None:
+    def __init__(
+        self,
+        outputs: Sequence[PlannedOutput],
+        *,
+        batches: bool,
+        max_rows: int,
+        allocate: Callable[[int], Array] = fresh_bytes,
+    ) -> None:
+        """`allocate` gives memory for slabs, UINT8 of so many bytes; without a batch dimension a
+        slab is [1, *item]."""
+        self._allocate = allocate
+        if not batches:
+            max_rows = 1
         self._items: dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]] = {}
         for output in outputs:
-            if not batches or -1 in output.model_dims or output.datatype is DataType.BYTES:
+            if -1 in output.model_dims or output.datatype is DataType.BYTES:
                 continue
-            if output.datatype is DataType.BF16:
-                continue  # comes by a typed OrtValue of its own
             row_bytes = prod(output.model_dims) * output.datatype.size
             if row_bytes * max_rows >= SLAB_BYTES:
                 self._items[output.name] = (output.model_dims, output.datatype.numpy)
@@ -68,7 +92,8 @@ class OutputPool:
         self._max_rows = min(max_rows, SET_BYTES // row_bytes) if row_bytes else 0
         self._unseen = set(self._items)
         """Outputs that no run has made yet."""
-        self._free: deque[dict[str, Array]] = deque()
+        self._lead = int(batches)
+        self._free: deque[Slabs] = deque()
         self._made = 0
 
     @property
@@ -83,7 +108,7 @@ class OutputPool:
                 if name in self._unseen:
                     self._unseen.discard(name)
                     item, dtype = self._items[name]
-                    if array.shape[1:] != item or array.dtype != dtype:
+                    if array.shape[self._lead :] != item or array.dtype != dtype:
                         del self._items[name]
 
     def close(self) -> None:
@@ -116,13 +141,20 @@ class OutputPool:
             if self._made >= POOL_SLABS:
                 return None
             self._made += 1
-            slabs = {
-                name: np.empty((self._max_rows, *item), dtype)
-                for name, (item, dtype) in self._items.items()
-            }
-        return {name: slabs[name][:rows] for name in wanted}, BatchLease(self, slabs, shares)
+            slabs = Slabs(
+                self._made,
+                {name: self._slab(item, dtype) for name, (item, dtype) in self._items.items()},
+            )
+        lease = BatchLease(self, slabs, shares)
+        if not self._lead:
+            return {name: slabs.arrays[name][0, ...] for name in wanted}, lease
+        return {name: slabs.arrays[name][:rows] for name in wanted}, lease
 
-    def take_back(self, slabs: dict[str, Array]) -> None:
+    def _slab(self, item: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+        raw = self._allocate(self._max_rows * prod(item) * dtype.itemsize)
+        return raw.view(dtype).reshape((self._max_rows, *item))
+
+    def take_back(self, slabs: Slabs) -> None:
         """Makes slabs available again; called by their lease."""
         self._free.append(slabs)
 

@@ -11,6 +11,7 @@ answers it (`_part_done`, a cancel, the end of the model) ends its parts with it
 
 import asyncio
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -85,7 +86,7 @@ class OversizedRequest:
             inputs=[_rows_of(tensor, start, rows) for tensor in request.inputs],
             deadline=request.deadline,
         )
-        part_form = RequestForm(rows, form.signature, form.order, form.outputs, form.elements)
+        part_form = replace(form, rows=rows)
         reply = partial(self._part_done, place)
         part = Pending(self._model, part_request, part_form, reply, whole.arrived)
         part.level = whole.level

@@ -14,6 +14,7 @@ from typing import Final
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig, ModelVersion, TensorConfig
 from stoker.request import InferRequest, RequestKind, TensorHead
+from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.tensor import DataType, shape_text
 
 REMEMBERED_KINDS: Final = 1024
@@ -34,6 +35,10 @@ class RequestForm:
     """Indices into the plan's outputs, in the order of the answer."""
     elements: int
     """Elements of one row over all inputs: the size that a cost bucket is keyed by."""
+    size: int = 0
+    """Of the model's bucketed dimension, as the client sent it; 0 without one."""
+    edge: int = 0
+    """What that is filled up to: the size in `signature`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,14 @@ class PlannedOutput:
 class ModelPlan:
     """The fixed facts of one served version."""
 
-    def __init__(self, identity: ModelVersion, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        identity: ModelVersion,
+        config: ModelConfig,
+        dimension: DimensionBuckets | None = None,
+    ) -> None:
         self.identity = identity
+        self.dimension = dimension
         self.config = config
         self.version = str(identity.version)
         self.batches = config.batches
@@ -131,7 +142,33 @@ class ModelPlan:
             item = tensor.shape[1:] if self.batches else tensor.shape
             signature.append(item)
             elements += math.prod(item)
-        return RequestForm(rows, tuple(signature), places, outputs, elements)
+        if self.dimension is None:
+            return RequestForm(rows, tuple(signature), places, outputs, elements)
+        size = self._size(self.dimension, signature)
+        edge = self.dimension.edge(size)
+        filled = tuple(
+            [
+                None if item is None else self.dimension.resized(planned.name, item, edge)
+                for planned, item in zip(self.inputs, signature, strict=True)
+            ]
+        )
+        elements = sum([math.prod(item) for item in filled if item is not None])
+        return RequestForm(rows, filled, places, outputs, elements, size, edge)
+
+    def _size(self, dimension: DimensionBuckets, items: Sequence[tuple[int, ...] | None]) -> int:
+        """The one size that the bucketed dimension has in all inputs."""
+        sizes = {
+            item[at]
+            for planned, item in zip(self.inputs, items, strict=True)
+            if item is not None
+            for at in dimension.inputs.get(planned.name, ())
+        }
+        if len(sizes) > 1:
+            raise InvalidRequest(
+                f"request to {self.identity}: expected one size of the dimension "
+                f"'{dimension.symbol}' in all inputs, got {', '.join(map(str, sorted(sizes)))}"
+            )
+        return sizes.pop() if sizes else 0
 
     def _requested(self, names: tuple[str, ...]) -> tuple[int, ...]:
         if not names:

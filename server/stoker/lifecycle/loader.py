@@ -94,7 +94,7 @@ class Loader:
             opened = await loop.run_in_executor(
                 self._threads, self._opener.open, definition, version
             )
-            served = self._engine.host(opened)
+            served = await self._host(opened)
         except ServingError as error:
             self._failed(identity, error.message)
             return
@@ -115,6 +115,7 @@ class Loader:
             batch_limit_rows=served.policy.max_rows,
             rows=opened.independence.value,
             devices=tuple(session.device for _, session in opened.sessions),
+            cuda_graphs=tuple(str(session.graphs) for _, session in opened.sessions),
             providers=tuple(session.report.provider for _, session in opened.sessions),
         )
         for _, session in opened.sessions:
@@ -123,6 +124,20 @@ class Loader:
         self._registry.set_state(identity, VersionState.READY, served=served)
         self._on_ready(served, opened)
         self._on_change()
+
+    async def _host(self, opened: OpenedVersion) -> ServedModel:
+        """The version in the engine, prepared to serve. Where it raises, nothing is open."""
+        served: ServedModel | None = None
+        try:
+            served = self._engine.host(opened)
+            await self._engine.prepare(served)
+        except BaseException:
+            if served is not None:
+                self._engine.retire(served)
+            for _, session in opened.sessions:
+                session.close()
+            raise
+        return served
 
     async def unload_all(self) -> bool:
         """Frees every version. All requests have been answered. False if a run goes on."""

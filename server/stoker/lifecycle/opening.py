@@ -22,6 +22,8 @@ from stoker.errors import InvalidRequest, ServingError
 from stoker.lifecycle.quiet import Quiet
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.assignment import placement_doubt
+from stoker.runtime.bucket_dimension import dimension_buckets
+from stoker.runtime.buckets import check_buckets
 from stoker.runtime.independence import Independence, prove
 from stoker.runtime.overlap import measure_overlap
 from stoker.runtime.profile import measure
@@ -140,6 +142,8 @@ class Opener:
                     reports=[each.report for _, each in sessions],
                     warn=partial(_log_doubt, identity),
                 )
+                check_buckets(config)
+                dimension_buckets(config, sessions[0][1])
                 for _, each in sessions:
                     with self._occupied(each.device):
                         warm_up(config, each, definition.folder)
@@ -175,6 +179,8 @@ class Opener:
             config = definition.complete(
                 sessions[0][1], placements=placements, warn=warnings.append
             )
+            check_buckets(config)
+            dimension_buckets(config, sessions[0][1])
             for _, each in sessions:
                 warm_up(config, each, definition.folder)
             verdict = prove(sessions[0][1], config, definition.folder)

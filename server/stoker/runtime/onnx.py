@@ -16,17 +16,20 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from stoker.device import CPU, DeviceReport
-from stoker.errors import DeviceFailed, InvalidRequest
+from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest, OutOfMemory
 from stoker.model import ModelConfig
 from stoker.runtime import copies
 from stoker.runtime.assignment import Assignment, settle
 from stoker.runtime.cpu import at_low_priority
+from stoker.runtime.cuda_graphs import GraphFacts, GraphSupport, ineligibility, wants_graphs
+from stoker.runtime.device_memory import CudaMemory, HostMemory
 from stoker.runtime.discovery import Discovery
 from stoker.runtime.gpu_diagnosis import (
     NO_PROVIDER,
@@ -36,6 +39,7 @@ from stoker.runtime.gpu_diagnosis import (
     lost_provider_reason,
 )
 from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory
+from stoker.runtime.gpu_hot_path import GpuHotPath
 from stoker.runtime.installation import (
     BrokenInstallation,
     installation_problem,
@@ -57,6 +61,7 @@ from stoker.runtime.providers import (
     ProviderList,
     cuda_index,
     provider_list,
+    with_stream,
 )
 from stoker.runtime.session import Placement, Session
 from stoker.runtime.translation import Translation
@@ -94,15 +99,24 @@ class OnnxRuntime:
     """Opens models with ONNX Runtime. Implements `Runtime`."""
 
     def __init__(
-        self, device: DeviceWish = "auto", *, gpu_placement: GpuPlacement = "each"
+        self,
+        device: DeviceWish = "auto",
+        *,
+        gpu_placement: GpuPlacement = "each",
+        cuda_graphs: bool = False,
+        memory_bytes: int | None = None,
     ) -> None:
         """`device`: `gpu` insists, `cpu` never looks for one, `auto` takes a GPU where there is
         one. `gpu_placement`: where a model goes that names no GPU, see `placement.spread`.
+        `cuda_graphs`: models whose file says nothing of CUDA graphs ask for them. `memory_bytes`:
+        what the process may use, None without a limit.
 
         GPUs are looked for at the first model, which may take a second. Raises BrokenInstallation.
         """
         self._wish: DeviceWish = device
         self._gpu_placement: GpuPlacement = gpu_placement
+        self._cuda_graphs = cuda_graphs
+        self._hot_path = GpuHotPath(memory_bytes)
         self._library = library()
         self._needs = cuda_needs(str(getattr(self._library, "cuda_version", "")))
         self._discovery = Discovery(device, self._needs, preload=self._preload)
@@ -174,18 +188,65 @@ class OnnxRuntime:
             raise InvalidRequest(f"model '{config.name}': '{path.name}' is not a file")
         device = placement.device
         options = session_options(config, intra_op_threads=placement.intra_op_threads)
-        providers = provider_list(config, device)
         index = cuda_index(device)
         if index is None:
+            providers = provider_list(config, device)
             session, _ = self._session(path, config.name, options, providers, counts_copies=False)
             report = _report(session, device, device, CPU_PROVIDER)
-        else:
-            self._require_cuda(config.name, device, index)
-            session, copied = self._session(
-                path, config.name, options, providers, counts_copies=copies.may_count(path)
+            return OnnxSession(
+                self._library, session, path, config.name, report, options, HostMemory()
             )
-            report = self._settled(session, config, device, providers[0][0], copied)
-        return OnnxSession(self._library, session, path, config.name, report, options)
+        self._require_cuda(config.name, device, index)
+        memory = self._hot_path.memory(config.name, index)
+        try:
+            return self._open_on_gpu(path, config, device, options, memory)
+        except BaseException:
+            if memory is not None:
+                memory.close()
+            raise
+
+    def _open_on_gpu(
+        self,
+        path: Path,
+        config: ModelConfig,
+        device: str,
+        options: SessionOptions,
+        memory: CudaMemory | None,
+    ) -> Session:
+        """Opens a session that computes in `memory`'s stream; for CUDA graphs where the model asks
+        for them and can have them, which only its assignment to devices tells."""
+        stream = 0 if memory is None else memory.stream
+        counts_copies = copies.may_count(path)
+
+        def create(*, graphs: bool = False, counts: bool = False) -> tuple[Any, int | None]:
+            providers = with_stream(provider_list(config, device), stream, graphs=graphs)
+            with self._hot_path.gate.opening():
+                return self._session(path, config.name, options, providers, counts_copies=counts)
+
+        session, copied = create(counts=counts_copies)
+        wanted = provider_list(config, device)[0][0]
+        report = self._settled(session, config, device, wanted, copied)
+        graphs = GraphSupport(wants_graphs(config, by_default=self._cuda_graphs))
+        if graphs.is_wanted and (problem := _graph_problem(session, report, options, memory)):
+            graphs = replace(graphs, problem=problem)
+        if graphs.captures:
+            del session  # its weights make room for the other's
+            try:
+                session, _ = create(graphs=True)
+            except (InvalidRequest, ExecutionFailed, OutOfMemory) as error:
+                graphs = replace(graphs, problem=error.message)
+                session, _ = create()
+        return OnnxSession(
+            self._library,
+            session,
+            path,
+            config.name,
+            report,
+            options,
+            memory,
+            graphs=graphs,
+            reopen=lambda: create()[0],
+        )
 
     def _require_cuda(self, model: str, device: str, index: int) -> None:
         """Raises DeviceFailed, before anything is loaded, where the GPU cannot be used."""
@@ -269,6 +330,22 @@ def _assignment(session: Any) -> Assignment:
     return Assignment.of(
         (str(part.ep_name), [str(node.op_type) for node in part.get_nodes()])
         for part in session.get_provider_graph_assignment_info()
+    )
+
+
+def _graph_problem(
+    session: Any, report: DeviceReport, options: SessionOptions, memory: CudaMemory | None
+) -> str | None:
+    """Why a session on a GPU is not opened for CUDA graphs; None: it may be tried."""
+    if memory is None:
+        return "the model has no stream of its own"
+    operators = [name for each in _assignment(session).operators.values() for name in each]
+    return ineligibility(
+        GraphFacts(
+            operators,
+            report.computing_on_cpu,
+            shrinks_arena="memory.enable_memory_arena_shrinkage" in options.run_config_entries,
+        )
     )
 
 

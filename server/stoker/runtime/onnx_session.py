@@ -4,18 +4,24 @@ Executors call `OnnxSession.run` from their threads; it releases the GIL. Knows 
 and batches, nor of how the session was opened (`onnx.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+from weakref import WeakSet
 
 import numpy as np
 
 from stoker.device import CPU, DeviceReport
 from stoker.errors import ExecutionFailed, InvalidRequest
 from stoker.runtime import graph_scan
+from stoker.runtime.bindings import OnnxBinding, address, array_of
+from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
 from stoker.runtime.described import Described
-from stoker.runtime.options import SessionOptions
+from stoker.runtime.device_memory import DeviceMemory
+from stoker.runtime.options import GRAPH_KEY, SessionOptions
+from stoker.runtime.session import Binding, BoundTensor
 from stoker.runtime.translation import Translation
 from stoker.tensor import Array, DataType, TensorSpec, shape_text
 
@@ -38,8 +44,17 @@ class OnnxSession:
         model: str,
         report: DeviceReport,
         options: SessionOptions,
+        memory: DeviceMemory | None,
+        *,
+        graphs: GraphSupport = NO_GRAPHS,
+        reopen: Callable[[], Any] | None = None,
     ) -> None:
+        """Takes `memory` over. `reopen` gives a session like this one without CUDA graphs."""
+        self._ort = ort
         self._session = session
+        self._memory = memory
+        self._graphs = graphs
+        self._reopen = reopen
         self._model = model
         self._report = report
         declared = graph_scan.scan(path)
@@ -65,10 +80,10 @@ class OnnxSession:
         self._passed_on = {spec.name for spec in self._inputs} & {
             spec.name for spec in self._outputs
         }
-        self._run_options = ort.RunOptions()
-        self._run_options.log_severity_level = _LOG_FATAL  # a failed run raises; no log flood
-        for key, value in options.run_config_entries.items():
-            self._run_options.add_run_config_entry(key, value)
+        self._run_entries = options.run_config_entries
+        self._run_options = self._options()
+        self._is_bindable = not self._has_text and not self._passed_on
+        self._bindings: WeakSet[OnnxBinding] = WeakSet()
         self._translation = Translation(model, on_gpu=report.device != CPU)
         self._makes_much = False
         """The last run made outputs of COPIED_BYTES or more."""
@@ -110,9 +125,19 @@ class OnnxSession:
         into: Mapping[str, Array] | None = None,
     ) -> list[Array]:
         """Implements `Session`.  Hot path."""
+        if self._memory is not None and not self._memory.is_host:
+            with self._memory.calls():
+                return self._run(feeds, outputs, into)
+        return self._run(feeds, outputs, into)
+
+    def _run(
+        self,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str],
+        into: Mapping[str, Array] | None,
+    ) -> list[Array]:
         with self._translation:
-            is_bindable = not self._has_text and not self._passed_on
-            if self._has_bfloat or ((into or self._makes_much) and is_bindable):
+            if self._has_bfloat or ((into or self._makes_much) and self._is_bindable):
                 made = self._run_bound(feeds, outputs, into or {})
                 self._makes_much = _nbytes(made) >= COPIED_BYTES
                 return made
@@ -149,12 +174,12 @@ class OnnxSession:
         made = []
         for name, value in zip(outputs, binding.get_outputs(), strict=True):
             if name in self._passed_on:
-                array = np.array(_array_of(value, self._datatypes[name]))
+                array = np.array(array_of(value, self._datatypes[name]))
                 made.append(self._copied(name, array, into))
             elif name in into:
                 made.append(into[name])
             else:
-                made.append(_array_of(value, self._datatypes[name]))
+                made.append(array_of(value, self._datatypes[name]))
         del kept
         return made
 
@@ -181,36 +206,69 @@ class OnnxSession:
         target[...] = array
         return target
 
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """Implements `Session`."""
+        is_here = self._memory is not None and self._memory.is_host == (self.device == CPU)
+        return self._memory if is_here and self._is_bindable else None
+
+    @property
+    def graphs(self) -> GraphSupport:
+        """Implements `Session`."""
+        return self._graphs
+
+    def give_up_graphs(self, problem: str) -> None:
+        """Implements `Session`."""
+        self._graphs = replace(self._graphs, problem=problem)
+        if self._reopen is not None:
+            self._unbind()
+            self._session = None  # its memory makes room for the other's
+            self._session = self._reopen()
+
+    def bind(
+        self,
+        inputs: Sequence[BoundTensor],
+        outputs: Sequence[BoundTensor],
+        graph: int = NOT_CAPTURED,
+    ) -> Binding:
+        """Implements `Session`."""
+        memory = self.memory
+        if memory is None:
+            raise ExecutionFailed(f"model '{self._model}' has tensors that cannot be bound")
+        # With a stream of our own the end of a run is waited for together with the copies behind
+        # it. What ONNX Runtime allocated is read by it at once, and must be there.
+        is_awaited = not memory.is_host and all(each.address for each in outputs)
+        options = self._options(graph, is_awaited=is_awaited)
+        with self._translation:
+            binding = OnnxBinding(
+                self._session, memory, options, self._translation, inputs, outputs
+            )
+        self._bindings.add(binding)
+        return binding
+
+    def _options(self, graph: int = NOT_CAPTURED, *, is_awaited: bool = False) -> Any:
+        """Options of runs. `is_awaited`: somebody waits for the stream after a run."""
+        chosen = self._ort.RunOptions()
+        chosen.log_severity_level = _LOG_FATAL  # a failed run raises; no log flood
+        entries = {**self._run_entries, GRAPH_KEY: str(graph)}
+        if is_awaited:
+            entries["disable_synchronize_execution_providers"] = "1"
+        for key, value in entries.items():
+            chosen.add_run_config_entry(key, value)
+        return chosen
+
+    def _unbind(self) -> None:
+        for binding in self._bindings:
+            binding.close()  # each keeps the model's weights
+        self._bindings.clear()
+
     def close(self) -> None:
         """Implements `Session`."""
-        self._session = None
-
-
-class _Memory:
-    """Memory of an OrtValue that numpy cannot name (BF16), as uint16 without a copy."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value  # owns the memory
-        self.__array_interface__ = {
-            "shape": tuple(value.shape()),
-            "typestr": "<u2",
-            "data": (value.data_ptr(), False),
-            "version": 3,
-        }
+        self._unbind()
+        self._session = self._reopen = None
+        if self._memory is not None:
+            self._memory.close()
 
 
 def _nbytes(arrays: Sequence[Array]) -> int:
     return sum([array.nbytes for array in arrays])
-
-
-def _array_of(value: Any, datatype: DataType) -> Array:
-    if datatype is not DataType.BF16:
-        return np.asarray(value.numpy())
-    if 0 in value.shape():
-        return np.empty(tuple(value.shape()), datatype.numpy)
-    return np.asarray(_Memory(value))
-
-
-def address(array: Array) -> int:
-    """Where the array's memory begins."""
-    return int(array.__array_interface__["data"][0])

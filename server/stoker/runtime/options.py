@@ -16,6 +16,9 @@ from stoker.model import ModelConfig
 
 T = TypeVar("T")
 
+GRAPH_KEY: Final = "gpu_graph_id"
+"""Of a run: which CUDA graph is captured or replayed; -1 for none."""
+
 
 class GraphLevel(Enum):
     """Graph optimisations; the value is the name of ONNX Runtime's constant."""
@@ -69,7 +72,7 @@ def session_options(config: ModelConfig, *, intra_op_threads: int) -> SessionOpt
     # -1: no CUDA graph is captured or replayed. Written out because ONNX Runtime's Python layer
     # looks the key up in each bound run and throws and catches an exception (48 us) if it is
     # not there.
-    run_entries = {"gpu_graph_id": "-1"}
+    run_entries = {GRAPH_KEY: "-1"}
     shrink = config.parameters.get("memory.enable_memory_arena_shrinkage", "")
     if shrink:
         run_entries["memory.enable_memory_arena_shrinkage"] = shrink

@@ -47,6 +47,22 @@ def provider_list(config: ModelConfig, device: str) -> ProviderList:
     return ((CUDA_PROVIDER, cuda_options(config, index)), (CPU_PROVIDER, {}))
 
 
+def with_stream(providers: ProviderList, stream: int, *, graphs: bool) -> ProviderList:
+    """The list with what the server alone sets of the CUDA provider: the stream of the session,
+    0 for ONNX Runtime's own, and whether it captures CUDA graphs."""
+    own = {}
+    if stream:
+        own["user_compute_stream"] = str(stream)
+    if graphs:
+        own["enable_cuda_graph"] = "1"
+    return tuple(
+        [
+            (name, {**options, **own} if name == CUDA_PROVIDER else options)
+            for name, options in providers
+        ]
+    )
+
+
 def _check_cpu_accelerators(config: ModelConfig) -> None:
     for accelerator in config.optimization.cpu_accelerators:
         if accelerator.name != "openvino":

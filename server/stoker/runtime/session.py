@@ -6,11 +6,42 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stoker.device import DeviceReport
 from stoker.model import ModelConfig
-from stoker.tensor import Array, TensorSpec
+from stoker.runtime.cuda_graphs import NOT_CAPTURED, GraphSupport
+from stoker.runtime.device_memory import DeviceMemory
+from stoker.tensor import Array, DataType, TensorSpec
+
+
+class BoundTensor(NamedTuple):
+    """One input or output of a binding: memory of the session's device, of exactly this shape."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    address: int
+    """0 for an output whose shape is known only after a run: ONNX Runtime allocates it."""
+
+
+class OutputMismatch(Exception):
+    """A run makes an output of another shape than the one that is bound. Told to whoever bound it,
+    never to a client: a run without that binding has the answer."""
+
+
+class Binding(Protocol):
+    """A session's inputs and outputs at fixed addresses. Holds none of their memory."""
+
+    def run(self) -> None:
+        """Runs the model once. On a GPU the outputs are there after `DeviceMemory.wait`. Raises
+        OutputMismatch, ExecutionFailed, OutOfMemory or DeviceFailed."""
+
+    def rebind(self, tensor: BoundTensor) -> None:
+        """An input lies elsewhere from here on."""
+
+    def made(self, name: str) -> Array:
+        """An output that was bound without address, as the last run made it."""
 
 
 class Session(Protocol):
@@ -55,8 +86,33 @@ class Session(Protocol):
         OutOfMemory or DeviceFailed.
         """
 
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """Where tensors of bindings live; None where this model cannot be bound (BYTES, or an
+        output that is an input itself). The session's own: `close` frees all of it."""
+
+    @property
+    def graphs(self) -> GraphSupport:
+        """Whether bindings may be captured as CUDA graphs."""
+
+    def bind(
+        self,
+        inputs: Sequence[BoundTensor],
+        outputs: Sequence[BoundTensor],
+        graph: int = NOT_CAPTURED,
+    ) -> Binding:
+        """Binds every input, and the outputs that are wanted, to `memory`'s addresses.
+
+        `graph`: 1 and up, one for each binding: its first run captures a CUDA graph, later ones
+        replay it; all by one thread. Raises as `run`.
+        """
+
+    def give_up_graphs(self, problem: str) -> None:
+        """Goes on as a session that was opened without CUDA graphs, which `graphs` then says.
+        Bindings made so far are void; no run is under way. Raises as `Runtime.open`."""
+
     def close(self) -> None:
-        """Frees the model. No run is under way or follows."""
+        """Frees the model and its memory. No run is under way or follows."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)  # a runtime sees when a load let it go
