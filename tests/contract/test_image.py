@@ -139,7 +139,8 @@ def test_the_cuda_libraries_are_complete_and_a_layer_of_their_own() -> None:
         "nvidia-curand",
         "nvidia-nvjitlink",
     }
-    assert not [name for name in pins("packages-gpu.txt") if name.startswith("nvidia-")]
+    beside = {name for name in pins("packages-gpu.txt") if name.startswith("nvidia-")}
+    assert beside == {"nvidia-ml-py"}  # a binding of some kilobytes, no library
 
 
 @pytest.mark.parametrize("source", ["cpu", "base"])
