@@ -1,10 +1,10 @@
 """The thread that reads the GPUs: real `pynvml`, against a driver that answers as told."""
 
-import ctypes
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from uuid import UUID
 
 import pytest
@@ -12,7 +12,7 @@ from stoker.telemetry import metric_table as table
 from stoker.telemetry.gpu import LEAST_INTERVAL_S, GpuPoller
 
 from tests.calls import wait_until
-from tests.driver_stubs import NVML, build
+from tests.driver_stubs import NVML, build, pynvml_of
 from tests.hand_loop import HandLoop
 
 UUID_ = UUID("1b4e28ba-2fa1-11d2-883f-0016d3cca427")
@@ -21,9 +21,10 @@ GPUS = f"gpus=GPU-{UUID_}"
 LONG_S = 3600.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _driver(tmp_path_factory: pytest.TempPathFactory) -> None:
-    ctypes.CDLL(str(build(tmp_path_factory.mktemp("driver"), NVML) / NVML))
+@pytest.fixture(scope="module")
+def pynvml(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The real binding, on the stand-in for the driver."""
+    return pynvml_of(build(tmp_path_factory.mktemp("driver"), NVML))
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def clock() -> HandLoop:
 
 
 @pytest.fixture
-def poller(clock: HandLoop) -> Iterator[GpuPoller]:
-    made = GpuPoller(lambda: [UUID_], LONG_S, clock=clock.clock)
+def poller(pynvml: ModuleType, clock: HandLoop) -> Iterator[GpuPoller]:
+    made = GpuPoller(lambda: [UUID_], LONG_S, binding=lambda: pynvml, clock=clock.clock)
     yield made
     made.close(timeout_s=60.0)
 
@@ -89,6 +90,18 @@ def test_without_nvml_the_thread_ends_in_silence(
 
     assert poller.series(table.GPU_INFO) == {}
     assert caplog.text == ""
+
+
+def test_without_the_binding_the_thread_ends_and_says_what_to_install(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    poller = GpuPoller(lambda: [UUID_], LONG_S, binding=lambda: None)
+    poller.start()
+
+    wait_until(lambda: ended(poller), "the end of the thread")
+
+    assert "nvidia-ml-py is not installed" in caplog.text
+    assert poller.series(table.GPU_INFO) == {}
 
 
 def test_a_bug_ends_the_readings_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,5 @@
 """What the real `pynvml` gives against a driver that answers as told; see tests/drivers/nvml.c."""
 
-import ctypes
-import importlib
 import logging
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -12,7 +10,7 @@ import pytest
 from stoker.telemetry.gpu_reading import GpuReading
 from stoker.telemetry.nvml import Handle, Nvml
 
-from tests.driver_stubs import NVML, build
+from tests.driver_stubs import NVML, build, pynvml_of
 
 FIRST = UUID("1b4e28ba-2fa1-11d2-883f-0016d3cca427")
 SECOND = UUID("6f1b0b6c-1111-5555-8888-0016d3cca427")
@@ -23,9 +21,8 @@ NOT_SUPPORTED, UNKNOWN_ERROR, FUNCTION_NOT_FOUND, GPU_IS_LOST = 3, 999, 13, 15
 
 @pytest.fixture(scope="module")
 def pynvml(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The real binding; the driver's library that it finds is the stand-in, loaded before."""
-    ctypes.CDLL(str(build(tmp_path_factory.mktemp("driver"), NVML) / NVML))
-    return importlib.import_module("pynvml")
+    """The real binding, on the stand-in for the driver."""
+    return pynvml_of(build(tmp_path_factory.mktemp("driver"), NVML))
 
 
 class Driver:

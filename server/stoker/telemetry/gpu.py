@@ -40,6 +40,14 @@ GpuSeries: TypeAlias = Callable[[Metric], Mapping[tuple[str, ...], float]]
 """The series of a metric: values by the values of its labels."""
 
 
+def nvml_binding() -> ModuleType | None:
+    """The module of nvidia-ml-py; None where it is not installed."""
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError:
+        return None
+
+
 class GpuPoller:
     """Owner of the thread `gpu metrics`. `start` and `close` on the loop or any one thread."""
 
@@ -48,12 +56,15 @@ class GpuPoller:
         visible: VisibleGpus,
         interval_s: float,
         *,
+        binding: Callable[[], ModuleType | None] = nvml_binding,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`interval_s`: time between two readings, at least LEAST_INTERVAL_S."""
+        """`interval_s`: time between two readings, at least LEAST_INTERVAL_S. `binding` gives the
+        module `pynvml`, on the thread."""
         self._visible = visible
         self.interval_s = max(LEAST_INTERVAL_S, interval_s)
         """Seconds between two readings."""
+        self._binding = binding
         self._clock = clock
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -99,7 +110,7 @@ class GpuPoller:
         uuids = self._visible()
         if not uuids or self._ending.is_set():
             return
-        library = _library()
+        library = self._binding()
         if library is None:
             logger.warning(
                 "nvidia-ml-py is not installed, so the GPUs have no metrics; "
@@ -138,10 +149,3 @@ def show_gpus(metrics: MetricsRegistry, series: GpuSeries) -> None:
     """Shows every GPU metric in `metrics`; `series` is a poller's."""
     for metric in GPU_METRICS:
         metrics.register_labelled(metric, partial(series, metric))
-
-
-def _library() -> ModuleType | None:
-    try:
-        return importlib.import_module("pynvml")
-    except ImportError:
-        return None
