@@ -85,8 +85,8 @@ def facts() -> str:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    packages = ("numpy", "uvloop", "grpcio", "protobuf", "httptools", "uvicorn")
-    packages = (*installed_distributions(), *packages)  # onnxruntime or onnxruntime-gpu
+    runtimes = installed_distributions()  # onnxruntime or onnxruntime-gpu
+    packages = (*runtimes, "numpy", "uvloop", "grpcio", "protobuf", "httptools", "uvicorn")
     return (
         f"commit {commit}; {cpu[1] if cpu else platform.machine()}, "
         f"{os.cpu_count()} cores; CPython {platform.python_version()}, "

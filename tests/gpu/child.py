@@ -127,7 +127,7 @@ def pinned_by_library(folder: Path) -> Facts:
         view = pinned.numpy()
         view[:] = 3
         facts["zero_copy"] = bool((pinned.numpy() == 3).all())
-        facts["stream"] = bool(devices[0].create_sync_stream({}).get_handle())
+        facts["stream"] = bool(devices[0].create_sync_stream().get_handle())
     session = checks.open_session(write_model(folder / "m.onnx", networks.increment()), "cuda")
     facts["by_name"] = session.get_providers()
     facts["operators"] = {

@@ -19,6 +19,10 @@ def config(**options: str) -> ModelConfig:
 
 def open_on(device: str, folder: Path, model: onnx.ModelProto, **options: str) -> Session:
     """The model on `cpu` or `cuda:N`, as the server opens it."""
-    path = write_model(folder / "model.onnx", model)
+    return open_path(device, write_model(folder / "model.onnx", model), **options)
+
+
+def open_path(device: str, path: Path, **options: str) -> Session:
+    """The same of a file."""
     runtime = OnnxRuntime("cpu" if device == "cpu" else "gpu")
     return runtime.open(path, config(**options), Placement(device, 1, 1))
