@@ -1,8 +1,8 @@
 """Stand-ins for the NVIDIA driver's libraries, compiled from `tests/drivers/` by the C compiler.
 
 They stand at the border to the driver: the real `pynvml` and the real ctypes calls run against
-them. `NVML_STUB`, `CUDA_STUB` and `CUDART_STUB_FAILS` in the environment say what they answer; see
-the C files.
+them. `NVML_STUB` and `CUDART_STUB_FAILS` in the environment say what they answer; see the C files.
+`tests/stub/` has those that the CUDA provider itself runs on.
 """
 
 import ctypes
@@ -17,10 +17,9 @@ from tests.tools import require_tool
 
 SOURCES: Final = Path(__file__).parent / "drivers"
 NVML: Final = "libnvidia-ml.so.1"
-CUDA: Final = "libcuda.so.1"
 CUDART: Final = "libcudart.so.13"
 
-_FILES: Final = {NVML: "nvml.c", CUDA: "cuda.c", CUDART: "cudart.c"}
+_FILES: Final = {NVML: "nvml.c", CUDART: "cudart.c"}
 
 
 def build(folder: Path, *libraries: str) -> Path:

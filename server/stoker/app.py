@@ -36,10 +36,10 @@ from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
 from stoker.model import Readiness, VersionState
 from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
+from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.runtime.installation import BrokenInstallation
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
-from stoker.runtime.visible_gpus import visible_gpus
 from stoker.settings import Settings
 from stoker.telemetry import log
 from stoker.telemetry import metric_table as table
@@ -130,7 +130,7 @@ class Server:
         self._lag = LoopLag(loop)
         self._metrics = MetricsRegistry(server=statistics)
         self._scrapes: set[asyncio.Task[None]] = set()
-        self._gpus = GpuPoller(visible_gpus, settings.gpu_metrics_interval_s)
+        self._gpus = GpuPoller(_visible_gpus, settings.gpu_metrics_interval_s)
         age_s = settings.max_connection_age_s or float("inf")
         budget = BufferBudget(settings.max_buffered_bytes)
         self._streams = InferStreams(self.engine, statistics, budget)
@@ -317,6 +317,11 @@ def _device_facts(
             for provider, count in each.nodes.items()
         },
     }
+
+
+def _visible_gpus() -> list[str]:
+    """The UUIDs of the GPUs that CUDA sees in this process, in its order."""
+    return [gpu.uuid for gpu in read_gpu_facts().gpus]
 
 
 def open_repository(settings: Settings) -> Repository:

@@ -3,7 +3,7 @@
 import importlib
 
 import pytest
-from stoker.runtime.visible_gpus import visible_gpus
+from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.telemetry.nvml import Handle, Nvml
 
 from tests.gpu.conftest import Record
@@ -23,15 +23,19 @@ def nvml() -> Nvml:
     return opened
 
 
+def visible() -> list[str]:
+    return [each.uuid for each in read_gpu_facts().gpus]
+
+
 def handles(nvml: Nvml, *, slices: bool) -> list[Handle]:
-    found = [each for each in nvml.find(visible_gpus()) if each.gpu.is_mig == slices]
+    found = [each for each in nvml.find(visible()) if each.gpu.is_mig == slices]
     if not found:
         pytest.skip("no GPU here is a MIG slice" if slices else "every GPU here is a MIG slice")
     return found
 
 
 def test_nvml_finds_every_gpu_that_cuda_sees(nvml: Nvml, gpu: Hardware) -> None:
-    found = nvml.find(visible_gpus())
+    found = nvml.find(visible())
 
     assert [each.gpu.device for each in found] == [f"cuda:{n}" for n in range(len(gpu.gpus))]
     for known, each in zip(gpu.gpus, found, strict=True):
@@ -41,7 +45,7 @@ def test_nvml_finds_every_gpu_that_cuda_sees(nvml: Nvml, gpu: Hardware) -> None:
 def test_nvml_and_cuda_agree_about_the_first_gpus_memory(
     nvml: Nvml, cuda: Cudart, record_property: Record
 ) -> None:
-    reading = nvml.read(nvml.find(visible_gpus())[0])
+    reading = nvml.read(nvml.find(visible())[0])
     _, total = cuda.memory_info()
 
     record_property("reading", reading)
@@ -77,7 +81,7 @@ def test_a_mig_slice_tells_its_memory_and_no_utilisation(
 
 
 def test_the_driver_tells_of_xid_errors(nvml: Nvml, record_property: Record) -> None:
-    found = nvml.find(visible_gpus())
+    found = nvml.find(visible())
 
     heard = nvml.listen(found)
 

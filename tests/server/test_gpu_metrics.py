@@ -1,31 +1,33 @@
 """The GPUs' metrics of a whole server, on a machine whose driver is a stand-in."""
 
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 from stoker.telemetry.metric_table import GPU_METRICS
 
 from tests.calls import wait_until
 from tests.conftest import Endpoints, run_stoker
-from tests.driver_stubs import CUDA, NVML, build
+from tests.driver_stubs import NVML, build
+from tests.stub.libraries import build_driver
 
-FIRST = UUID("1b4e28ba-2fa1-11d2-883f-0016d3cca427")
-SECOND = UUID("6f1b0b6c-1111-5555-8888-0016d3cca427")
+FIRST = "GPU-00000000-0000-0000-0000-000000000000"
+SECOND = "GPU-00000000-0000-0000-0000-000000000001"
 FAMILIES = {metric.name for metric in GPU_METRICS}
 
 
 @pytest.fixture(scope="module")
 def drivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("driver"), CUDA, NVML)
+    folder = tmp_path_factory.mktemp("driver")
+    build_driver(folder)
+    return build(folder, NVML)
 
 
 def machine(drivers: Path, nvml: str) -> dict[str, str]:
     """Two GPUs, in whose order CUDA and NVML differ."""
     return {
         "LD_LIBRARY_PATH": str(drivers),
-        "CUDA_STUB": f"{SECOND.hex},{FIRST.hex}",
-        "NVML_STUB": f"gpus=GPU-{FIRST},GPU-{SECOND};{nvml}",
+        "STUB_CUDA_DEVICES": "2",
+        "NVML_STUB": f"gpus={SECOND},{FIRST};{nvml}",
     }
 
 
@@ -40,10 +42,10 @@ def test_a_server_shows_every_gpu_metric_of_the_gpus_that_cuda_sees(drivers: Pat
         wait_until(lambda: shown(server.at) == FAMILIES, "a reading of the GPUs")
         scraped = server.at.metrics()
         info = [line for line in scraped.splitlines() if line.startswith("stoker_gpu_info")]
-        assert [f'device="cuda:0",driver_version="580.95",gpu_uuid="GPU-{SECOND}"' in line
+        assert [f'device="cuda:0",driver_version="580.95",gpu_uuid="{FIRST}"' in line
                 for line in info] == [True, False]  # fmt: skip
-        assert server.at.metric("nv_gpu_utilization", gpu_uuid=f"GPU-{FIRST}") == 0.25
-        assert server.at.metric("stoker_gpu_last_xid", gpu_uuid=f"GPU-{FIRST}") == 79
+        assert server.at.metric("nv_gpu_utilization", gpu_uuid=FIRST) == 0.25
+        assert server.at.metric("stoker_gpu_last_xid", gpu_uuid=SECOND) == 79
         server.terminate()
         assert server.wait() == 0
 

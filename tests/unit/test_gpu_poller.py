@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from uuid import UUID
 
 import pytest
 from stoker.telemetry import metric_table as table
@@ -15,9 +14,9 @@ from tests.calls import wait_until
 from tests.driver_stubs import NVML, build, pynvml_of
 from tests.hand_loop import HandLoop
 
-UUID_ = UUID("1b4e28ba-2fa1-11d2-883f-0016d3cca427")
-LABELS = (f"GPU-{UUID_}",)
-GPUS = f"gpus=GPU-{UUID_}"
+UUID = "GPU-1b4e28ba-2fa1-11d2-883f-0016d3cca427"
+LABELS = (UUID,)
+GPUS = f"gpus={UUID}"
 LONG_S = 3600.0
 
 
@@ -34,7 +33,7 @@ def clock() -> HandLoop:
 
 @pytest.fixture
 def poller(pynvml: ModuleType, clock: HandLoop) -> Iterator[GpuPoller]:
-    made = GpuPoller(lambda: [UUID_], LONG_S, binding=lambda: pynvml, clock=clock.clock)
+    made = GpuPoller(lambda: [UUID], LONG_S, binding=lambda: pynvml, clock=clock.clock)
     yield made
     made.close(timeout_s=60.0)
 
@@ -95,7 +94,7 @@ def test_without_nvml_the_thread_ends_in_silence(
 def test_without_the_binding_the_thread_ends_and_says_what_to_install(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    poller = GpuPoller(lambda: [UUID_], LONG_S, binding=lambda: None)
+    poller = GpuPoller(lambda: [UUID], LONG_S, binding=lambda: None)
     poller.start()
 
     wait_until(lambda: ended(poller), "the end of the thread")
@@ -105,7 +104,7 @@ def test_without_the_binding_the_thread_ends_and_says_what_to_install(
 
 
 def test_a_bug_ends_the_readings_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> list[UUID]:
+    def broken() -> list[str]:
         raise ValueError("no such thing")
 
     poller = GpuPoller(broken, LONG_S)

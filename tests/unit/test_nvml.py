@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from types import ModuleType
-from uuid import UUID
 
 import pytest
 from stoker.telemetry.gpu_reading import GpuReading
@@ -12,9 +11,10 @@ from stoker.telemetry.nvml import Handle, Nvml
 
 from tests.driver_stubs import NVML, build, pynvml_of
 
-FIRST = UUID("1b4e28ba-2fa1-11d2-883f-0016d3cca427")
-SECOND = UUID("6f1b0b6c-1111-5555-8888-0016d3cca427")
-UNKNOWN = UUID(int=7)
+FIRST = "GPU-1b4e28ba-2fa1-11d2-883f-0016d3cca427"
+SECOND = "GPU-6f1b0b6c-1111-5555-8888-0016d3cca427"
+SLICE = FIRST.replace("GPU", "MIG")
+UNKNOWN = "GPU-00000000-0000-0000-0000-000000000007"
 
 NOT_SUPPORTED, UNKNOWN_ERROR, FUNCTION_NOT_FOUND, GPU_IS_LOST = 3, 999, 13, 15
 
@@ -30,7 +30,7 @@ class Driver:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
-        self._answers = {"gpus": f"GPU-{FIRST},GPU-{SECOND}"}
+        self._answers = {"gpus": f"{FIRST},{SECOND}"}
         self.answer()
 
     def answer(self, **answers: str | int) -> None:
@@ -52,7 +52,7 @@ def nvml(pynvml: ModuleType, driver: Driver) -> Iterator[Nvml]:
     opened.close()
 
 
-def find(nvml: Nvml, *uuids: UUID) -> tuple[Handle, ...]:
+def find(nvml: Nvml, *uuids: str) -> tuple[Handle, ...]:
     return nvml.find(uuids or (FIRST, SECOND))
 
 
@@ -86,8 +86,8 @@ def test_gpus_are_found_by_uuid_in_cudas_order(nvml: Nvml) -> None:
     handles = find(nvml, SECOND, FIRST)
 
     assert [(each.gpu.device, each.gpu.uuid) for each in handles] == [
-        ("cuda:0", f"GPU-{SECOND}"),
-        ("cuda:1", f"GPU-{FIRST}"),
+        ("cuda:0", SECOND),
+        ("cuda:1", FIRST),
     ]
     assert nvml.read(handles[0]).memory_used_bytes == 3002
     assert {each.gpu.driver_version for each in handles} == {"580.95"}
@@ -105,13 +105,13 @@ def test_a_gpu_that_nvml_does_not_know_is_told_and_left_out(
 def test_of_a_slice_the_memory_is_known_and_what_is_refused_is_absent(
     nvml: Nvml, driver: Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    driver.answer(gpus=f"MIG-{FIRST}")
+    driver.answer(gpus=SLICE)
     (handle,) = find(nvml, FIRST)
 
     reading = nvml.read(handle)
 
     assert handle.gpu.is_mig
-    assert handle.gpu.uuid == f"MIG-{FIRST}"
+    assert handle.gpu.uuid == SLICE
     assert reading == GpuReading(
         memory_total_bytes=8000,
         memory_used_bytes=3000,
@@ -179,7 +179,7 @@ def test_what_the_gpu_does_not_have_is_not_logged_and_a_failure_is_logged_once(
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
     for uuid, message in zip((FIRST, SECOND), told, strict=True):
-        assert message.startswith(f"nvmlDeviceGetTemperature failed for GPU-{uuid}: ")
+        assert message.startswith(f"nvmlDeviceGetTemperature failed for {uuid}: ")
 
 
 def test_without_a_driver_nvml_does_not_open_and_says_nothing(
@@ -203,10 +203,10 @@ def test_a_driver_that_fails_is_told(
 
 def test_xid_errors_come_once_each_with_their_gpu(nvml: Nvml, driver: Driver) -> None:
     handles = find(nvml)
-    assert nvml.listen(handles) == {f"GPU-{FIRST}", f"GPU-{SECOND}"}
+    assert nvml.listen(handles) == {FIRST, SECOND}
     driver.answer(xids="1:79,0:13")
 
-    assert list(nvml.xids(handles)) == [(f"GPU-{SECOND}", 79), (f"GPU-{FIRST}", 13)]
+    assert list(nvml.xids(handles)) == [(SECOND, 79), (FIRST, 13)]
     assert list(nvml.xids(handles)) == []
 
 
@@ -218,12 +218,12 @@ def test_xid_errors_come_once_each_with_their_gpu(nvml: Nvml, driver: Driver) ->
 def test_a_slice_hears_its_own_xid_errors_and_those_of_the_whole_gpu(
     nvml: Nvml, driver: Driver, event: str, *, concerns: bool
 ) -> None:
-    driver.answer(gpus=f"MIG-{FIRST}", gpu_instance=3, compute_instance=0)
+    driver.answer(gpus=SLICE, gpu_instance=3, compute_instance=0)
     handles = find(nvml, FIRST)
-    assert nvml.listen(handles) == {f"MIG-{FIRST}"}
+    assert nvml.listen(handles) == {SLICE}
     driver.answer(xids=event)
 
-    assert [uuid for uuid, _ in nvml.xids(handles)] == [f"MIG-{FIRST}"] * concerns
+    assert [uuid for uuid, _ in nvml.xids(handles)] == [SLICE] * concerns
 
 
 def test_a_driver_that_tells_of_no_xid_errors_takes_only_those_away(

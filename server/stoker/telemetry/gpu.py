@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Final, TypeAlias
-from uuid import UUID
 
 from stoker.telemetry.gpu_reading import Figures, GpuCounts, figures, merged
 from stoker.telemetry.metric_table import GPU_METRICS, Metric
@@ -32,8 +31,9 @@ LEAST_INTERVAL_S: Final = 1.0
 _OLD_AFTER_INTERVALS: Final = 5
 _OLD_AFTER_S: Final = 10.0
 
-VisibleGpus: TypeAlias = Callable[[], Sequence[UUID]]
-"""The UUIDs of the GPUs that CUDA sees in this process, in CUDA's order. May block."""
+VisibleGpus: TypeAlias = Callable[[], Sequence[str]]
+"""The UUIDs, `GPU-...`, of the GPUs that CUDA sees in this process, in CUDA's order; of MIG slices
+their own, in the same form. May block."""
 
 
 GpuSeries: TypeAlias = Callable[[Metric], Mapping[tuple[str, ...], float]]

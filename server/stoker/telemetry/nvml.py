@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 from stoker.telemetry.gpu_reading import Gpu, GpuReading
 
@@ -80,9 +79,9 @@ class Nvml:
             self._events = None
         self._ask("nvmlShutdown", "", self._library.nvmlShutdown)
 
-    def find(self, uuids: Sequence[UUID]) -> tuple[Handle, ...]:
-        """The GPUs of these UUIDs, which CUDA gave in its order. One that NVML does not know is
-        left out and logged."""
+    def find(self, uuids: Sequence[str]) -> tuple[Handle, ...]:
+        """The GPUs of these UUIDs, `GPU-...`, which CUDA gave in its order; CUDA does not tell a
+        slice from a GPU. One that NVML does not know is left out and logged."""
         version = self._library.nvmlSystemGetDriverVersion
         driver = self._ask("nvmlSystemGetDriverVersion", "", version)
         return tuple(
@@ -91,9 +90,9 @@ class Nvml:
             if (handle := self._find(f"cuda:{index}", uuid, driver or "")) is not None
         )
 
-    def _find(self, device: str, uuid: UUID, driver: str) -> Handle | None:
+    def _find(self, device: str, uuid: str, driver: str) -> Handle | None:
         for kind in ("GPU", "MIG"):
-            name = f"{kind}-{uuid}"
+            name = uuid.replace("GPU", kind, 1)
             try:
                 found = self._library.nvmlDeviceGetHandleByUUID(name)
             except self._library.NVMLError as error:
