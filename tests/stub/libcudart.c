@@ -6,6 +6,9 @@
  *   STUB_CUDA_CAPABILITY  compute capability of the devices ("9.0")
  *   STUB_CUDA_MALLOC      what cudaMalloc returns (0)
  *   STUB_CUDA_LAUNCH      what a launch of a kernel returns (0: success, and nothing was computed)
+ *   STUB_CUDA_GRAPHS      1: copies are captured as graphs, and launching one copies again;
+ *                         0: capturing is not supported; 2: a launch copies nothing
+ *   STUB_CUDA_CALLS       a file that gets a line for each copy, wait and graph
  * An error of 700 to 719 stays: every later call returns it, as with a context that is dead.
  * Source: CUDA runtime API 13, the functions of these names; driver_types.h for struct properties.
  */
@@ -14,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NO_DEVICE = 100, NOT_SUPPORTED = 801 };
+enum { NO_DEVICE = 100, NOT_SUPPORTED = 801, CANNOT_CAPTURE = 900 };
 
 static __thread int last;  /* what cudaGetLastError gives */
 static __thread int current;  /* the thread's device */
@@ -87,7 +90,21 @@ static const struct { int code; const char *name, *text; } errors[] = {
     {700, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
     {719, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {801, "cudaErrorNotSupported", "operation not supported"},
+    {900, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"},
 };
+
+static void note(const char *what, size_t bytes) {
+    const char *path = getenv("STUB_CUDA_CALLS");
+    FILE *file = path && *path ? fopen(path, "a") : NULL;
+    if (!file) return;
+    fprintf(file, "%s %zu\n", what, bytes);
+    fclose(file);
+}
+
+/* What is captured: copies between device addresses, up to a number. */
+struct copy { void *to; const void *from; size_t bytes; };
+struct graph { int count; struct copy copies[64]; };
+static __thread struct graph *capturing;
 
 static int row(int code) {
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
@@ -123,8 +140,19 @@ int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) {
 }
 int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, void *stream) {
     (void)stream;
+    if (capturing && capturing->count < 64) {
+        capturing->copies[capturing->count++] = (struct copy){to, from, bytes};
+        return ending(0);
+    }
+    note(kind == 1 ? "copy_in" : kind == 2 ? "copy_out" : "copy", bytes);
     return cudaMemcpy(to, from, bytes, kind);
 }
+int cudaHostRegister(void *at, size_t bytes, unsigned flags) {
+    (void)flags;
+    note("host_register", bytes);
+    return ending((uintptr_t)at % 4096 || bytes % 4096 ? 1 : 0);
+}
+int cudaHostUnregister(void *at) { (void)at; note("host_unregister", 0); return ending(0); }
 int cudaMemcpy2DAsync(
     char *to, size_t to_pitch, const char *from, size_t from_pitch, size_t width, size_t height,
     int kind, void *stream
@@ -141,6 +169,7 @@ int cudaMemcpyFromSymbol(void *to, const void *symbol, size_t bytes, size_t offs
 int cudaMemset(void *at, int value, size_t bytes) { memset(at, value, bytes); return ending(0); }
 int cudaMemsetAsync(void *at, int value, size_t bytes, void *stream) {
     (void)stream;
+    note("clear", bytes);
     return cudaMemset(at, value, bytes);
 }
 int cudaPointerGetAttributes(void *attributes, const void *at) {
@@ -160,10 +189,23 @@ static int freed(void *made) { free(made); return ending(0); }
 int cudaStreamCreate(void **stream) { return handle(stream); }
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) { (void)flags; return handle(stream); }
 int cudaStreamDestroy(void *stream) { return freed(stream); }
-int cudaStreamSynchronize(void *stream) { (void)stream; return ending(0); }
+int cudaStreamSynchronize(void *stream) { (void)stream; note("stream_synchronize", 0); return ending(0); }
+int cudaStreamQuery(void *stream) { (void)stream; return ending(0); }
 int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream, (void)event, (void)flags; return ending(0); }
-int cudaStreamBeginCapture(void *stream, int mode) { (void)stream, (void)mode; return ending(NOT_SUPPORTED); }
-int cudaStreamEndCapture(void *stream, void **graph) { (void)stream, (void)graph; return ending(NOT_SUPPORTED); }
+int cudaStreamBeginCapture(void *stream, int mode) {
+    (void)stream, (void)mode;
+    if (!number("STUB_CUDA_GRAPHS", 0)) return ending(CANNOT_CAPTURE);
+    note("begin_capture", 0);
+    capturing = calloc(1, sizeof *capturing);
+    return ending(0);
+}
+int cudaStreamEndCapture(void *stream, void **graph) {
+    (void)stream;
+    if (!capturing) return ending(NOT_SUPPORTED);
+    note("end_capture", capturing->count);
+    *graph = capturing, capturing = NULL;
+    return ending(0);
+}
 int cudaStreamIsCapturing(void *stream, int *is) { (void)stream; *is = 0; return ending(0); }
 int cudaDeviceSynchronize(void) { return ending(0); }
 int cudaEventCreate(void **event) { return handle(event); }
@@ -171,13 +213,25 @@ int cudaEventCreateWithFlags(void **event, unsigned flags) { (void)flags; return
 int cudaEventDestroy(void *event) { return freed(event); }
 int cudaEventRecord(void *event, void *stream) { (void)event, (void)stream; return ending(0); }
 int cudaEventRecordWithFlags(void *event, void *stream, unsigned flags) { (void)flags; return cudaEventRecord(event, stream); }
-int cudaEventSynchronize(void *event) { (void)event; return ending(0); }
+int cudaEventSynchronize(void *event) { (void)event; note("event_synchronize", 0); return ending(0); }
 int cudaEventElapsedTime(float *ms, void *from, void *to) { (void)from, (void)to; *ms = 0; return ending(0); }
 int cudaLaunchHostFunc(void *stream, void (*call)(void *), void *data) { (void)stream; call(data); return ending(0); }
-int cudaGraphInstantiate(void **made, void *graph, unsigned long long flags) { (void)made, (void)graph, (void)flags; return ending(NOT_SUPPORTED); }
-int cudaGraphLaunch(void *graph, void *stream) { (void)graph, (void)stream; return ending(NOT_SUPPORTED); }
-int cudaGraphDestroy(void *graph) { (void)graph; return ending(0); }
-int cudaGraphExecDestroy(void *graph) { (void)graph; return ending(0); }
+int cudaGraphInstantiate(void **made, struct graph *graph, unsigned long long flags) {
+    (void)flags;
+    if (!graph) return ending(NOT_SUPPORTED);
+    *made = malloc(sizeof *graph);
+    memcpy(*made, graph, sizeof *graph);
+    return ending(0);
+}
+int cudaGraphLaunch(struct graph *graph, void *stream) {
+    (void)stream;
+    note("graph_launch", graph->count);
+    for (int i = 0; i < graph->count && number("STUB_CUDA_GRAPHS", 0) == 1; i++)
+        memmove(graph->copies[i].to, graph->copies[i].from, graph->copies[i].bytes);
+    return ending(0);
+}
+int cudaGraphDestroy(void *graph) { return freed(graph); }
+int cudaGraphExecDestroy(void *graph) { return freed(graph); }
 
 /* Kernels. */
 static int launched(void) { return ending(number("STUB_CUDA_LAUNCH", 0)); }
