@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from types import ModuleType
 
 import pytest
-from stoker.telemetry.gpu_reading import GpuReading
+from stoker.telemetry.gpu_reading import CLOCKS_EVENT_REASONS, GpuReading
 from stoker.telemetry.nvml import Handle, Nvml
 
 from tests.driver_stubs import NVML, build, pynvml_of
@@ -80,6 +80,16 @@ def test_a_gpu_is_read_in_base_units(nvml: Nvml) -> None:
         remap_pending=True,
         remap_failed=False,
     )
+
+
+def test_every_reason_that_the_binding_knows_has_a_name(pynvml: ModuleType) -> None:
+    known = {
+        value
+        for name, value in vars(pynvml).items()
+        if name.startswith(("nvmlClocksEventReason", "nvmlClocksThrottleReason"))
+        and not name.endswith(("None", "All"))
+    }
+    assert set(CLOCKS_EVENT_REASONS) == known
 
 
 def test_gpus_are_found_by_uuid_in_cudas_order(nvml: Nvml) -> None:

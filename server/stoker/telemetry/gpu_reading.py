@@ -28,6 +28,8 @@ CLOCKS_EVENT_REASONS: Final[Mapping[int, str]] = {
     0x040: "hw_thermal",
     0x080: "hw_power_brake",
     0x100: "display_clocks",
+    0x200: "board_limit",
+    0x400: "reliability",
 }
 """Bits of nvmlDeviceGetCurrentClocksEventReasons. Bits that are not here are passed over."""
 

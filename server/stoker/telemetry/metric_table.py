@@ -398,7 +398,7 @@ GPU_CLOCKS_EVENT: Final = _of_gpu(
     "boolean",
     "1 for each reason that holds the clocks down at the moment of the reading: gpu_idle, "
     "applications_clocks, sw_power_cap, hw_slowdown, sync_boost, sw_thermal, hw_thermal, "
-    "hw_power_brake, display_clocks.",
+    "hw_power_brake, display_clocks, board_limit, reliability.",
     "reason",
 )
 GPU_ECC_ERRORS: Final = _of_gpu(
