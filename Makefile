@@ -5,7 +5,8 @@
 # Every target works in the one environment, so a parallel make runs them one after the other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-stub check protos bench load image image-test environment dev
+.PHONY: help serve test test-stub check protos bench load image image-test test-gpu bench-gpu \
+  environment dev
 
 BIN := .venv/bin
 
@@ -62,6 +63,12 @@ image: dev ## Build the image without a daemon, as root on Debian (VARIANT=gpu: 
 
 image-test: image ## Build the image, look into it, and run it as a pod does. Takes minutes.
 	IMAGE_LAYOUT=.image/$(VARIANT) $(BIN)/pytest tests/image
+
+test-gpu: dev ## The checks on GPU hardware; writes build/gpu-report.md. ONNXRUNTIME=gpu decides.
+	$(BIN)/python -m pytest tests/gpu -m gpu -p tests.gpu.report --gpu-report build/gpu-report $(ARGS)
+
+bench-gpu: dev ## What each step of the GPU's path gains; writes build/gpu-bench.md.
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 environment:
 	@scripts/environment

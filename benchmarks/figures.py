@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from stoker.runtime.installation import installed_distributions
+
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of the values lie."""
@@ -83,7 +85,8 @@ def facts() -> str:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    packages = ("onnxruntime", "numpy", "uvloop", "grpcio", "protobuf", "httptools", "uvicorn")
+    runtimes = installed_distributions()  # onnxruntime or onnxruntime-gpu
+    packages = (*runtimes, "numpy", "uvloop", "grpcio", "protobuf", "httptools", "uvicorn")
     return (
         f"commit {commit}; {cpu[1] if cpu else platform.machine()}, "
         f"{os.cpu_count()} cores; CPython {platform.python_version()}, "

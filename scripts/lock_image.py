@@ -95,7 +95,12 @@ def main() -> int:
     settings = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text())
     project = settings["project"]
     gpu = lock(project["dependencies"] + project["optional-dependencies"]["gpu"])
-    libraries = {name: pin for name, pin in gpu.items() if name.startswith("nvidia-")}
+    # nvidia-ml-py is a binding of some kilobytes, which moves with the packages.
+    libraries = {
+        name: pin
+        for name, pin in gpu.items()
+        if name.startswith("nvidia-") and name != "nvidia-ml-py"
+    }
     packages = {name: pin for name, pin in gpu.items() if name not in libraries}
     cpu = lock(project["dependencies"] + project["optional-dependencies"]["cpu"])
     write("build.txt", "What builds our wheel.", lock(settings["build-system"]["requires"]))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from stoker.telemetry import metric_table as table
 from stoker.telemetry.demand import DemandMeter
+from stoker.telemetry.gpu import show_gpus
+from stoker.telemetry.gpu_reading import XID_CLASSES, Gpu, GpuCounts, GpuReading, figures
 from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import INTERVAL_S, LoopLag
 from stoker.telemetry.machine import Machine
@@ -90,6 +92,31 @@ def filled_statistics() -> ModelStatistics:
     return statistics
 
 
+GPU = Gpu("GPU-1b4e28ba-2fa1-11d2-883f-0016d3cca427", "cuda:0", "NVIDIA L4", False, "580.95")
+READING = GpuReading(
+    utilization=0.25,
+    memory_busy=0.1,
+    memory_total_bytes=24_000_000_000,
+    memory_used_bytes=7_000_000_000,
+    memory_free_bytes=16_500_000_000,
+    memory_reserved_bytes=500_000_000,
+    power_watts=61.5,
+    power_limit_watts=72.0,
+    energy_joules=5_250.0,
+    temperature_celsius=61.0,
+    sm_clock_hertz=2.04e9,
+    memory_clock_hertz=6.25e9,
+    clocks_event_reasons=0x24,
+    ecc_corrected=7,
+    ecc_uncorrected=2,
+    remapped_corrected=4,
+    remapped_uncorrected=1,
+    remap_pending=True,
+    remap_failed=False,
+)
+"""A GPU of which everything is known."""
+
+
 def filled_metrics(root: Path) -> MetricsRegistry:
     """Every metric has a series; every clock stands still.
 
@@ -121,6 +148,11 @@ def filled_metrics(root: Path) -> MetricsRegistry:
         facts=ON_A_GPU,
     )
     metrics.add_model(ModelStatistics("idle", 1), facts=ON_A_GPU)
+    counts = GpuCounts(energy_joules=250.0, hears_xids=True)
+    for number in (*XID_CLASSES, 13, 7):
+        counts.note_xid(number)
+    known = figures(GPU, READING, counts)
+    show_gpus(metrics, lambda metric: known.get(metric, {}))
     metrics.register(table.READY, lambda: 1.0)
     metrics.register_labelled(
         table.MODEL_READY, lambda: {("resnet", "3"): 1, ("idle", "1"): 1, ("broken", "1"): 0}

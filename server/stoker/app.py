@@ -37,6 +37,7 @@ from stoker.memory_limit import memory_limit_bytes
 from stoker.model import Readiness, VersionState
 from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
+from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.runtime.installation import BrokenInstallation
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
@@ -44,6 +45,7 @@ from stoker.settings import Settings
 from stoker.telemetry import log
 from stoker.telemetry import metric_table as table
 from stoker.telemetry.demand import DemandMeter
+from stoker.telemetry.gpu import GpuPoller, show_gpus
 from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import LoopLag
 from stoker.telemetry.metrics import MetricsRegistry
@@ -129,6 +131,7 @@ class Server:
         self._lag = LoopLag(loop)
         self._metrics = MetricsRegistry(server=statistics)
         self._scrapes: set[asyncio.Task[None]] = set()
+        self._gpus = GpuPoller(_visible_gpus, settings.gpu_metrics_interval_s)
         age_s = settings.max_connection_age_s or float("inf")
         budget = BufferBudget(settings.max_buffered_bytes)
         self._streams = InferStreams(self.engine, statistics, budget)
@@ -171,6 +174,8 @@ class Server:
             self._registry.declare(name, reason="its load has not begun")
         self.health.changed()
         self._lag.start()
+        if settings.device != "cpu" and settings.gpu_metrics_interval_s:
+            self._gpus.start()
         metrics = await self._management.start(host, settings.metrics_port)
         http, grpc = await self._data.start(host, settings.http_port, settings.grpc_port)
         return Addresses(http, grpc, metrics)
@@ -204,6 +209,8 @@ class Server:
         has_ended = await self._loader.unload_all()
         await self._management.close()
         self._lag.stop()
+        if self._gpus.is_polling:
+            await asyncio.to_thread(self._gpus.close)
         if self._scrapes:
             await asyncio.wait(self._scrapes)
         return has_ended
@@ -246,6 +253,7 @@ class Server:
     def _show_server(self, runtime: Runtime) -> None:
         metrics = self._metrics
         show_load(metrics, self._demand, self._lag)
+        show_gpus(metrics, self._gpus.series)
         metrics.register(table.READY, lambda: float(self.health.readiness().ready))
         metrics.register_labelled(table.MODEL_READY, self._models_ready)
         metrics.register_labelled(
@@ -310,6 +318,11 @@ def _device_facts(
             for provider, count in each.nodes.items()
         },
     }
+
+
+def _visible_gpus() -> list[str]:
+    """The UUIDs of the GPUs that CUDA sees in this process, in its order."""
+    return [gpu.uuid for gpu in read_gpu_facts().gpus]
 
 
 def open_repository(settings: Settings) -> Repository:

@@ -100,6 +100,13 @@ def _share(written: Written) -> float:
     return share
 
 
+def _interval(written: Written) -> float:
+    seconds = _duration(written)
+    if 0 < seconds < 1:
+        raise ValueError(f"expected a duration of at least 1s, or 0, got {written!r}")
+    return seconds
+
+
 def _switch(written: Written) -> bool:
     text = _one(written, "true or false")
     value = _WORDS.get(text.strip().lower())
@@ -159,6 +166,7 @@ MESSAGE_SIZE: Final = Kind("SIZE", _message_size, SIZE.format)
 DURATION: Final = Kind("TIME", _duration, lambda value: format_duration(float(str(value))))
 SOME_DURATION: Final = Kind("TIME", _some_duration, DURATION.format)
 SHARE: Final = Kind("SHARE", _share)
+INTERVAL: Final = Kind("TIME", _interval, DURATION.format)
 SWITCH: Final = Kind("true|false", _switch, lambda value: str(value).lower(), switch=True)
 HOST: Final = Kind("ADDRESS", lambda written: _text(written, "an address"))
 NAME: Final = Kind("NAME", lambda written: _text(written, "a name"))

@@ -214,6 +214,14 @@ class Settings:
             key="idle_timeout",
         ),
     )
+    # Triton's interval. NVML refreshes its figures about once a second.
+    gpu_metrics_interval_s: Annotated[float, kinds.INTERVAL] = field(
+        default=2.0,
+        metadata=_about(
+            "Time between two readings of the GPUs' metrics, at least 1s; 0: no GPU metrics",
+            key="gpu_metrics_interval",
+        ),
+    )
     log_format: Annotated[LogFormat, _LOG_FORMAT] = field(
         default="auto",
         metadata=_about("auto: text on a terminal, else one JSON object a line", for_check=True),

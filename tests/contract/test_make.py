@@ -22,7 +22,7 @@ from tests.tools import require_tool
 ROOT: Final = Path(__file__).resolve().parents[2]
 TARGETS: Final = (
     *("help", "serve", "test", "test-stub", "check", "protos", "bench", "load"),
-    *("image", "image-test"),
+    *("image", "image-test", "test-gpu", "bench-gpu"),
 )
 
 RECORDER: Final = """\

@@ -177,6 +177,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("http_port", "٣", "a port from 0 to 65535"),
         ("drain_delay", "25h", "a duration of at most 24h"),
         ("idle_timeout", "0s", "a duration above 0"),
+        ("gpu_metrics_interval", "500ms", "a duration of at least 1s, or 0"),
         ("max_json_bytes", "0", "at least one byte"),
         ("strict_readiness", "maybe", "true or false"),
         ("default_max_batch_size", "0", "a whole number of at least 1"),

@@ -21,6 +21,7 @@ from tests.hand_loop import HandLoop
 LINES_OF_A_USED_MODEL = 115
 LINES_OF_A_LOADED_MODEL = 40
 LINES_OF_THE_SERVER = 80
+LINES_OF_A_GPU = 54
 
 
 def scrape(metrics: MetricsRegistry, accept: str = "text/plain") -> str:
@@ -54,7 +55,7 @@ def test_classic_text_is_the_librarys_but_names_tritons_counters_by_their_type(
     text = scrape(metrics)
 
     expected = generate_latest(metrics.library).decode()
-    assert expected.count(" untyped\n") == 9
+    assert expected.count(" untyped\n") == 10
     assert text == expected.replace(" untyped\n", " counter\n")
 
 
@@ -320,7 +321,9 @@ def test_the_series_stay_within_their_budget(tmp_path: Path) -> None:
     loaded = [key for key in of_models if 'model="idle"' in key]
     assert len(used) <= LINES_OF_A_USED_MODEL
     assert len(loaded) <= LINES_OF_A_LOADED_MODEL
-    assert len(keys) - len(of_models) <= LINES_OF_THE_SERVER
+    of_gpu = [key for key in keys if "gpu_uuid=" in key]
+    assert len(of_gpu) <= LINES_OF_A_GPU
+    assert len(keys) - len(of_models) - len(of_gpu) <= LINES_OF_THE_SERVER
 
 
 def test_what_is_not_in_the_table_cannot_be_registered(tmp_path: Path) -> None:
