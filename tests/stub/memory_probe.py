@@ -1,7 +1,7 @@
 """What a session on the real CUDA provider takes of the device's memory, and gives back.
 
-Reads a JSON list of `{"parameters": {...}, "rows": [1, 64]}`. Prints for each what failed and the bytes
-that were taken before the session, when it was open, after each run, and when it was closed.
+Reads a JSON list of `{"parameters": {...}, "rows": [1, 64]}`. Prints for each what failed and the
+bytes that were taken before the session, when it was open, after each run, and when it was closed.
 """
 
 import ctypes
