@@ -4,7 +4,7 @@ Reads a JSON list of requests and prints the answers as one line of JSON:
     {"model": "relu", "device": "gpu", "parameters": {...}, "gpus": [0], "run": true,
      "gpu_placement": "each", "finds_libraries": true, "loads_failed": 0,
      "loads_under_way": 0, "loads_done": 0}
-The last three: how many models were placed before this one and have failed, are being opened, serve.
+The last three: how many models were placed before this one and failed, are being opened, serve.
 Without `finds_libraries` the CUDA libraries are not looked for where their packages put them.
 """
 
