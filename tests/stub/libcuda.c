@@ -66,11 +66,13 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = 80UL << 30; return 0; }
 
+#ifndef OLD_DRIVER  /* it came with CUDA 11.4 */
 int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
     memset(uuid, 0, 16);
     uuid[15] = (unsigned char)device;
     return 0;
 }
+#endif
 
 int cuGetErrorString(int code, const char **text) { (void)code; *text = "an error of the stub"; return 0; }
 int cuGetErrorName(int code, const char **text) { (void)code; *text = "STUB_ERROR"; return 0; }
@@ -89,7 +91,9 @@ static const struct { const char *name; void *function; } known[] = {
     {"cuDeviceGetName", cuDeviceGetName},
     {"cuDeviceGetAttribute", cuDeviceGetAttribute},
     {"cuDeviceTotalMem", cuDeviceTotalMem_v2},
+#ifndef OLD_DRIVER
     {"cuDeviceGetUuid", cuDeviceGetUuid_v2},
+#endif
     {"cuGetErrorString", cuGetErrorString},
     {"cuGetErrorName", cuGetErrorName},
     {"cuGetProcAddress", cuGetProcAddress_v2},

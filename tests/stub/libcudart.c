@@ -5,6 +5,8 @@
  *   STUB_CUDA_DEVICES     devices (0: cudaGetDeviceCount returns 100)
  *   STUB_CUDA_CAPABILITY  compute capability of the devices ("9.0")
  *   STUB_CUDA_MALLOC      what cudaMalloc returns (0)
+ *   STUB_CUDA_MEMORY      bytes of each device's memory (80 GiB): beyond it cudaMalloc returns 2, and
+ *                         cudaMemGetInfo tells what is left of all devices together
  *   STUB_CUDA_LAUNCH      what a launch of a kernel returns (0: success, and nothing was computed)
  *   STUB_CUDA_GRAPHS      1: copies are captured as graphs, and launching one copies again;
  *                         0: capturing is not supported; 2: a launch copies nothing
@@ -12,12 +14,14 @@
  * An error of 700 to 719 stays: every later call returns it, as with a context that is dead.
  * Source: CUDA runtime API 13, the functions of these names; driver_types.h for struct properties.
  */
+#include <malloc.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NO_DEVICE = 100, NOT_SUPPORTED = 801, CANNOT_CAPTURE = 900 };
+enum { NO_MEMORY = 2, NO_DEVICE = 100, NOT_SUPPORTED = 801, CANNOT_CAPTURE = 900 };
 
 static __thread int last;  /* what cudaGetLastError gives */
 static __thread int current;  /* the thread's device */
@@ -26,6 +30,11 @@ static int dead;
 static int number(const char *name, int otherwise) {
     const char *text = getenv(name);
     return text && *text ? atoi(text) : otherwise;
+}
+
+static size_t memory(void) {
+    const char *text = getenv("STUB_CUDA_MEMORY");
+    return text && *text ? strtoull(text, NULL, 10) : 80UL << 30;
 }
 
 static int ending(int code) {
@@ -59,7 +68,7 @@ int cudaGetDeviceProperties(struct properties *of, int device) {
     memset(of, 0, 1008);
     snprintf(of->name, sizeof of->name, "Stub GPU");
     of->uuid[15] = (char)device;
-    of->memory = 80UL << 30, of->shared_per_block = 49152;
+    of->memory = memory(), of->shared_per_block = 49152;
     of->registers_per_block = 65536, of->warp = 32, of->threads_per_block = 1024;
     for (int i = 0; i < 3; i++) of->threads[i] = 1024, of->grid[i] = 65535;
     of->major = 9, of->processors = 132;
@@ -115,12 +124,23 @@ const char *cudaGetErrorName(int code) { return row(code) < 0 ? "cudaErrorUnknow
 const char *cudaGetErrorString(int code) { return row(code) < 0 ? "unknown error" : errors[row(code)].text; }
 
 /* Memory. */
+static atomic_size_t taken;  /* of the devices, by cudaMalloc */
+
 int cudaMalloc(void **at, size_t bytes) {
-    int refused = ending(number("STUB_CUDA_MALLOC", 0));
-    *at = refused ? NULL : aligned_alloc(256, (bytes + 255) / 256 * 256);
-    return refused;
+    int refused = number("STUB_CUDA_MALLOC", 0);
+    size_t rounded = (bytes + 255) / 256 * 256;
+    *at = NULL;
+    if (!refused && taken + rounded > memory()) refused = NO_MEMORY;
+    if (ending(refused)) return dead ? dead : refused;
+    *at = aligned_alloc(256, rounded);
+    taken += malloc_usable_size(*at);
+    return 0;
 }
-int cudaFree(void *at) { free(at); return ending(0); }
+int cudaFree(void *at) {
+    if (at) taken -= malloc_usable_size(at);
+    free(at);
+    return ending(0);
+}
 int cudaMallocHost(void **at, size_t bytes) { *at = malloc(bytes ? bytes : 1); return ending(0); }
 int cudaHostAlloc(void **at, size_t bytes, unsigned flags) { (void)flags; return cudaMallocHost(at, bytes); }
 int cudaFreeHost(void *at) { free(at); return ending(0); }
@@ -130,7 +150,8 @@ int cudaMallocFromPoolAsync(void **at, size_t bytes, void *pool, void *stream) {
     return cudaMalloc(at, bytes);
 }
 int cudaMemGetInfo(size_t *unused, size_t *total) {
-    *unused = 70UL << 30, *total = 80UL << 30;
+    *total = memory();
+    *unused = *total > taken ? *total - taken : 0;
     return ending(0);
 }
 int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) {

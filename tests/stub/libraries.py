@@ -40,10 +40,11 @@ class Libraries:
         return {"LD_PRELOAD": " ".join(map(str, chosen))}
 
 
-def build_driver(folder: Path) -> Libraries:
-    """Driver and NVML only: for tests that need no CUDA package. Needs gcc."""
+def build_driver(folder: Path, *options: str) -> Libraries:
+    """Driver and NVML only: for tests that need no CUDA package. Needs gcc, which gets `options`
+    for the driver."""
     return Libraries(
-        _build(folder, "libcuda.c", "libcuda.so.1"),
+        _build(folder, "libcuda.c", "libcuda.so.1", *options),
         _build(folder, "libnvml.c", "libnvidia-ml.so.1"),
     )
 
@@ -59,12 +60,12 @@ def build_libraries(folder: Path) -> Libraries:
     return Libraries(built.driver, built.nvml, runtime)
 
 
-def _build(folder: Path, source: str, soname: str, *, versioned: bool = False) -> Path:
+def _build(folder: Path, source: str, soname: str, *options: str, versioned: bool = False) -> Path:
     """Symbols of CUDA's libraries carry the library's name as their version."""
     target = folder / soname
     command = [
         *(require_tool("gcc"), "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"),
-        *(f"-Wl,-soname,{soname}", "-o", str(target), str(HERE / source)),
+        *(f"-Wl,-soname,{soname}", "-o", str(target), str(HERE / source), *options),
     ]
     if versioned:
         script = folder / f"{soname}.map"

@@ -2,7 +2,9 @@
 
 Reads a JSON list of requests and prints the answers as one line of JSON:
     {"model": "relu", "device": "gpu", "parameters": {...}, "gpus": [0], "run": true,
-     "gpu_placement": "each", "finds_libraries": true}
+     "gpu_placement": "each", "finds_libraries": true, "loads_failed": 0,
+     "loads_under_way": 0, "loads_done": 0}
+The last three: how many models were placed before this one and failed, are being opened, serve.
 Without `finds_libraries` the CUDA libraries are not looked for where their packages put them.
 """
 
@@ -43,7 +45,13 @@ def answer(request: Mapping[str, Any]) -> dict[str, object]:
         made = getattr(stub_models, request.get("model", "relu"))()
         path = models.write_model(Path(folder) / "model.onnx", made)
         try:
+            for _ in range(request.get("loads_failed", 0)):
+                runtime.place(config)
+            done = [runtime.place(config) for _ in range(request.get("loads_done", 0))]
+            kept = [runtime.open(path, config, each) for placed in done for each in placed]
+            under_way = [runtime.place(config) for _ in range(request.get("loads_under_way", 0))]
             placed = runtime.place(config)
+            del under_way, kept
             found["placed"] = [each.device for each in placed]
             session = runtime.open(path, config, placed[0])
             found["report"] = session.report.facts()

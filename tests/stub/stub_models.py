@@ -77,3 +77,32 @@ def text() -> onnx.ModelProto:
         [tensor("x", BYTES, ("batch", 4))],
         [tensor("y", BYTES, ("batch", 4))],
     )
+
+
+def copy_twice(datatype: DataType) -> onnx.ModelProto:
+    """y = x [batch,4] by nodes that copy and need no kernel."""
+    return build(
+        [
+            helper.make_node("Identity", ["x"], ["a"]),
+            helper.make_node("Reshape", ["a", "shape"], ["y"]),
+        ],
+        [tensor("x", datatype, ("batch", 4))],
+        [tensor("y", datatype, ("batch", 4))],
+        {"shape": np.array([-1, 4], np.int64)},
+    )
+
+
+WEIGHTY_BYTES = 1024 * 1024 * 4
+
+
+def weighty() -> onnx.ModelProto:
+    """y = relu(x w) with 4 MiB of weights, x and y [batch,1024]."""
+    return build(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["a"]),
+            helper.make_node("Relu", ["a"], ["y"]),
+        ],
+        [tensor("x", FP32, ("batch", 1024))],
+        [tensor("y", FP32, ("batch", 1024))],
+        {"w": np.ones((1024, 1024), np.float32)},
+    )

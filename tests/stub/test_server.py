@@ -7,9 +7,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from stoker.tensor import DataType
 
-from tests.conftest import PATIENCE, run_stoker
+from tests.calls import GrpcClient, RestClient
+from tests.conftest import PATIENCE, StokerProcess, run_stoker
 from tests.models import ModelEntry, write_repository
 from tests.stub import stub_models
 from tests.stub.libraries import ONE_GPU, Libraries
@@ -39,6 +42,28 @@ def test_a_model_on_a_gpu_is_ready_and_tells_where_it_runs(
         assert server.wait() == 0
 
 
+def test_requests_are_batched_on_a_gpu_and_get_their_own_rows_back(
+    libraries: Libraries, tmp_path: Path
+) -> None:
+    config = CONFIG.replace('"off"', '"on"') + "max_batch_size: 8"
+    copies = ModelEntry(stub_models.copy_twice(DataType.FP32), config)
+    source = str(write_repository(tmp_path, {"m": copies}))
+    environment = {**libraries.preloaded(runtime=True), **ONE_GPU}
+    with run_stoker("--device", "gpu", source, environment=environment) as server:
+        with RestClient(server.at) as rest, GrpcClient(server.at) as grpc:
+            sent = [
+                (np.full((1 + number % 3, 4), number, np.float32), (rest, grpc)[number % 2])
+                for number in range(40)
+            ]
+            calls = [(client.send("m", {"x": rows}), rows) for rows, client in sent]
+            for call, rows in calls:
+                np.testing.assert_array_equal(call.answer().output(), rows)
+        assert server.at.metric("nv_inference_count", model="m") == sum(
+            len(rows) for rows, _ in sent
+        )
+        assert server.at.metric("stoker_model_info", model="m", device="cuda:0") == 1
+
+
 def test_two_instances_on_a_gpu_are_two_sessions(libraries: Libraries, tmp_path: Path) -> None:
     config = CONFIG + "instance_group [ { kind: KIND_GPU count: 2 } ]"
     environment = {**libraries.preloaded(runtime=True), **ONE_GPU}
@@ -46,6 +71,41 @@ def test_two_instances_on_a_gpu_are_two_sessions(libraries: Libraries, tmp_path:
         with urllib.request.urlopen(f"{server.at.url}/v2/models/m", timeout=PATIENCE) as answer:
             devices = json.load(answer)["stoker_devices"]
         assert [each["device"] for each in devices] == ["cuda:0", "cuda:0"]
+
+
+TWO_GPUS = {"STUB_CUDA_DEVICES": "2"}
+
+
+def devices_of(server: StokerProcess, model: str) -> list[str]:
+    with urllib.request.urlopen(f"{server.at.url}/v2/models/{model}", timeout=PATIENCE) as answer:
+        return [each["device"] for each in json.load(answer)["stoker_devices"]]
+
+
+def test_a_model_runs_on_each_of_two_gpus(libraries: Libraries, tmp_path: Path) -> None:
+    copies = ModelEntry(stub_models.copy_twice(DataType.FP32), CONFIG)
+    source = str(write_repository(tmp_path, {"m": copies}))
+    environment = {**libraries.preloaded(runtime=True), **TWO_GPUS}
+    with run_stoker(source, environment=environment) as server:
+        assert devices_of(server, "m") == ["cuda:0", "cuda:1"]
+        with RestClient(server.at) as client:
+            sent = [np.full((1, 4), number, np.float32) for number in range(20)]
+            for call, rows in [(client.send("m", {"x": rows}), rows) for rows in sent]:
+                np.testing.assert_array_equal(call.answer().output(), rows)
+        assert server.at.metric("stoker_model_info", model="m") == 2
+
+
+def test_models_take_turns_on_two_gpus_beside_one_on_the_cpu(
+    libraries: Libraries, tmp_path: Path
+) -> None:
+    relu = stub_models.relu()
+    on_cpu = ModelEntry(relu, "instance_group [ { kind: KIND_CPU } ]")
+    entries = {name: ModelEntry(relu, CONFIG) for name in ("a", "b")}
+    source = str(write_repository(tmp_path, {**entries, "c": on_cpu}))
+    environment = {**libraries.preloaded(runtime=True), **TWO_GPUS}
+    with run_stoker("--gpu-placement", "round-robin", source, environment=environment) as server:
+        placed = [devices_of(server, name) for name in ("a", "b")]
+        assert sorted(placed) == [["cuda:0"], ["cuda:1"]]
+        assert devices_of(server, "c") == ["cpu"]
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,20 @@ def test_a_model_without_gpus_goes_to_each_or_to_the_one_that_has_most_memory(
     (each,) = ask("open_probe", [request], environment)
     assert each["placed"] == ["cuda:0", "cuda:1"]
     free = {"STUB_NVML_FREE": "1000,2000"}
-    (chosen,) = ask(
-        "open_probe", [{**request, "gpu_placement": "free-memory"}], {**environment, **free}
+    by_memory = {**request, "gpu_placement": "free-memory"}
+    chosen, *after_one, beside_one = ask(
+        "open_probe",
+        [
+            by_memory,
+            {**by_memory, "loads_failed": 1},
+            {**by_memory, "loads_done": 1},
+            {**by_memory, "loads_under_way": 1},
+        ],
+        {**environment, **free},
     )
-    assert chosen["placed"] == ["cuda:1"]
     assert chosen["report"]["device"] == "cuda:1"
+    assert [each["placed"] for each in (chosen, *after_one)] == [["cuda:1"]] * 3
+    assert beside_one["placed"] == ["cuda:0"]  # the emptier one is about to take a model
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What the driver is asked, against a driver that is built for the test."""
 
+from pathlib import Path
+
 import pytest
 from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory, read_gpu_facts
 
@@ -59,6 +61,16 @@ def test_the_version_of_an_old_driver_is_known_too(
 ) -> None:
     monkeypatch.setenv("STUB_CUDA_DRIVER_VERSION", "12040")
     assert facts(driver).driver_version == 12040
+
+
+def test_a_driver_that_is_too_old_to_tell_uuids_tells_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_CUDA_DEVICES", "1")
+    monkeypatch.setenv("STUB_CUDA_DRIVER_VERSION", "11020")
+    found = facts(build_driver(tmp_path, "-DOLD_DRIVER"))
+    assert found == GpuFacts(True, 0, 11020, (Gpu(0, "Stub GPU", (9, 0), 80 << 30),))
+    assert read_free_memory(found.gpus) == (None,)
 
 
 def test_free_memory_is_told_per_gpu(driver: Libraries, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,9 +99,9 @@ class Inspection:
 _ANYWHERE: Final = Placement("cpu", 1, 1)
 
 CPU_NODE_WARNING_SHARE: Final = 0.05
-"""A GPU's session that computes more than this share of its nodes on the CPU is warned about. Each
-such node costs two copies and a wait for the GPU to run empty, some tens of microseconds; one in
-twenty is where that reaches the time of the other nodes."""
+"""A GPU's session that computes more than this share of its nodes on the CPU is warned about. Such
+a node costs two copies and a wait for the GPU, some 50 us; twenty launches of small kernels cost as
+much. An estimate that no measurement has replaced yet."""
 
 
 class Opener:

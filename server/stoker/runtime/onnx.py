@@ -302,11 +302,11 @@ class OnnxRuntime:
             chosen.add_session_config_entry(key, value)
         chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         named = [(name, dict(each)) if each else name for name, each in providers]
-        session = at_low_priority(
+        # Else ONNX Runtime's Python layer opens the session once more, on the CPU, where
+        # this fails and in a run whose provider fails.
+        return at_low_priority(
             lambda: ort.InferenceSession(str(path), chosen, providers=named, enable_fallback=0)
         )
-        session.disable_fallback()  # `enable_fallback` is about opening, this about running
-        return session
 
     def _settled(
         self, session: Any, config: ModelConfig, device: str, wanted: str, copied: int | None
