@@ -80,6 +80,9 @@ def filled_statistics() -> ModelStatistics:
     statistics.pending = 5
     statistics.in_flight = 9
     statistics.bisections = 1
+    statistics.out_of_memory = 3
+    statistics.device_retries = 1
+    statistics.hung_runs = 1
     statistics.slow_loop_runs = 2
     statistics.wrong_refusals = 2
     for turn in range(40):

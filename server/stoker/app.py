@@ -11,6 +11,7 @@ import os
 import signal
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.errors import Internal
 from stoker.lifecycle.check import check_models
-from stoker.lifecycle.drain import drain
+from stoker.lifecycle.device_fault import FINISH_S, LEAVE_WITHIN_S, DeviceFaults
+from stoker.lifecycle.drain import DrainingTransport, drain
 from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
 from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
@@ -65,6 +67,7 @@ logger: Final = logging.getLogger(__name__)
 EXIT_DRAINED: Final = 0
 EXIT_BAD_USAGE: Final = 2
 EXIT_NOT_THERE: Final = 3
+EXIT_DEVICE_FAILED: Final = 70
 EXIT_INTERRUPTED: Final = 130
 
 DEMO: Final = Path(__file__).parent / "demo" / "models"
@@ -90,8 +93,13 @@ class Server:
         *,
         profile_seconds: float = PROFILE_SECONDS,
         tls: ssl.SSLContext | None = None,
+        on_device_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`."""
+        """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`.
+
+        `on_device_fault` is called once when this process cannot use its GPUs any more: it is to
+        call `abandon` and to end.
+        """
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._repository = repository
@@ -111,7 +119,9 @@ class Server:
             # grpc.aio hands calls over one by one: each would be run alone, where a thread lets
             # batches form meanwhile (benchmarks/results/0006-grpc.md).
             runs_inline=settings.grpc_transport == "native",
+            hung_run_s=settings.hung_run_timeout_s,
         )
+        self.device_faults = DeviceFaults(self.health, self._registry.served, on_device_fault)
         self._loader = Loader(
             Opener(
                 runtime,
@@ -124,6 +134,7 @@ class Server:
             on_change=self.health.changed,
             on_ready=self._version_ready,
             on_gone=self._version_gone,
+            on_device_fault=self.device_faults.strike,
         )
         self._board = HealthBoard()
         self._demand = DemandMeter()
@@ -195,11 +206,20 @@ class Server:
         self._board.drain()
         return await drain(
             self.health,
-            (_DrainingStreams(self._streams), *self._data.draining()),
+            self._draining(),
             self._registry.served,
             delay=self._settings.drain_delay_s,
             grace=self._settings.drain_timeout_s,
         )
+
+    async def abandon(self) -> None:
+        """Lets the answers leave and closes the data ports, after a device fault: nothing that a
+        GPU holds is freed. Takes up to FINISH_S and LAST_ANSWERS of `lifecycle/`."""
+        self._board.drain()
+        await drain(self.health, self._draining(), self._registry.served, delay=0.0, grace=FINISH_S)
+
+    def _draining(self) -> tuple[DrainingTransport, ...]:
+        return (_DrainingStreams(self._streams), *self._data.draining())
 
     async def close(self) -> bool:
         """Ends everything that is left: connections, executors, ports. False if a model's run goes
@@ -356,13 +376,19 @@ def check(settings: Settings) -> CheckReport:
     return CheckReport(models, repository.problems)
 
 
-def serve(settings: Settings, tls: ssl.SSLContext | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, with `tls` over TLS only; gives the exit code."""
+def serve(
+    settings: Settings, tls: ssl.SSLContext | None = None, runtime: Runtime | None = None
+) -> int:
+    """Serves until SIGTERM or SIGINT, with `tls` over TLS only; gives the exit code.
+
+    Without a `runtime` models are opened by ONNX Runtime. After a device fault it does not return:
+    the process ends with EXIT_DEVICE_FAILED.
+    """
     form = log.set_up(settings.log_format, settings.log_level)
     keep_freed_memory()
     settings = _within_descriptors(settings)
     try:
-        runtime = _runtime(settings)
+        runtime = runtime or _runtime(settings)
     except BrokenInstallation as error:
         log.event(logger, "start_failed", str(error), level=logging.CRITICAL)
         return EXIT_BAD_USAGE
@@ -412,7 +438,17 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
     repository = await loop.run_in_executor(None, open_repository, settings)
-    server = Server(settings, runtime, repository, tls=tls)
+    broken = asyncio.Event()
+
+    def leave_soon() -> None:
+        # A thread, because the loop may be what hangs. Teardown in a dead context may hang as well
+        # or abort, so nothing of it runs.
+        end = threading.Timer(LEAVE_WITHIN_S, os._exit, (EXIT_DEVICE_FAILED,))
+        end.daemon = True
+        end.start()
+        broken.set()
+
+    server = Server(settings, runtime, repository, tls=tls, on_device_fault=leave_soon)
     try:
         addresses = await server.start()
     except OSError as error:
@@ -422,8 +458,9 @@ async def _serve(
     _say_when_ready(server, settings, addresses, form)
     loading = asyncio.create_task(server.load(), name="load models")
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
-    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if loading.done():
+    breaking = asyncio.create_task(broken.wait(), name="wait for a device fault")
+    await asyncio.wait({loading, stopping, breaking}, return_when=asyncio.FIRST_COMPLETED)
+    if loading.done() and not broken.is_set():
         await loading
         # A full collection looks at all that start-up made, 35 ms for 51,000 objects, and the loop
         # stands still (benchmarks/results/0003-loop-lag.md). That lives as long as the process.
@@ -434,10 +471,17 @@ async def _serve(
             for reason in state.reasons:
                 log.event(logger, "start_failed", reason, level=logging.CRITICAL)
             stopping.cancel()
+            breaking.cancel()
             await server.close()
             return EXIT_NOT_THERE
-    await stopping
-    await server.drain()
+    await asyncio.wait({stopping, breaking}, return_when=asyncio.FIRST_COMPLETED)
+    if broken.is_set():
+        await server.abandon()
+    else:
+        await server.drain()
+    if broken.is_set():  # it may have come while the server drained
+        _leave(EXIT_DEVICE_FAILED)
+    breaking.cancel()
     if not loading.done():
         _leave(EXIT_DRAINED)  # nothing is served; a thread opens a model that nobody waits for
     if not await server.close():

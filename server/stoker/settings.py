@@ -166,6 +166,15 @@ class Settings:
             key="drain_timeout",
         ),
     )
+    # No model that answers requests takes a minute for a run; one that does is written down here.
+    hung_run_timeout_s: Annotated[float, kinds.DURATION] = field(
+        default=60.0,
+        metadata=_about(
+            "A run that lasts longer than this, and than 50 times what such runs take, is hung: on "
+            "a GPU the process ends with code 70, on the CPU it is logged and counted; 0: never",
+            key="hung_run_timeout",
+        ),
+    )
     # Triton's limit.
     max_json_bytes: Annotated[int, kinds.SIZE] = field(
         default=64 << 20,

@@ -21,6 +21,7 @@ from stoker.device import DeviceReport
 from stoker.engine.admission import Admission, Refused
 from stoker.engine.arrivals import Arrivals
 from stoker.engine.cost_book import CostBook
+from stoker.engine.device_failures import DeviceFailures
 from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
@@ -30,8 +31,10 @@ from stoker.engine.inline import Inline
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
+from stoker.engine.row_limit import RowLimit
 from stoker.engine.scheduler import BatchPolicy
 from stoker.engine.waiting import Waiting
+from stoker.engine.watchdog import LongRuns
 from stoker.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -40,6 +43,7 @@ from stoker.errors import (
     Internal,
     InvalidRequest,
     ModelNotReady,
+    Reach,
     ServingError,
 )
 from stoker.inference import Cancel, Reply
@@ -82,6 +86,11 @@ class ServedModel:
         self.costs = costs
         self.statistics = statistics
         self.failure_budget = FailureBudget()
+        self._row_limit = RowLimit(policy.max_rows)
+        self._full_policy = policy
+        self._full_sizes = costs.sizes
+        self.is_limited = False
+        """Batches are smaller than configured because one did not fit into memory."""
         self.instances: list[Instance] = []
         self.devices: tuple[DeviceReport, ...] = ()
         """Where each of its sessions really runs."""
@@ -92,6 +101,8 @@ class ServedModel:
         self.inline: Inline | None = None
         """Set where the model may run on the loop."""
         self.on_device_failed: Callable[[DeviceFailed], None] | None = None
+        self.device_failures = DeviceFailures()
+        self.long_runs = LongRuns()
         self.refusal: ServingError | None = None
         """Set: new requests get this answer."""
         batching = plan.config.batching
@@ -434,29 +445,56 @@ class ServedModel:
         """Whether a request that is here may wait for a limited time only."""
         return not self._expiry.is_empty
 
-    def lower_limit(self, rows: int) -> None:
-        """A batch of so many rows did not fit into memory."""
-        limit = max(1, min(self.policy.max_rows, rows) // 2)
-        if limit < self.policy.max_rows:
+    def ran_out_of_memory(self, rows: int) -> None:
+        """A batch of so many rows did not fit into memory: later ones are smaller."""
+        if self._row_limit.lower(rows, self.clock()):
             logger.warning(
                 "%s ran out of memory at %d rows: batches are limited to %d rows",
                 self.plan.identity,
                 rows,
-                limit,
+                self._row_limit.rows,
             )
-            self.policy = replace(
-                self.policy,
-                max_rows=limit,
-                preferred_rows=tuple(n for n in self.policy.preferred_rows if n <= limit),
+            self._limit_rows()
+
+    def fitted(self, rows: int) -> None:
+        """A run of so many rows fitted into memory. Called while `is_limited` only."""
+        if self._row_limit.ran(rows, self.clock()):
+            logger.info(
+                "%s: batches may have %d rows again", self.plan.identity, self._row_limit.rows
             )
-            self.costs.resize(RunSizes(limit, limit))
+            self._limit_rows()
+
+    def _limit_rows(self) -> None:
+        limit, full = self._row_limit.rows, self._full_policy
+        self.is_limited = self._row_limit.is_lowered
+        self.policy = replace(
+            full,
+            max_rows=limit,
+            preferred_rows=tuple(n for n in full.preferred_rows if n <= limit),
+        )
+        sizes = RunSizes(limit, limit) if self.is_limited else self._full_sizes
+        self.costs.resize(sizes)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where its sessions are, each device once."""
+        return tuple(dict.fromkeys(each.executor.device.name for each in self.instances))
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether any session of it is on a GPU."""
+        return any(device != "cpu" for device in self.devices)
 
     def stop(self, refusal: ServingError, cause: DeviceFailed) -> None:
-        """The device or an executor broke: everybody is refused from here on."""
-        if self._is_stopped:
-            return  # another instance of it failed before
-        self._is_stopped = True
-        self.refusal = refusal
-        self.answer_all(refusal)
+        """The device or an executor broke: everybody is refused from here on.
+
+        After another instance of it failed before, only a failure of the whole process is news.
+        """
+        if self._is_stopped and cause.reach is not Reach.PROCESS:
+            return
+        if not self._is_stopped:
+            self._is_stopped = True
+            self.refusal = refusal
+            self.answer_all(refusal)
         if self.on_device_failed is not None:
             self.on_device_failed(cause)

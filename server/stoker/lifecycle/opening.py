@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from stoker.device import DeviceReport
 from stoker.engine.engine import OpenedVersion, Profile
 from stoker.engine.policy import KNEE_LIMIT
-from stoker.errors import InvalidRequest, ServingError
+from stoker.errors import DeviceFailed, InvalidRequest, Reach, ServingError
 from stoker.lifecycle.quiet import Quiet
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.assignment import placement_doubt
@@ -123,6 +123,7 @@ class Opener:
         self._profile_seconds = profile_seconds
         self._cpu_node_warning_share = cpu_node_warning_share
         self._quiet = Quiet()
+        self._abandoned: list[Session] = []
 
     def open(self, definition: ModelDefinition, version: int) -> OpenedVersion:
         """Opens and warms a version. Raises ServingError with the reason; then nothing is open."""
@@ -152,9 +153,13 @@ class Opener:
                 independence = self._prove(identity, session, config, definition.folder)
                 profile = self._measure(sessions, config, independence, definition.folder)
             _log_profile(identity, profile)
-        except BaseException:
-            for _, each in sessions:
-                each.close()
+        except BaseException as error:
+            if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
+                # Freeing what lies in a dead context may hang, and the process ends anyway.
+                self._abandoned += [each for _, each in sessions]
+            else:
+                for _, each in sessions:
+                    each.close()
             raise
         return OpenedVersion(
             identity, config, sessions, profile, independence, time.monotonic() - began
