@@ -9,7 +9,10 @@ from typing import cast
 
 import numpy as np
 import pytest
+from stoker.engine.device_failures import MOST_IN_A_ROW, BatchFacts
+from stoker.engine.forecast import RunSizes
 from stoker.engine.outputs import POOL_SLABS
+from stoker.engine.row_limit import GROW_AFTER_S, LEAST_RUNS
 from stoker.engine.scheduler import BatchPolicy
 from stoker.errors import (
     Cancelled,
@@ -21,6 +24,7 @@ from stoker.errors import (
     InvalidRequest,
     OutOfMemory,
     Overloaded,
+    Reach,
     ServingError,
 )
 from stoker.model import DynamicBatching, QueuePolicy, TensorConfig
@@ -519,6 +523,36 @@ def test_batches_that_do_not_fit_into_memory_become_smaller() -> None:
     play(scenario)
 
 
+def test_batches_grow_again_when_full_ones_have_fitted_for_a_while() -> None:
+    is_full = True
+
+    def fail(feeds: Mapping[str, Array]) -> ServingError | None:
+        return OutOfMemory("too large") if is_full and len(feeds["x"]) > 2 else None
+
+    async def scenario() -> None:
+        nonlocal is_full
+        clock = FakeClock()
+        async with serving(FakeModel(fail=fail), clock=clock) as at:
+            served = at.add(config(batching=DynamicBatching(preferred_batch_sizes=(2, 8))))
+            replies = await held(at)
+            at.submit(*[request() for _ in range(8)], to=replies)
+            at.runtime.release()
+            await replies.all(9)
+            assert (served.policy.max_rows, served.costs.sizes.largest) == (2, 2)
+            assert served.statistics.out_of_memory == 3
+            is_full = False
+            for growths, limit in enumerate((4, 8), start=1):
+                clock.advance(GROW_AFTER_S)
+                rows = served.policy.max_rows
+                for _ in range(LEAST_RUNS):
+                    await at.submit(request(rows=rows)).all(1)
+                assert served.policy.max_rows == limit, growths
+            assert served.policy == BatchPolicy(8, (2, 8))
+            assert served.costs.sizes == RunSizes(8, 8)
+
+    play(scenario)
+
+
 async def held_again(at: Serving) -> Replies:
     at.runtime.forget()
     return await held(at)
@@ -542,6 +576,63 @@ def test_a_broken_device_fails_everything_once_and_refuses_what_follows() -> Non
             assert served.statistics.refusals[RefusalReason.NOT_READY] == 1
             await served.drained()
         assert len(told) == 1
+
+    play(scenario)
+
+
+def test_a_batch_that_fails_twice_on_a_device_that_is_well_does_not_end_its_model() -> None:
+    async def scenario() -> None:
+        model = FakeModel(
+            fail=lambda feeds: (
+                DeviceFailed("CUBLAS failure 13", reach=Reach.RUN)
+                if (feeds["x"] == BAD).any()
+                else None
+            )
+        )
+        async with serving(model) as at:
+            served = at.add()
+            told: list[DeviceFailed] = []
+            served.on_device_failed = told.append
+            for _ in range(2):
+                for _ in range(MOST_IN_A_ROW - 1):
+                    bad = at.submit(request(value=BAD))
+                    assert isinstance((await bad.all(1))[0], DeviceFailed)
+                good = at.submit(request(value=1))
+                assert isinstance((await good.all(1))[0], InferResponse)
+            assert not told
+            assert served.statistics.device_retries == 2 * (MOST_IN_A_ROW - 1)
+
+    play(scenario)
+
+
+def test_several_batches_in_a_row_that_fail_so_are_the_devices_fault() -> None:
+    async def scenario() -> None:
+        model = FakeModel(fail=lambda feeds: DeviceFailed("CUBLAS failure 13", reach=Reach.RUN))
+        async with serving(model) as at:
+            served = at.add()
+            told: list[DeviceFailed] = []
+            served.on_device_failed = told.append
+            for _ in range(MOST_IN_A_ROW):
+                await at.submit(request(rows=2)).all(1)
+            (cause,) = told
+            assert cause.reach is Reach.PROCESS
+            assert "3 batches in a row" in cause.message
+            facts = served.device_failures.failed_batch
+            assert facts == BatchFacts(rows=2, requests=1, shapes=("x FP32 [2,4]",))
+
+    play(scenario)
+
+
+def test_a_fault_of_the_process_is_told_although_the_model_was_broken_before() -> None:
+    async def scenario() -> None:
+        async with serving() as at:
+            served = at.add()
+            told: list[DeviceFailed] = []
+            served.on_device_failed = told.append
+            reaches = (Reach.MODEL, Reach.MODEL, Reach.PROCESS)
+            for error in [DeviceFailed("gone", reach=reach) for reach in reaches]:
+                served.stop(error, error)
+            assert [each.reach for each in told] == [Reach.MODEL, Reach.PROCESS]
 
     play(scenario)
 

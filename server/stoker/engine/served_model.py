@@ -476,14 +476,14 @@ class ServedModel:
         self.costs.resize(sizes)
 
     @property
-    def devices(self) -> tuple[str, ...]:
-        """Where its sessions are, each device once."""
+    def device_names(self) -> tuple[str, ...]:
+        """`cpu`, `cuda:0` ...: where its sessions are, each device once."""
         return tuple(dict.fromkeys(each.executor.device.name for each in self.instances))
 
     @property
     def is_on_gpu(self) -> bool:
         """Whether any session of it is on a GPU."""
-        return any(device != "cpu" for device in self.devices)
+        return any(device != "cpu" for device in self.device_names)
 
     def stop(self, refusal: ServingError, cause: DeviceFailed) -> None:
         """The device or an executor broke: everybody is refused from here on.

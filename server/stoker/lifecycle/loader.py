@@ -197,7 +197,7 @@ class Loader:
                 DeviceFault(
                     error,
                     identity,
-                    served.devices,
+                    served.device_names,
                     served.device_failures.failed_batch,
                     served.statistics.last_inference_ms,
                 )
