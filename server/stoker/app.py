@@ -34,6 +34,7 @@ from stoker.lifecycle.device_fault import FINISH_S, LEAVE_WITHIN_S, DeviceFaults
 from stoker.lifecycle.drain import DrainingTransport, drain
 from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
+from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
 from stoker.memory_limit import memory_limit_bytes
 from stoker.model import Readiness, VersionState
@@ -41,6 +42,7 @@ from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
 from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.runtime.installation import BrokenInstallation
+from stoker.runtime.memory import CPU, host_memory
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.settings import Settings
@@ -93,6 +95,7 @@ class Server:
         *,
         profile_seconds: float = PROFILE_SECONDS,
         tls: ssl.SSLContext | None = None,
+        memory: MemoryFit | None = None,
         on_device_fault: Callable[[], None] = lambda: None,
     ) -> None:
         """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`.
@@ -128,6 +131,7 @@ class Server:
                 profile_seconds=profile_seconds,
                 cpu_node_warning_share=settings.cpu_node_warning_share,
                 occupied=self.engine.occupied,
+                memory=memory,
             ),
             self.engine,
             self._registry,
@@ -345,6 +349,11 @@ def _visible_gpus() -> list[str]:
     return [gpu.uuid for gpu in read_gpu_facts().gpus]
 
 
+def _memory_fit() -> MemoryFit:
+    limit = memory_limit_bytes()
+    return MemoryFit(lambda device: host_memory(limit) if device == CPU else None)
+
+
 def open_repository(settings: Settings) -> Repository:
     """What the settings' sources hold; the demo models when there are none."""
     return scan(
@@ -371,7 +380,11 @@ def check(settings: Settings) -> CheckReport:
         runtime = _runtime(settings)
     except BrokenInstallation as error:
         return CheckReport((), (str(error),))
-    opener = Opener(runtime, cpu_node_warning_share=settings.cpu_node_warning_share)
+    opener = Opener(
+        runtime,
+        cpu_node_warning_share=settings.cpu_node_warning_share,
+        memory=_memory_fit(),
+    )
     models = check_models(repository.models.values(), opener, to_pbtxt)
     return CheckReport(models, repository.problems)
 
@@ -448,7 +461,14 @@ async def _serve(
         end.start()
         broken.set()
 
-    server = Server(settings, runtime, repository, tls=tls, on_device_fault=leave_soon)
+    server = Server(
+        settings,
+        runtime,
+        repository,
+        tls=tls,
+        memory=_memory_fit(),
+        on_device_fault=leave_soon,
+    )
     try:
         addresses = await server.start()
     except OSError as error:

@@ -26,7 +26,8 @@ class CheckedModel:
     device: str = ""
     """Where it would run, in words: `cpu`, `cuda:0 NVIDIA L4 (120 nodes)` ..."""
     details: tuple[str, ...] = ()
-    """Of a session on a GPU: nodes by provider and options as they are stored, a line each."""
+    """What it takes of memory; of a session on a GPU nodes by provider and options as they are stored, a line
+    each."""
     config: str = ""
     """The completed configuration in protobuf's text form."""
 

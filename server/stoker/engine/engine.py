@@ -40,6 +40,7 @@ from stoker.request import InferRequest, InferResponse
 from stoker.runtime.bucket_dimension import dimension_buckets
 from stoker.runtime.buckets import EXACT, buckets
 from stoker.runtime.independence import Independence
+from stoker.runtime.memory import MemoryUse
 from stoker.runtime.session import Placement, Session
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.telemetry.statistics import ModelStatistics
@@ -72,6 +73,8 @@ class OpenedVersion:
     profile: Profile
     independence: Independence
     load_seconds: float = 0.0
+    memory: MemoryUse | None = None
+    """What it takes of its devices; None: nobody looked."""
 
 
 class Engine:

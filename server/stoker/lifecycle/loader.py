@@ -94,18 +94,21 @@ class Loader:
     async def _load(self, definition: ModelDefinition, version: int) -> None:
         identity = ModelVersion(definition.name, version)
         loop = asyncio.get_running_loop()
+        opened: OpenedVersion | None = None
         try:
             opened = await loop.run_in_executor(
                 self._threads, self._opener.open, definition, version
             )
             served = await self._host(opened)
         except ServingError as error:
+            self._free(opened)
             self._failed(identity, error.message)
             if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
                 self._on_device_fault(DeviceFault(error, identity, ()))
             return
         except Exception:
             logger.exception("loading %s failed for a reason that is a bug", identity)
+            self._free(opened)
             self._failed(identity, "internal error; the server's log has the details")
             return
         self._sessions[identity] = opened
@@ -162,6 +165,11 @@ class Loader:
         self._sessions.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
         return has_ended
+
+    def _free(self, opened: OpenedVersion | None) -> None:
+        """Frees what a load has opened that failed after it; what fails before frees itself."""
+        for _, session in opened.sessions if opened is not None else ():
+            session.close()
 
     def _failed(self, identity: ModelVersion, reason: str) -> None:
         text = (
