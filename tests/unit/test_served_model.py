@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
@@ -29,6 +29,7 @@ from stoker.errors import (
 )
 from stoker.model import DynamicBatching, QueuePolicy, TensorConfig
 from stoker.request import InferRequest, InferResponse
+from stoker.runtime.independence import Independence
 from stoker.telemetry.statistics import FailureReason, RefusalReason
 from stoker.tensor import Array, DataType, Tensor, TensorSpec
 
@@ -503,24 +504,54 @@ def test_a_bad_request_fails_alone_in_its_batch() -> None:
 
 
 def test_batches_that_do_not_fit_into_memory_become_smaller() -> None:
-    def fail(feeds: Mapping[str, Array]) -> ServingError | None:
-        return OutOfMemory("too large") if len(feeds["x"]) > 2 else None
-
     async def scenario() -> None:
-        async with serving(FakeModel(fail=fail)) as at:
+        async with serving(FakeModel(fail=does_not_fit_above(2))) as at:
             batching = DynamicBatching(preferred_batch_sizes=(2, 8))
             served = at.add(config(batching=batching))
-            alone = at.submit(request(rows=3))
-            await alone.all(1)
-            assert isinstance(alone.only, OutOfMemory)
-            assert served.policy.max_rows == 8
-            replies = await held_again(at)
+            replies = await held(at)
             at.submit(*[request() for _ in range(8)], to=replies)
             at.runtime.release()
             assert all(isinstance(result, InferResponse) for result in await replies.all(9))
             assert served.policy == BatchPolicy(2, (2,))
 
     play(scenario)
+
+
+def test_a_request_that_does_not_fit_alone_is_run_in_parts_when_it_comes_again() -> None:
+    async def scenario() -> None:
+        async with serving(FakeModel(fail=does_not_fit_above(2))) as at:
+            served = at.add()
+            first = at.submit(request(rows=5))
+            assert isinstance((await first.all(1))[0], OutOfMemory)
+            assert served.policy.max_rows == 2
+            again = at.submit(request(rows=5))
+            np.testing.assert_array_equal(answer((await again.all(1))[0]), 2 * numbers(5))
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("independence", [Independence.DEPENDENT, Independence.INDEPENDENT])
+def test_a_request_alone_says_nothing_where_it_cannot_be_split_or_its_items_are_large(
+    independence: Independence,
+) -> None:
+    async def scenario() -> None:
+        x = TensorConfig("x", DataType.FP32, (-1,))
+        specs = tuple(TensorSpec(name, DataType.FP32, (-1, -1)) for name in "xy")
+        model = FakeModel(specs[:1], specs[1:], fail=does_not_fit_above(2))
+        async with serving(model) as at:
+            is_split = independence is Independence.INDEPENDENT
+            y = TensorConfig("y", DataType.FP32, (-1,))
+            served = at.add(config(inputs=(x,), outputs=(y,)), independence=independence)
+            before = served.policy
+            large = at.submit(request(rows=5, width=64 if is_split else 4))
+            assert isinstance((await large.all(1))[0], OutOfMemory)
+            assert served.policy == before
+
+    play(scenario)
+
+
+def does_not_fit_above(rows: int) -> Callable[[Mapping[str, Array]], ServingError | None]:
+    return lambda feeds: OutOfMemory("too large") if len(feeds["x"]) > rows else None
 
 
 def test_batches_grow_again_when_full_ones_have_fitted_for_a_while() -> None:
@@ -551,11 +582,6 @@ def test_batches_grow_again_when_full_ones_have_fitted_for_a_while() -> None:
             assert served.costs.sizes == RunSizes(8, 8)
 
     play(scenario)
-
-
-async def held_again(at: Serving) -> Replies:
-    at.runtime.forget()
-    return await held(at)
 
 
 def test_a_broken_device_fails_everything_once_and_refuses_what_follows() -> None:

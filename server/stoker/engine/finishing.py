@@ -115,10 +115,8 @@ class Finishing:
         model.statistics.bisections += outcome.bisections
         model.statistics.out_of_memory += outcome.out_of_memory_runs
         model.statistics.device_retries += outcome.device_retries
-        if outcome.out_of_memory_rows and not all(
-            isinstance(result, OutOfMemory) for result in outcome.results
-        ):  # what does not fit alone says nothing about batches
-            model.ran_out_of_memory(outcome.out_of_memory_rows)
+        if outcome.out_of_memory_runs:
+            self._lower_limit(outcome)
         if outcome.bug is not None:
             logger.error(
                 "a batch of %s failed for a reason that is a bug",
@@ -126,6 +124,21 @@ class Finishing:
                 exc_info=outcome.bug,
             )
             outcome.bug = None  # its traceback holds the outcome
+
+    def _lower_limit(self, outcome: Outcome) -> None:
+        """Makes later batches smaller, where that helps."""
+        model, rows = self._model, outcome.out_of_memory_rows
+        if rows and not all(isinstance(result, OutOfMemory) for result in outcome.results):
+            model.ran_out_of_memory(rows)
+        alone = [
+            entry.rows
+            for (entry, _), result in zip(outcome.batch.entries, outcome.results, strict=True)
+            if isinstance(result, OutOfMemory) and model.costs.is_usual(entry.form.elements)
+        ]
+        # A request that did not fit alone is run in parts when it comes again, if its rows are
+        # independent. Larger items than usual say nothing about batches of usual ones.
+        if alone and min(alone) > 1 and model.plan.splits_oversized:
+            model.ran_out_of_memory(min(alone))
 
 
 def _run_time(model: "ServedModel") -> RunTime | None:
