@@ -30,6 +30,12 @@ ON_A_GPU: Mapping[table.Metric, Facts] = {
         ("cuda:0", "CUDAExecutionProvider"): 118.0,
         ("cuda:0", "CPUExecutionProvider"): 2.0,
     },
+    table.MODEL_MEMORY: {
+        ("weights",): 97_000_000.0,
+        ("tensors",): 19_000_000.0,
+        ("loaded",): 120_000_000.0,
+        ("workspace",): 310_000_000.0,
+    },
 }
 
 

@@ -30,7 +30,12 @@ from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.errors import Internal
 from stoker.lifecycle.check import check_models
-from stoker.lifecycle.device_fault import FINISH_S, LEAVE_WITHIN_S, DeviceFaults
+from stoker.lifecycle.device_fault import (
+    FINISH_S,
+    LEAVE_WITHIN_S,
+    DeviceFaults,
+    KnownOfDevice,
+)
 from stoker.lifecycle.drain import DrainingTransport, drain
 from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
@@ -42,7 +47,7 @@ from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
 from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.runtime.installation import BrokenInstallation
-from stoker.runtime.memory import CPU, host_memory
+from stoker.runtime.memory import MemoryUse, memory_reader
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.settings import Settings
@@ -124,14 +129,20 @@ class Server:
             runs_inline=settings.grpc_transport == "native",
             hung_run_s=settings.hung_run_timeout_s,
         )
-        self.device_faults = DeviceFaults(self.health, self._registry.served, on_device_fault)
+        self._memory = memory or MemoryFit()
+        self.device_faults = DeviceFaults(
+            self.health,
+            self._registry.served,
+            on_device_fault,
+            lambda device: _known(runtime, self._memory, device),
+        )
         self._loader = Loader(
             Opener(
                 runtime,
                 profile_seconds=profile_seconds,
                 cpu_node_warning_share=settings.cpu_node_warning_share,
                 occupied=self.engine.occupied,
-                memory=memory,
+                memory=self._memory,
             ),
             self.engine,
             self._registry,
@@ -256,7 +267,7 @@ class Server:
         self._metrics.add_model(
             served.statistics,
             gauges,
-            facts=_device_facts(served.devices),
+            facts=_device_facts(served.devices, opened.memory),
             bring_up_to_date=served.note_started,
         )
 
@@ -331,15 +342,19 @@ class _DrainingStreams:
 
 
 def _device_facts(
-    reports: Sequence[DeviceReport],
+    reports: Sequence[DeviceReport], memory: MemoryUse | None
 ) -> Mapping[table.Metric, Mapping[tuple[str, ...], float]]:
-    """What the metrics show of where a version's sessions run: of several on one device, once."""
+    """What the metrics show of where a version's sessions run, of several on one device once, and
+    of what they take."""
     return {
         table.MODEL_INFO: {(each.device, each.provider): 1.0 for each in reports},
         table.MODEL_NODES: {
             (each.device, provider): count
             for each in reports
             for provider, count in each.nodes.items()
+        },
+        table.MODEL_MEMORY: {
+            (kind,): nbytes for kind, nbytes in (memory.kinds() if memory else {}).items()
         },
     }
 
@@ -349,9 +364,18 @@ def _visible_gpus() -> list[str]:
     return [gpu.uuid for gpu in read_gpu_facts().gpus]
 
 
-def _memory_fit() -> MemoryFit:
-    limit = memory_limit_bytes()
-    return MemoryFit(lambda device: host_memory(limit) if device == CPU else None)
+def _known(runtime: Runtime, memory: MemoryFit, device: str) -> KnownOfDevice:
+    """What was read of a device when models were loaded: it is asked for when it is broken."""
+    reading = memory.last.get(device)
+    if reading is None:
+        return KnownOfDevice(runtime.driver)
+    return KnownOfDevice(runtime.driver, reading.used, reading.total)
+
+
+def _memory_fit(settings: Settings, runtime: Runtime) -> MemoryFit:
+    gpus = runtime.gpus.gpus if isinstance(runtime, OnnxRuntime) else ()
+    read = memory_reader(gpus, memory_limit_bytes())
+    return MemoryFit(read, gpu_memory_share=settings.gpu_memory_share)
 
 
 def open_repository(settings: Settings) -> Repository:
@@ -383,7 +407,7 @@ def check(settings: Settings) -> CheckReport:
     opener = Opener(
         runtime,
         cpu_node_warning_share=settings.cpu_node_warning_share,
-        memory=_memory_fit(),
+        memory=_memory_fit(settings, runtime),
     )
     models = check_models(repository.models.values(), opener, to_pbtxt)
     return CheckReport(models, repository.problems)
@@ -466,7 +490,7 @@ async def _serve(
         runtime,
         repository,
         tls=tls,
-        memory=_memory_fit(),
+        memory=_memory_fit(settings, runtime),
         on_device_fault=leave_soon,
     )
     try:

@@ -123,6 +123,14 @@ class Settings:
             for_check=True,
         ),
     )
+    gpu_memory_share: Annotated[float, kinds.SHARE] = field(
+        default=0.9,
+        metadata=_about(
+            "How much of a GPU's memory the arenas of models may take together; the rest is for "
+            "CUDA's context and its libraries",
+            for_check=True,
+        ),
+    )
     cpu_node_warning_share: Annotated[float, kinds.SHARE] = field(
         default=0.05,
         metadata=_about(

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stoker.model import TensorConfig
-from stoker.runtime.graph_scan import Weights
+from stoker.runtime.gpu_facts import Gpu
 from stoker.runtime.memory import (
     MemoryReading,
     MemoryUse,
     arena_cap,
     host_memory,
     in_words,
+    memory_reader,
     misfit,
     shrinks_arena,
     tensor_bytes,
 )
+from stoker.runtime.weights import Weights
 from stoker.tensor import DataType
 
 from tests.engine_parts import config
@@ -136,6 +138,17 @@ def test_an_arena_is_shrunk_when_asked_and_after_memory_ran_out() -> None:
 def test_an_arena_with_captured_graphs_is_never_shrunk() -> None:
     for asked in ("", "gpu:0"):
         assert not shrinks_arena(asked=asked, device="cuda:0", ran_out=True, captures_graphs=True)
+
+
+def test_a_gpu_is_read_by_its_own_name_and_one_that_does_not_tell_is_not_read() -> None:
+    gpus = (Gpu(0, memory_bytes=100), Gpu(1, memory_bytes=200), Gpu(2))
+    free = {0: 30, 1: None}
+    read = memory_reader(gpus, None, lambda asked: tuple(free[gpu.index] for gpu in asked))
+    assert read("cuda:0") == MemoryReading(100, 70)
+    assert read("cuda:1") is None
+    assert read("cuda:2") is None
+    assert read("cuda:3") is None
+    assert read("cpu") == host_memory(None)
 
 
 def machine(root: Path, status: str) -> Path:

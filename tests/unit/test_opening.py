@@ -13,7 +13,8 @@ from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.opening import ModelDefinition, Opener
 from stoker.repository.local import scan
 from stoker.runtime.memory import MemoryReading, host_memory
-from stoker.runtime.onnx import OnnxRuntime, OnnxSession
+from stoker.runtime.onnx import OnnxRuntime
+from stoker.runtime.onnx_session import OnnxSession
 from stoker.runtime.session import Placement
 from stoker.tensor import DataType
 
@@ -164,13 +165,3 @@ def test_a_session_in_a_dead_context_is_not_freed(tmp_path: Path, reach: Reach) 
     with pytest.raises(DeviceFailed):
         Opener(runtime).open(definition(tmp_path, b"fake"), 1)
     assert [session.closed for session in runtime.sessions] == [reach is Reach.MODEL]
-
-
-def test_check_tells_what_a_real_model_takes(tmp_path: Path) -> None:
-    opener = Opener(OnnxRuntime("cpu"), memory=MemoryFit(lambda device: host_memory(None)))
-    memory = opener.inspect(definition(tmp_path, heavy()), 1).memory
-    assert memory is not None
-    assert memory.weights == WEIGHTS
-    assert memory.tensors == 4 * 4 * (2048 + 1024)
-    assert memory.loaded is not None
-    assert memory.loaded > WEIGHTS // 2

@@ -13,9 +13,16 @@ from typing import Final
 from stoker.errors import OutOfMemory
 from stoker.lifecycle.memory_meter import MemoryMeter
 from stoker.model import ModelConfig, ModelVersion
-from stoker.runtime import graph_scan
-from stoker.runtime.memory import MemoryUse, ReadMemory, arena_cap, misfit, tensor_bytes
+from stoker.runtime.memory import (
+    MemoryReading,
+    MemoryUse,
+    ReadMemory,
+    arena_cap,
+    misfit,
+    tensor_bytes,
+)
 from stoker.runtime.session import Placement
+from stoker.runtime.weights import weights
 from stoker.telemetry.log import event
 
 logger: Final = logging.getLogger(__name__)
@@ -32,8 +39,16 @@ class MemoryFit:
     ) -> None:
         """`read` reads a device's memory, of which models may take `gpu_memory_share` together on
         a GPU. What cannot be read refuses and caps nothing."""
-        self._read = read
+        self._ask = read
+        self.last: dict[str, MemoryReading] = {}
+        """The last reading of each device."""
         self._share = gpu_memory_share
+
+    def _read(self, device: str) -> MemoryReading | None:
+        reading = self._ask(device)
+        if reading is not None:
+            self.last[device] = reading
+        return reading
 
     def meter(self, placements: Sequence[Placement]) -> MemoryMeter:
         """For one load."""
@@ -44,7 +59,7 @@ class MemoryFit:
     ) -> Mapping[str, ModelConfig]:
         """The configuration for each device, with a cap for the arena on a GPU where the file has
         none. Raises OutOfMemory for a model whose weights cannot fit: ask before it is opened."""
-        found = graph_scan.weights(path)
+        found = weights(path)
         counts = Counter(placement.device for placement in placements)
         configs = {}
         for device, sessions in counts.items():
@@ -62,8 +77,8 @@ class MemoryFit:
 
 def memory_use(path: Path, config: ModelConfig, sessions: int, meter: MemoryMeter) -> MemoryUse:
     """What a version takes that is open and warm; all turns of the meter are over."""
-    weights = graph_scan.weights(path).total * sessions
-    return MemoryUse(weights, tensor_bytes(config), meter.loaded, meter.workspace)
+    total = weights(path).total * sessions
+    return MemoryUse(total, tensor_bytes(config), meter.loaded, meter.workspace)
 
 
 def log_memory(identity: ModelVersion, memory: MemoryUse) -> None:

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Final, Protocol
 
-from stoker.device import DeviceReport
+from stoker.device import CPU, DeviceReport
 from stoker.engine.engine import OpenedVersion, Profile
 from stoker.engine.policy import KNEE_LIMIT
 from stoker.errors import DeviceFailed, InvalidRequest, Reach, ServingError
@@ -26,7 +26,7 @@ from stoker.runtime.assignment import placement_doubt
 from stoker.runtime.bucket_dimension import dimension_buckets
 from stoker.runtime.buckets import check_buckets
 from stoker.runtime.independence import Independence, prove
-from stoker.runtime.memory import CPU, MemoryUse
+from stoker.runtime.memory import MemoryUse
 from stoker.runtime.overlap import measure_overlap
 from stoker.runtime.profile import measure
 from stoker.runtime.rows import find

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
+from stoker.device import CPU
 from stoker.model import ModelConfig, TensorConfig
-from stoker.runtime.graph_scan import Weights
-
-CPU: Final = "cpu"
+from stoker.runtime.gpu_facts import Gpu, read_free_memory
+from stoker.runtime.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,28 @@ def host_memory(limit: int | None, root: Path = Path("/")) -> MemoryReading | No
     if used is None or total is None:
         return None
     return MemoryReading(min(limit, total) if limit else total, used)
+
+
+def memory_reader(
+    gpus: Sequence[Gpu],
+    limit: int | None,
+    read_free: Callable[[tuple[Gpu, ...]], tuple[int | None, ...]] = read_free_memory,
+) -> ReadMemory:
+    """Reads the CPU's memory, bounded by `limit`, and that of these GPUs."""
+    by_name = {f"cuda:{gpu.index}": gpu for gpu in gpus}
+
+    def read(device: str) -> MemoryReading | None:
+        if device == CPU:
+            return host_memory(limit)
+        gpu = by_name.get(device)
+        if gpu is None or not gpu.memory_bytes:
+            return None
+        (free,) = read_free((gpu,))
+        if free is None:
+            return None
+        return MemoryReading(gpu.memory_bytes, max(0, gpu.memory_bytes - free))
+
+    return read
 
 
 def _kibibytes(path: Path, keys: Sequence[str]) -> int | None:

@@ -131,6 +131,12 @@ class OnnxRuntime:
         return str(self._library.__version__)
 
     @property
+    def driver(self) -> str | None:
+        """Implements `Runtime`: the newest CUDA that the driver can do."""
+        version = self.gpus.driver_version
+        return f"for CUDA {version // 1000}.{version % 1000 // 10}" if version else None
+
+    @property
     def gpus(self) -> GpuFacts:
         """The GPUs as the driver tells of them; none with the device `cpu`."""
         return self._discovery.gpus

@@ -221,6 +221,15 @@ MODEL_NODES: Final = _of_model(
     "Nodes of the version's graph by the execution provider that runs them, for each device.",
     ("model", "version", "device", "provider"),
 )
+MODEL_MEMORY: Final = _of_model(
+    "stoker_model_memory_bytes",
+    _GAUGE,
+    "bytes",
+    "What the version takes: weights (from its file), tensors (of its largest batch), loaded and "
+    "workspace (measured; absent where other models were loaded at the same moment).",
+    (*_MODEL, "kind"),
+)
+
 MODEL_READY: Final = Metric(
     "stoker_model_ready",
     _GAUGE,
@@ -477,7 +486,7 @@ TABLE: Final = (
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
     OUT_OF_MEMORY, DEVICE_RETRIES, HUNG_RUNS, SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED,
     MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT, MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
-    MODEL_READY, READY, BUILD, START_TIME,
+    MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
     LOOP_LAG, LOOP_BUSY,
     PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES,
