@@ -251,7 +251,8 @@ class Execution:
         began = clock()
         wanted = wanted_outputs(forms)
         made = None
-        fixed = self._level1(forms[0])
+        # After a run that found no memory: only a plain run shrinks the arena first.
+        fixed = None if outcome.out_of_memory_runs else self._level1(forms[0])
         if fixed is not None and fixed.takes(forms, wanted, rows):
             lone = fixed.gather(requests, forms, rows)
             assembled = clock()

@@ -132,7 +132,7 @@ def shrinks_arena(*, asked: str, device: str, ran_out: bool, captures_graphs: bo
     `asked` is what the model's configuration says, which holds for every run. Otherwise the run
     after one that ran out of memory shrinks: what other batches' shapes left behind in the arena
     may be what was missing. Never where CUDA graphs are captured: their buffers have fixed
-    addresses in it.
+    addresses in it. An arena keeps its first region whatever is asked.
     """
     if captures_graphs:
         return ""
