@@ -15,10 +15,10 @@ import threading
 import time
 from collections.abc import Mapping
 
-from stoker.app import serve
 from stoker.arguments import parse_settings
 from stoker.errors import DeviceFailed, Reach
 from stoker.model import ModelConfig
+from stoker.process import serve
 from stoker.runtime.session import Placement
 from stoker.tensor import Array
 

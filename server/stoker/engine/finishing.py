@@ -110,8 +110,8 @@ class Finishing:
             model.costs.observe(elements, run.rows, seconds, alone=outcome.alone)
             if seconds > LONG_RUN_S:
                 model.long_runs.observe(run.rows, seconds)
-            if model.is_limited:
-                model.fitted(run.rows)
+            if model.batch_limit.is_lowered:
+                model.batch_limit.fitted(run.rows)
         model.statistics.bisections += outcome.bisections
         model.statistics.out_of_memory += outcome.out_of_memory_runs
         model.statistics.device_retries += outcome.device_retries
@@ -129,7 +129,7 @@ class Finishing:
         """Makes later batches smaller, where that helps."""
         model, rows = self._model, outcome.out_of_memory_rows
         if rows and not all(isinstance(result, OutOfMemory) for result in outcome.results):
-            model.ran_out_of_memory(rows)
+            model.batch_limit.ran_out(rows)
         alone = [
             entry.rows
             for (entry, _), result in zip(outcome.batch.entries, outcome.results, strict=True)
@@ -138,7 +138,7 @@ class Finishing:
         # A request that did not fit alone is run in parts when it comes again, if its rows are
         # independent. Larger items than usual say nothing about batches of usual ones.
         if alone and min(alone) > 1 and model.plan.splits_oversized:
-            model.ran_out_of_memory(min(alone))
+            model.batch_limit.ran_out(min(alone))
 
 
 def _run_time(model: "ServedModel") -> RunTime | None:

@@ -14,24 +14,23 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from stoker.device import DeviceReport
 from stoker.engine.admission import Admission, Refused
 from stoker.engine.arrivals import Arrivals
+from stoker.engine.batch_limit import BatchLimit
 from stoker.engine.cost_book import CostBook
 from stoker.engine.device_failures import DeviceFailures
 from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
-from stoker.engine.forecast import RunningNow, RunSizes, running_now, slowdown_now
+from stoker.engine.forecast import RunningNow, running_now, slowdown_now
 from stoker.engine.inline import Inline
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
-from stoker.engine.row_limit import RowLimit
 from stoker.engine.scheduler import BatchPolicy
 from stoker.engine.waiting import Waiting
 from stoker.engine.watchdog import LongRuns
@@ -86,11 +85,6 @@ class ServedModel:
         self.costs = costs
         self.statistics = statistics
         self.failure_budget = FailureBudget()
-        self._row_limit = RowLimit(policy.max_rows)
-        self._full_policy = policy
-        self._full_sizes = costs.sizes
-        self.is_limited = False
-        """Batches are smaller than configured because one did not fit into memory."""
         self.instances: list[Instance] = []
         self.devices: tuple[DeviceReport, ...] = ()
         """Where each of its sessions really runs."""
@@ -114,6 +108,7 @@ class ServedModel:
         self.keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop
         self.clock = clock
+        self.batch_limit = BatchLimit(self)
         self.waiting = Waiting(
             is_plain=admission.is_plain,
             has_delayed=admission.has_delay_policy,
@@ -444,36 +439,6 @@ class ServedModel:
     def has_limits(self) -> bool:
         """Whether a request that is here may wait for a limited time only."""
         return not self._expiry.is_empty
-
-    def ran_out_of_memory(self, rows: int) -> None:
-        """A batch of so many rows did not fit into memory: later ones are smaller."""
-        if self._row_limit.lower(rows, self.clock()):
-            logger.warning(
-                "%s ran out of memory at %d rows: batches are limited to %d rows",
-                self.plan.identity,
-                rows,
-                self._row_limit.rows,
-            )
-            self._limit_rows()
-
-    def fitted(self, rows: int) -> None:
-        """A run of so many rows fitted into memory. Called while `is_limited` only."""
-        if self._row_limit.ran(rows, self.clock()):
-            logger.info(
-                "%s: batches may have %d rows again", self.plan.identity, self._row_limit.rows
-            )
-            self._limit_rows()
-
-    def _limit_rows(self) -> None:
-        limit, full = self._row_limit.rows, self._full_policy
-        self.is_limited = self._row_limit.is_lowered
-        self.policy = replace(
-            full,
-            max_rows=limit,
-            preferred_rows=tuple(n for n in full.preferred_rows if n <= limit),
-        )
-        sizes = RunSizes(limit, limit) if self.is_limited else self._full_sizes
-        self.costs.resize(sizes)
 
     @property
     def device_names(self) -> tuple[str, ...]:

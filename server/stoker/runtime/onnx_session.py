@@ -23,7 +23,7 @@ from stoker.runtime.device_memory import DeviceMemory
 from stoker.runtime.memory import shrinks_arena
 from stoker.runtime.options import ARENA_SHRINKAGE, GRAPH_KEY, SessionOptions
 from stoker.runtime.session import Binding, BoundTensor
-from stoker.runtime.translation import Translation
+from stoker.runtime.translation import translation
 from stoker.tensor import Array, DataType, TensorSpec, shape_text
 
 _LOG_FATAL: Final = 4
@@ -89,7 +89,7 @@ class OnnxSession:
         self._ran_out = False
         self._is_bindable = not self._has_text and not self._passed_on
         self._bindings: WeakSet[OnnxBinding] = WeakSet()
-        self._translation = Translation(model, on_gpu=report.device != CPU)
+        self._translation = translation(model, report.device)
         self._makes_much = False
         """The last run made outputs of COPIED_BYTES or more."""
 
@@ -284,7 +284,7 @@ class OnnxSession:
             asked=entries.pop(ARENA_SHRINKAGE, ""),
             device=self.device,
             ran_out=ran_out and self._has_arena,
-            captures_graphs=self._report.options.get("enable_cuda_graph") == "1",
+            captures_graphs=self._graphs.captures,
         )
         if shrinks:
             entries[ARENA_SHRINKAGE] = shrinks
