@@ -146,6 +146,12 @@ def test_a_device_fault_names_the_number_and_neither_host_nor_file() -> None:
     )
 
 
+def test_a_device_fault_that_is_written_by_name_is_told_by_number() -> None:
+    text = "Status Message: CUDA error cudaErrorIllegalAddress:an illegal memory access"
+    error = run_error(text, model="m", on_gpu=True)
+    assert error.message == "model 'm': CUDA failure 700: an illegal memory access"
+
+
 def test_a_gpu_without_kernels_is_told_what_would_do() -> None:
     error = open_error(NO_KERNEL, model="m", filename="model.onnx", on_gpu=True)
     assert type(error) is DeviceFailed

@@ -219,7 +219,8 @@ def device_reason(text: str, fault: Fault) -> str:
     failure = _LIBRARY_FAILURE.search(text)
     if failure is None:
         return "the GPU reported an allocation of impossible size; its state is not trusted"
-    what = f"{failure[1]} failure {failure[2]}"
+    code = str(_NUMBERS.get(failure[2], failure[2]))  # by number, whichever way it was written
+    what = f"{failure[1]} failure {code}"
     if failure[3].strip():
         what += f": {public_reason(failure[3])}"
     if fault is Fault.UNSUPPORTED:
@@ -227,8 +228,8 @@ def device_reason(text: str, fault: Fault) -> str:
             f"{what}; onnxruntime-gpu has code for compute capability {CAPABILITIES_TEXT}, and "
             "this GPU is none of them"
         )
-    if fault is Fault.STARTUP and failure[2] in STARTUP_REMEDIES:
-        return f"{what}; {STARTUP_REMEDIES[failure[2]]}"
+    if fault is Fault.STARTUP and code in STARTUP_REMEDIES:
+        return f"{what}; {STARTUP_REMEDIES[code]}"
     return what
 
 
