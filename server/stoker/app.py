@@ -359,7 +359,7 @@ def _known(runtime: Runtime, memory: MemoryFit, device: str) -> KnownOfDevice:
 
 def memory_fit(settings: Settings, runtime: Runtime) -> MemoryFit:
     """The memory of this machine's devices, as the settings share it out."""
-    gpus = runtime.gpus.gpus if isinstance(runtime, OnnxRuntime) else ()
+    gpus = (lambda: runtime.gpus.gpus) if isinstance(runtime, OnnxRuntime) else tuple
     read = memory_reader(gpus, memory_limit_bytes())
     return MemoryFit(read, gpu_memory_share=settings.gpu_memory_share)
 

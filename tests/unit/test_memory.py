@@ -143,7 +143,7 @@ def test_an_arena_with_captured_graphs_is_never_shrunk() -> None:
 def test_a_gpu_is_read_by_its_own_name_and_one_that_does_not_tell_is_not_read() -> None:
     gpus = (Gpu(0, memory_bytes=100), Gpu(1, memory_bytes=200), Gpu(2))
     free = {0: 30, 1: None}
-    read = memory_reader(gpus, None, lambda asked: tuple(free[gpu.index] for gpu in asked))
+    read = memory_reader(lambda: gpus, None, lambda asked: tuple(free[gpu.index] for gpu in asked))
     assert read("cuda:0") == MemoryReading(100, 70)
     assert read("cuda:1") is None
     assert read("cuda:2") is None

@@ -154,17 +154,17 @@ def host_memory(limit: int | None, root: Path = Path("/")) -> MemoryReading | No
 
 
 def memory_reader(
-    gpus: Sequence[Gpu],
+    gpus: Callable[[], Sequence[Gpu]],
     limit: int | None,
     read_free: Callable[[tuple[Gpu, ...]], tuple[int | None, ...]] = read_free_memory,
 ) -> ReadMemory:
-    """Reads the CPU's memory, bounded by `limit`, and that of these GPUs."""
-    by_name = {f"cuda:{gpu.index}": gpu for gpu in gpus}
+    """Reads the CPU's memory, bounded by `limit`, and that of these GPUs, which are asked for only
+    when one of them is read."""
 
     def read(device: str) -> MemoryReading | None:
         if device == CPU:
             return host_memory(limit)
-        gpu = by_name.get(device)
+        gpu = next((gpu for gpu in gpus() if device == f"cuda:{gpu.index}"), None)
         if gpu is None or not gpu.memory_bytes:
             return None
         (free,) = read_free((gpu,))
