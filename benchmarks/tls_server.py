@@ -8,8 +8,8 @@ Not a benchmark itself: `serving.serve` starts it. `stoker serve` has no flag fo
 import sys
 from pathlib import Path
 
-from stoker.app import serve
 from stoker.arguments import parse_settings
+from stoker.process import serve
 from stoker.transport.tls import server_context
 
 

@@ -350,18 +350,23 @@ class StokerProcess:
 
 
 def run_stoker(
-    *arguments: str, environment: dict[str, str] | None = None, inherits: bool = True
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    inherits: bool = True,
+    module: str = "stoker",
+    stderr: int = subprocess.DEVNULL,
 ) -> StokerProcess:
     """Starts `stoker serve` on free ports and waits for its ready line. `environment` is added to
-    that of the tests, or is all that there is where the process `inherits` nothing."""
+    that of the tests, or is all that there is where the process `inherits` nothing. `module`: what
+    is run instead of `stoker`, with the same arguments."""
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "stoker", "serve",
+            sys.executable, "-m", module, "serve",
             "--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0",
             "--log-format", "json", *arguments,
         ],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
         env={**(os.environ if inherits else {}), **(environment or {})},
     )  # fmt: skip

@@ -23,6 +23,7 @@ import uvloop
 from stoker.engine.engine import Engine, OpenedVersion, Profile
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
+from stoker.engine.watchdog import HUNG_AFTER_S
 from stoker.errors import ServingError
 from stoker.inference import Cancel
 from stoker.model import (
@@ -137,7 +138,12 @@ class Serving:
     """An engine over the fake runtime."""
 
     def __init__(
-        self, runtime: FakeRuntime, clock: Callable[[], float], *, runs_inline: bool
+        self,
+        runtime: FakeRuntime,
+        clock: Callable[[], float],
+        *,
+        runs_inline: bool,
+        hung_run_s: float,
     ) -> None:
         self.runtime = runtime
         self.registry = ModelRegistry()
@@ -151,6 +157,7 @@ class Serving:
             statistics=self.unrouted,
             clock=clock,
             runs_inline=runs_inline,
+            hung_run_s=hung_run_s,
         )
 
     def add(
@@ -196,10 +203,13 @@ async def serving(
     runtime: FakeRuntime | None = None,
     clock: Callable[[], float] = time.monotonic,
     runs_inline: bool = False,
+    hung_run_s: float = HUNG_AFTER_S,
 ) -> AsyncIterator[Serving]:
     """An engine that ends with the block; every model must have come to rest by then. A run that
     is held on the loop would hold the test, so short models have threads unless a test asks."""
-    at = Serving(runtime or FakeRuntime(model), clock, runs_inline=runs_inline)
+    at = Serving(
+        runtime or FakeRuntime(model), clock, runs_inline=runs_inline, hung_run_s=hung_run_s
+    )
     try:
         yield at
         for served in at.registry.served():

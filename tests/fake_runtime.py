@@ -116,6 +116,11 @@ class FakeRuntime:
         """No library's."""
         return "fake"
 
+    @property
+    def driver(self) -> str | None:
+        """No driver's."""
+        return "fake driver"
+
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """The given placements, else one on the CPU with the configured number of instances."""
         if self.place_error is not None:

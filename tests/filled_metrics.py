@@ -30,6 +30,12 @@ ON_A_GPU: Mapping[table.Metric, Facts] = {
         ("cuda:0", "CUDAExecutionProvider"): 118.0,
         ("cuda:0", "CPUExecutionProvider"): 2.0,
     },
+    table.MODEL_MEMORY: {
+        ("weights",): 97_000_000.0,
+        ("tensors",): 19_000_000.0,
+        ("loaded",): 120_000_000.0,
+        ("workspace",): 310_000_000.0,
+    },
 }
 
 
@@ -80,6 +86,9 @@ def filled_statistics() -> ModelStatistics:
     statistics.pending = 5
     statistics.in_flight = 9
     statistics.bisections = 1
+    statistics.out_of_memory = 3
+    statistics.device_retries = 1
+    statistics.hung_runs = 1
     statistics.slow_loop_runs = 2
     statistics.wrong_refusals = 2
     for turn in range(40):

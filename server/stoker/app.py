@@ -1,27 +1,20 @@
 """The composition root: builds every part, starts them in order, stops them in reverse.
 
-Start: log, health, engine, transports (ports open at once), then models. Stop: the steps of
+Start: health, engine, transports (ports open at once), then models. Stop: the steps of
 `lifecycle/drain.py`, then models, executors, ports. The only module that imports both planes.
+`process.py` runs a `Server` for as long as the process lives.
 """
 
 import asyncio
-import gc
 import logging
-import os
-import signal
 import ssl
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NoReturn
-
-import uvloop
+from typing import Final
 
 import stoker
-from stoker import descriptors
-from stoker.allocator import keep_freed_memory
 from stoker.checking import CheckReport
 from stoker.device import DeviceReport
 from stoker.engine.engine import Engine, OpenedVersion
@@ -29,9 +22,15 @@ from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.errors import Internal
 from stoker.lifecycle.check import check_models
-from stoker.lifecycle.drain import drain
+from stoker.lifecycle.device_fault import (
+    FINISH_S,
+    DeviceFaults,
+    KnownOfDevice,
+)
+from stoker.lifecycle.drain import DrainingTransport, drain
 from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
+from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
 from stoker.memory_limit import memory_limit_bytes
 from stoker.model import Readiness, VersionState
@@ -39,6 +38,7 @@ from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
 from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.runtime.installation import BrokenInstallation
+from stoker.runtime.memory import MemoryUse, memory_reader
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.settings import Settings
@@ -61,11 +61,6 @@ from stoker.transport.wire.limits import MANAGEMENT_CONNECTIONS, BufferBudget, H
 from stoker.transport.wire.server import HttpServer
 
 logger: Final = logging.getLogger(__name__)
-
-EXIT_DRAINED: Final = 0
-EXIT_BAD_USAGE: Final = 2
-EXIT_NOT_THERE: Final = 3
-EXIT_INTERRUPTED: Final = 130
 
 DEMO: Final = Path(__file__).parent / "demo" / "models"
 
@@ -90,8 +85,14 @@ class Server:
         *,
         profile_seconds: float = PROFILE_SECONDS,
         tls: ssl.SSLContext | None = None,
+        memory: MemoryFit | None = None,
+        on_device_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`."""
+        """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`.
+
+        `on_device_fault` is called once when this process cannot use its GPUs any more: it is to
+        call `abandon` and to end.
+        """
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._repository = repository
@@ -111,6 +112,14 @@ class Server:
             # grpc.aio hands calls over one by one: each would be run alone, where a thread lets
             # batches form meanwhile (benchmarks/results/0006-grpc.md).
             runs_inline=settings.grpc_transport == "native",
+            hung_run_s=settings.hung_run_timeout_s,
+        )
+        self._memory = memory or MemoryFit()
+        self.device_faults = DeviceFaults(
+            self.health,
+            self._registry.served,
+            on_device_fault,
+            lambda device: _known(runtime, self._memory, device),
         )
         self._loader = Loader(
             Opener(
@@ -118,12 +127,14 @@ class Server:
                 profile_seconds=profile_seconds,
                 cpu_node_warning_share=settings.cpu_node_warning_share,
                 occupied=self.engine.occupied,
+                memory=self._memory,
             ),
             self.engine,
             self._registry,
             on_change=self.health.changed,
             on_ready=self._version_ready,
             on_gone=self._version_gone,
+            on_device_fault=self.device_faults.strike,
         )
         self._board = HealthBoard()
         self._demand = DemandMeter()
@@ -195,11 +206,20 @@ class Server:
         self._board.drain()
         return await drain(
             self.health,
-            (_DrainingStreams(self._streams), *self._data.draining()),
+            self._draining(),
             self._registry.served,
             delay=self._settings.drain_delay_s,
             grace=self._settings.drain_timeout_s,
         )
+
+    async def abandon(self) -> None:
+        """Lets the answers leave and closes the data ports, after a device fault: nothing that a
+        GPU holds is freed. Takes up to FINISH_S and LAST_ANSWERS of `lifecycle/`."""
+        self._board.drain()
+        await drain(self.health, self._draining(), self._registry.served, delay=0.0, grace=FINISH_S)
+
+    def _draining(self) -> tuple[DrainingTransport, ...]:
+        return (_DrainingStreams(self._streams), *self._data.draining())
 
     async def close(self) -> bool:
         """Ends everything that is left: connections, executors, ports. False if a model's run goes
@@ -232,7 +252,7 @@ class Server:
         self._metrics.add_model(
             served.statistics,
             gauges,
-            facts=_device_facts(served.devices),
+            facts=_device_facts(served.devices, opened.memory),
             bring_up_to_date=served.note_started,
         )
 
@@ -307,9 +327,10 @@ class _DrainingStreams:
 
 
 def _device_facts(
-    reports: Sequence[DeviceReport],
+    reports: Sequence[DeviceReport], memory: MemoryUse | None
 ) -> Mapping[table.Metric, Mapping[tuple[str, ...], float]]:
-    """What the metrics show of where a version's sessions run: of several on one device, once."""
+    """What the metrics show of where a version's sessions run, of several on one device once, and
+    of what they take."""
     return {
         table.MODEL_INFO: {(each.device, each.provider): 1.0 for each in reports},
         table.MODEL_NODES: {
@@ -317,12 +338,30 @@ def _device_facts(
             for each in reports
             for provider, count in each.nodes.items()
         },
+        table.MODEL_MEMORY: {
+            (kind,): nbytes for kind, nbytes in (memory.kinds() if memory else {}).items()
+        },
     }
 
 
 def _visible_gpus() -> list[str]:
     """The UUIDs of the GPUs that CUDA sees in this process, in its order."""
     return [gpu.uuid for gpu in read_gpu_facts().gpus]
+
+
+def _known(runtime: Runtime, memory: MemoryFit, device: str) -> KnownOfDevice:
+    """What was read of a device when models were loaded: it is asked for when it is broken."""
+    reading = memory.last.get(device)
+    if reading is None:
+        return KnownOfDevice(runtime.driver)
+    return KnownOfDevice(runtime.driver, reading.used, reading.total)
+
+
+def memory_fit(settings: Settings, runtime: Runtime) -> MemoryFit:
+    """The memory of this machine's devices, as the settings share it out."""
+    gpus = (lambda: runtime.gpus.gpus) if isinstance(runtime, OnnxRuntime) else tuple
+    read = memory_reader(gpus, memory_limit_bytes())
+    return MemoryFit(read, gpu_memory_share=settings.gpu_memory_share)
 
 
 def open_repository(settings: Settings) -> Repository:
@@ -334,7 +373,8 @@ def open_repository(settings: Settings) -> Repository:
     )
 
 
-def _runtime(settings: Settings) -> OnnxRuntime:
+def open_runtime(settings: Settings) -> OnnxRuntime:
+    """ONNX Runtime as the settings want it. Raises BrokenInstallation."""
     return OnnxRuntime(
         settings.device,
         gpu_placement=settings.gpu_placement,
@@ -348,122 +388,13 @@ def check(settings: Settings) -> CheckReport:
     log.set_up(settings.log_format, "error")
     repository = open_repository(settings)
     try:
-        runtime = _runtime(settings)
+        runtime = open_runtime(settings)
     except BrokenInstallation as error:
         return CheckReport((), (str(error),))
-    opener = Opener(runtime, cpu_node_warning_share=settings.cpu_node_warning_share)
+    opener = Opener(
+        runtime,
+        cpu_node_warning_share=settings.cpu_node_warning_share,
+        memory=memory_fit(settings, runtime),
+    )
     models = check_models(repository.models.values(), opener, to_pbtxt)
     return CheckReport(models, repository.problems)
-
-
-def serve(settings: Settings, tls: ssl.SSLContext | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, with `tls` over TLS only; gives the exit code."""
-    form = log.set_up(settings.log_format, settings.log_level)
-    keep_freed_memory()
-    settings = _within_descriptors(settings)
-    try:
-        runtime = _runtime(settings)
-    except BrokenInstallation as error:
-        log.event(logger, "start_failed", str(error), level=logging.CRITICAL)
-        return EXIT_BAD_USAGE
-    code = uvloop.run(_serve(settings, runtime, form, tls))
-    if code != EXIT_DRAINED:
-        _leave(code)  # a load may be under way in a thread, and the interpreter would wait for it
-    return code
-
-
-def _within_descriptors(settings: Settings) -> Settings:
-    """The settings with as many connections as the process can have; says so if they are fewer."""
-    limit = descriptors.raise_limit()
-    log.event(logger, "descriptors", "descriptors allowed", level=logging.DEBUG, limit=limit)
-    most = descriptors.connections_within(settings.max_connections, limit)
-    if most < settings.max_connections:
-        log.event(
-            logger,
-            "few_descriptors",
-            f"expected descriptors for {settings.max_connections} connections, got a limit of "
-            f"{limit}: at most {most} are served at once",
-            level=logging.WARNING,
-            limit=limit,
-            max_connections=most,
-        )
-    return replace(settings, max_connections=most)
-
-
-def _leave(code: int) -> NoReturn:
-    """Ends the process without waiting for threads."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-async def _serve(
-    settings: Settings, runtime: Runtime, form: log.Format, tls: ssl.SSLContext | None
-) -> int:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def signalled(number: signal.Signals) -> None:
-        if stop.is_set():
-            log.event(logger, "interrupted", f"a second {number.name}: exiting at once")
-            os._exit(EXIT_INTERRUPTED)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled, number)
-    repository = await loop.run_in_executor(None, open_repository, settings)
-    server = Server(settings, runtime, repository, tls=tls)
-    try:
-        addresses = await server.start()
-    except OSError as error:
-        log.event(logger, "start_failed", f"cannot listen: {error}", level=logging.CRITICAL)
-        await server.close()
-        return EXIT_BAD_USAGE
-    _say_when_ready(server, settings, addresses, form)
-    loading = asyncio.create_task(server.load(), name="load models")
-    stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
-    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if loading.done():
-        await loading
-        # A full collection looks at all that start-up made, 35 ms for 51,000 objects, and the loop
-        # stands still (benchmarks/results/0003-loop-lag.md). That lives as long as the process.
-        gc.collect()
-        gc.freeze()
-        state = server.health.readiness()
-        if settings.exit_on_error and not state.ready and not stop.is_set():
-            for reason in state.reasons:
-                log.event(logger, "start_failed", reason, level=logging.CRITICAL)
-            stopping.cancel()
-            await server.close()
-            return EXIT_NOT_THERE
-    await stopping
-    await server.drain()
-    if not loading.done():
-        _leave(EXIT_DRAINED)  # nothing is served; a thread opens a model that nobody waits for
-    if not await server.close():
-        _leave(EXIT_DRAINED)  # a run goes on whose requests have been answered
-    return EXIT_DRAINED
-
-
-def _say_when_ready(
-    server: Server, settings: Settings, addresses: Addresses, form: log.Format
-) -> None:
-    """Prints the ready line, once."""
-    said = False
-
-    def look() -> None:
-        nonlocal said
-        if said or not server.health.readiness().ready:
-            return
-        said = True
-        line = log.ready_line(
-            form,
-            http=f"{settings.host}:{addresses.http}",
-            grpc=f"{settings.host}:{addresses.grpc}",
-            metrics=f"{settings.host}:{addresses.metrics}",
-            now=time.time(),
-        )
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
-    server.health.watch(look)

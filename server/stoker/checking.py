@@ -26,7 +26,7 @@ class CheckedModel:
     device: str = ""
     """Where it would run, in words: `cpu`, `cuda:0 NVIDIA L4 (120 nodes)` ..."""
     details: tuple[str, ...] = ()
-    """Of a session on a GPU: nodes by provider and options as they are stored, a line each."""
+    """Lines: what it takes of memory; of sessions on a GPU nodes, copies and stored options."""
     config: str = ""
     """The completed configuration in protobuf's text form."""
 

@@ -113,7 +113,7 @@ def _start(words: Sequence[str]) -> int:
     from stoker.arguments import parse_settings
 
     settings = parse_settings("serve", words)
-    from stoker.app import serve
+    from stoker.process import serve
 
     return serve(settings)
 

@@ -2,7 +2,7 @@
 them.
 
 Each connection is a descriptor, and a process without a free one accepts nobody, the kubelet's
-probes included. `app.py` raises the limit at start, once.  Source: getrlimit(2), RLIMIT_NOFILE.
+probes included. `process.py` raises the limit at start, once.  Source: getrlimit(2), RLIMIT_NOFILE.
 """
 
 import resource

@@ -147,10 +147,27 @@ class OutOfMemory(ServingError):
     code = ErrorCode.OUT_OF_MEMORY
 
 
+class Reach(Enum):
+    """How far a device's failure reaches, and with that what helps."""
+
+    RUN = "run"
+    """This run only: the device answers as if nothing had happened. Running it again may help."""
+    MODEL = "model"
+    """This model cannot run on this device; others can."""
+    PROCESS = "process"
+    """Every later call of this process to a GPU fails as well: only a new process helps."""
+
+
 class DeviceFailed(ServingError):
-    """The device broke. The model is no longer ready."""
+    """The device broke, for one run, one model or the whole process."""
 
     code = ErrorCode.DEVICE_FAILED
+
+    def __init__(
+        self, message: str, *, reach: Reach = Reach.MODEL, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reach = reach
 
 
 class AlreadyExists(ServingError):

@@ -123,6 +123,14 @@ class Settings:
             for_check=True,
         ),
     )
+    gpu_memory_share: Annotated[float, kinds.SHARE] = field(
+        default=0.9,
+        metadata=_about(
+            "How much of a GPU's memory the arenas of models may take together; the rest is for "
+            "CUDA's context and its libraries",
+            for_check=True,
+        ),
+    )
     cpu_node_warning_share: Annotated[float, kinds.SHARE] = field(
         default=0.05,
         metadata=_about(
@@ -164,6 +172,15 @@ class Settings:
         metadata=_about(
             "After the drain delay: how long requests in flight may take to finish",
             key="drain_timeout",
+        ),
+    )
+    # No model that answers requests takes a minute for a run; one that does is written down here.
+    hung_run_timeout_s: Annotated[float, kinds.DURATION] = field(
+        default=60.0,
+        metadata=_about(
+            "A run that lasts longer than this, and than 50 times what such runs take, is hung: on "
+            "a GPU the process ends with code 70, on the CPU it is logged and counted; 0: never",
+            key="hung_run_timeout",
         ),
     )
     # Triton's limit.

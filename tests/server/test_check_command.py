@@ -1,25 +1,31 @@
 """`stoker check` shows what would be served and every problem at once, and serves nothing."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import onnx
 from google.protobuf import text_format
 from stoker.app import DEMO
 from stoker.check_output import COLUMNS
 from stoker.protocol.model_config_pb2 import ModelConfig
+from stoker.tensor import DataType
 
 from tests.conftest import PATIENCE
 from tests.models import (
     NOT_A_MODEL,
     SIMPLE_CONFIG,
     ModelEntry,
+    build,
     double,
     external,
     fails_on_data,
     simple,
     softmax_over_rows,
+    tensor,
     write_repository,
 )
 
@@ -200,3 +206,21 @@ def test_no_reason_holds_a_path_of_the_machine_however_the_source_is_named(tmp_p
     assert process.returncode == 1
     assert "problem: m version 1" in process.stdout
     assert "repository/m" not in process.stdout
+
+
+def test_what_a_model_takes_of_memory_is_told(tmp_path: Path) -> None:
+    weights = np.ones((2048, 1024), np.float32)
+    model = build(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [tensor("x", DataType.FP32, ["batch", 2048])],
+        [tensor("y", DataType.FP32, ["batch", 1024])],
+        {"w": weights},
+    )
+    done = check(write_repository(tmp_path / "repository", {"m": model}))
+    told = re.search(
+        r"^# memory: weights 8\.0 MiB, tensors 48\.0 KiB, loaded (\S+) MiB, workspace ",
+        done.stdout,
+        re.MULTILINE,
+    )
+    assert told is not None, done.stdout
+    assert float(told[1]) >= 8

@@ -21,6 +21,7 @@ from stoker.errors import (
     Internal,
     ModelNotReady,
     OutOfMemory,
+    Reach,
     ServingError,
 )
 from stoker.model import ModelVersion, TensorConfig
@@ -155,6 +156,51 @@ def test_a_device_that_breaks_during_a_bisection_ends_it() -> None:
     assert all(isinstance(result, DeviceFailed) for result in outcome.results)
 
 
+def passing(*, after: int) -> FakeModel:
+    """Fails so many runs for reasons that the device does not know of; the later ones pass."""
+    left = [after]
+
+    def fail(feeds: Mapping[str, Array]) -> ServingError | None:
+        left[0] -= 1
+        return DeviceFailed("CUBLAS failure 13", reach=Reach.RUN) if left[0] >= 0 else None
+
+    return FakeModel(fail=fail)
+
+
+def test_a_device_fault_of_one_run_is_tried_once_more() -> None:
+    scene = Scene(model=passing(after=1))
+    outcome = scene.execute(*singles(1, 2))
+    assert scene.runs == [2, 2]
+    assert outcome.device_retries == 1
+    assert outcome.device_failed is None
+    np.testing.assert_array_equal(answer(outcome.results[1]), 2 * numbers(1, 2))
+
+
+def test_a_device_fault_that_comes_again_fails_the_batch() -> None:
+    scene = Scene(model=passing(after=2))
+    outcome = scene.execute(*singles(1, 2))
+    assert scene.runs == [2, 2]
+    assert all(isinstance(result, DeviceFailed) for result in outcome.results)
+    assert outcome.device_failed is not None
+
+
+def test_a_run_is_not_tried_again_for_requests_whose_deadline_has_passed() -> None:
+    scene = Scene(model=passing(after=1), seconds=1.0)
+    late = InferRequest.of("m", inputs=request().inputs, deadline=0.5)
+    outcome = scene.execute(late, *singles(3))
+    assert scene.runs == [2, 1]
+    assert isinstance(outcome.results[0], DeadlineExceeded)
+    np.testing.assert_array_equal(answer(outcome.results[1]), 2 * numbers(1, 3))
+
+
+@pytest.mark.parametrize("reach", [Reach.MODEL, Reach.PROCESS])
+def test_a_fault_that_reaches_further_is_not_tried_again(reach: Reach) -> None:
+    error = DeviceFailed("gone", reach=reach)
+    scene = Scene(model=FakeModel(fail=lambda feeds: error))
+    assert scene.execute(*singles(1)).device_retries == 0
+    assert scene.runs == [1]
+
+
 def out_of_memory_above(rows: int) -> FakeModel:
     return FakeModel(
         fail=lambda feeds: OutOfMemory("too large") if len(feeds["x"]) > rows else None
@@ -174,6 +220,19 @@ def test_a_request_that_does_not_fit_alone_says_nothing_about_batches() -> None:
     outcome = scene.execute(request(rows=3))
     assert isinstance(outcome.results[0], OutOfMemory)
     assert outcome.out_of_memory_rows == 0
+    assert outcome.out_of_memory_runs == 1
+
+
+def test_halves_of_a_batch_that_did_not_fit_leave_out_requests_that_are_late() -> None:
+    scene = Scene(model=out_of_memory_above(2), seconds=1.0)
+    late = InferRequest.of("m", inputs=request().inputs, deadline=0.5)
+    outcome = scene.execute(*singles(1, 2), late)
+    assert scene.runs == [3, 1, 1]
+    assert [type(result) for result in outcome.results] == [
+        InferResponse,
+        InferResponse,
+        DeadlineExceeded,
+    ]
 
 
 def test_failing_batches_beyond_a_tenth_of_a_second_fail_whole_and_retryably() -> None:

@@ -1,9 +1,12 @@
 """Recorded texts of ONNX Runtime, and what a client may read of them."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest, OutOfMemory
+from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest, OutOfMemory, Reach
 from stoker.runtime.faults import Fault, classify, open_error, public_reason, run_error
 
 CUDA = (
@@ -16,6 +19,8 @@ NO_KERNEL = (
     "Name:'conv1' Status Message: CUDA error cudaErrorNoKernelImageForDevice:no kernel image is "
     "available for execution on the device"
 )
+CUBLAS = "CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0 ; hostname=node-7.internal"
+RECORDED = json.loads((Path(__file__).parents[1] / "recorded" / "gpu_errors.json").read_text())
 NO_MEMORY = (
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running "
     "MatMul node. Name:'/block/MatMul' Status Message: /onnxruntime_src/onnxruntime/core/framework/"
@@ -44,21 +49,6 @@ LOAD = (
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (CUDA.format(code=2, words="out of memory"), Fault.MEMORY),
-        (CUDA.format(code=100, words="no CUDA-capable device is detected"), Fault.STARTUP),
-        (CUDA.format(code=803, words="system has unsupported driver"), Fault.STARTUP),
-        (CUDA.format(code=209, words="no kernel image is available"), Fault.UNSUPPORTED),
-        (CUDA.format(code=700, words="an illegal memory access"), Fault.STICKY),
-        (CUDA.format(code=719, words="unspecified launch failure"), Fault.STICKY),
-        (CUDA.format(code=214, words="uncorrectable ECC error"), Fault.STICKY),
-        (CUDA.format(code=999, words="unknown error"), Fault.STICKY),
-        (CUDA.format(code=901, words="operation failed due to capture"), Fault.DATA),
-        (NO_KERNEL, Fault.UNSUPPORTED),
-        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", Fault.MEMORY),
-        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", Fault.STICKY),
-        ("CUDNN failure 4/4000: CUDNN_STATUS_INTERNAL_ERROR ; GPU=0", Fault.MEMORY),
-        ("CUDNN_FE failure 8: CUDNN_STATUS_EXECUTION_FAILED ; GPU=0", Fault.STICKY),
-        ("cuDNN is not available. Install cuDNN, or set enable_cudnn=0", Fault.UNSUPPORTED),
         (NO_MEMORY.format(size=1 << 30), Fault.MEMORY),
         (LIMIT_REACHED, Fault.MEMORY),
         ("std::bad_alloc", Fault.MEMORY),
@@ -68,6 +58,61 @@ LOAD = (
 )
 def test_a_failure_text_is_put_into_its_class(text: str, fault: Fault) -> None:
     assert classify(text, on_gpu=True) is fault
+
+
+@pytest.mark.parametrize("known", RECORDED["texts"], ids=lambda known: known["text"][:24])
+def test_a_failure_text_of_a_gpu_is_put_into_its_class(known: dict[str, str | None]) -> None:
+    text = known["text"]
+    assert text is not None
+    assert classify(text, on_gpu=True) is Fault(known["fault"])
+    error = run_error(text, model="m", on_gpu=True)
+    if known["fault"] == "memory":
+        assert type(error) is OutOfMemory
+    else:
+        assert type(error) is DeviceFailed
+        expected = "process" if known["reach"] == "by probe" else known["reach"]
+        assert error.reach is Reach(expected)
+    assert not any(secret in error.message for secret in ("node-7", "/onnxruntime_src", ".cc"))
+
+
+@pytest.mark.parametrize("known", RECORDED["texts"], ids=lambda known: known["text"][:24])
+def test_on_the_cpu_no_text_tells_of_a_broken_device(known: dict[str, str]) -> None:
+    error = run_error(known["text"], model="m", on_gpu=False)
+    assert type(error) in (ExecutionFailed, OutOfMemory)
+
+
+def test_a_failure_that_a_well_device_knows_nothing_of_is_of_this_run_only() -> None:
+    error = run_error(CUBLAS, model="m", on_gpu=True, probe=lambda: 0)
+    assert type(error) is DeviceFailed
+    assert error.reach is Reach.RUN
+    assert error.message == (
+        "model 'm': CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED; the device answers well "
+        "after it"
+    )
+
+
+def test_a_failure_that_hides_a_sticky_one_is_told_by_the_probe() -> None:
+    error = run_error(CUBLAS, model="m", on_gpu=True, probe=lambda: 700)
+    assert type(error) is DeviceFailed
+    assert error.reach is Reach.PROCESS
+    assert "the device answers with CUDA error 700, cudaErrorIllegalAddress" in error.message
+
+
+def test_a_device_that_cannot_be_asked_is_not_trusted() -> None:
+    error = run_error(CUBLAS, model="m", on_gpu=True, probe=None)
+    assert isinstance(error, DeviceFailed)
+    assert error.reach is Reach.PROCESS
+
+
+def test_only_what_the_text_leaves_open_is_asked_of_the_device() -> None:
+    def ask() -> int:
+        raise AssertionError("a call into a dead context may hang")
+
+    for code in (700, 719, 999):
+        text = CUDA.format(code=code, words="failed")
+        error = run_error(text, model="m", on_gpu=True, probe=ask)
+        assert isinstance(error, DeviceFailed)
+        assert error.reach is Reach.PROCESS
 
 
 def test_an_absurd_size_is_bad_data_on_the_cpu_and_a_broken_gpu_on_a_gpu() -> None:
@@ -99,6 +144,12 @@ def test_a_device_fault_names_the_number_and_neither_host_nor_file() -> None:
     assert error.message == (
         "model 'm': CUDA failure 700: an illegal memory access was encountered"
     )
+
+
+def test_a_device_fault_that_is_written_by_name_is_told_by_number() -> None:
+    text = "Status Message: CUDA error cudaErrorIllegalAddress:an illegal memory access"
+    error = run_error(text, model="m", on_gpu=True)
+    assert error.message == "model 'm': CUDA failure 700: an illegal memory access"
 
 
 def test_a_gpu_without_kernels_is_told_what_would_do() -> None:

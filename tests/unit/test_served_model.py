@@ -4,12 +4,15 @@ import asyncio
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
 import pytest
+from stoker.engine.device_failures import MOST_IN_A_ROW, BatchFacts
+from stoker.engine.forecast import RunSizes
 from stoker.engine.outputs import POOL_SLABS
+from stoker.engine.row_limit import GROW_AFTER_S, LEAST_RUNS
 from stoker.engine.scheduler import BatchPolicy
 from stoker.errors import (
     Cancelled,
@@ -21,10 +24,12 @@ from stoker.errors import (
     InvalidRequest,
     OutOfMemory,
     Overloaded,
+    Reach,
     ServingError,
 )
 from stoker.model import DynamicBatching, QueuePolicy, TensorConfig
 from stoker.request import InferRequest, InferResponse
+from stoker.runtime.independence import Independence
 from stoker.telemetry.statistics import FailureReason, RefusalReason
 from stoker.tensor import Array, DataType, Tensor, TensorSpec
 
@@ -499,18 +504,11 @@ def test_a_bad_request_fails_alone_in_its_batch() -> None:
 
 
 def test_batches_that_do_not_fit_into_memory_become_smaller() -> None:
-    def fail(feeds: Mapping[str, Array]) -> ServingError | None:
-        return OutOfMemory("too large") if len(feeds["x"]) > 2 else None
-
     async def scenario() -> None:
-        async with serving(FakeModel(fail=fail)) as at:
+        async with serving(FakeModel(fail=does_not_fit_above(2))) as at:
             batching = DynamicBatching(preferred_batch_sizes=(2, 8))
             served = at.add(config(batching=batching))
-            alone = at.submit(request(rows=3))
-            await alone.all(1)
-            assert isinstance(alone.only, OutOfMemory)
-            assert served.policy.max_rows == 8
-            replies = await held_again(at)
+            replies = await held(at)
             at.submit(*[request() for _ in range(8)], to=replies)
             at.runtime.release()
             assert all(isinstance(result, InferResponse) for result in await replies.all(9))
@@ -519,9 +517,71 @@ def test_batches_that_do_not_fit_into_memory_become_smaller() -> None:
     play(scenario)
 
 
-async def held_again(at: Serving) -> Replies:
-    at.runtime.forget()
-    return await held(at)
+def test_a_request_that_does_not_fit_alone_is_run_in_parts_when_it_comes_again() -> None:
+    async def scenario() -> None:
+        async with serving(FakeModel(fail=does_not_fit_above(2))) as at:
+            served = at.add()
+            first = at.submit(request(rows=5))
+            assert isinstance((await first.all(1))[0], OutOfMemory)
+            assert served.policy.max_rows == 2
+            again = at.submit(request(rows=5))
+            np.testing.assert_array_equal(answer((await again.all(1))[0]), 2 * numbers(5))
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("independence", [Independence.DEPENDENT, Independence.INDEPENDENT])
+def test_a_request_alone_says_nothing_where_it_cannot_be_split_or_its_items_are_large(
+    independence: Independence,
+) -> None:
+    async def scenario() -> None:
+        x = TensorConfig("x", DataType.FP32, (-1,))
+        specs = tuple(TensorSpec(name, DataType.FP32, (-1, -1)) for name in "xy")
+        model = FakeModel(specs[:1], specs[1:], fail=does_not_fit_above(2))
+        async with serving(model) as at:
+            is_split = independence is Independence.INDEPENDENT
+            y = TensorConfig("y", DataType.FP32, (-1,))
+            served = at.add(config(inputs=(x,), outputs=(y,)), independence=independence)
+            before = served.policy
+            large = at.submit(request(rows=5, width=64 if is_split else 4))
+            assert isinstance((await large.all(1))[0], OutOfMemory)
+            assert served.policy == before
+
+    play(scenario)
+
+
+def does_not_fit_above(rows: int) -> Callable[[Mapping[str, Array]], ServingError | None]:
+    return lambda feeds: OutOfMemory("too large") if len(feeds["x"]) > rows else None
+
+
+def test_batches_grow_again_when_full_ones_have_fitted_for_a_while() -> None:
+    is_full = True
+
+    def fail(feeds: Mapping[str, Array]) -> ServingError | None:
+        return OutOfMemory("too large") if is_full and len(feeds["x"]) > 2 else None
+
+    async def scenario() -> None:
+        nonlocal is_full
+        clock = FakeClock()
+        async with serving(FakeModel(fail=fail), clock=clock) as at:
+            served = at.add(config(batching=DynamicBatching(preferred_batch_sizes=(2, 8))))
+            replies = await held(at)
+            at.submit(*[request() for _ in range(8)], to=replies)
+            at.runtime.release()
+            await replies.all(9)
+            assert (served.policy.max_rows, served.costs.sizes.largest) == (2, 2)
+            assert served.statistics.out_of_memory == 3
+            is_full = False
+            for growths, limit in enumerate((4, 8), start=1):
+                clock.advance(GROW_AFTER_S)
+                rows = served.policy.max_rows
+                for _ in range(LEAST_RUNS):
+                    await at.submit(request(rows=rows)).all(1)
+                assert served.policy.max_rows == limit, growths
+            assert served.policy == BatchPolicy(8, (2, 8))
+            assert served.costs.sizes == RunSizes(8, 8)
+
+    play(scenario)
 
 
 def test_a_broken_device_fails_everything_once_and_refuses_what_follows() -> None:
@@ -542,6 +602,63 @@ def test_a_broken_device_fails_everything_once_and_refuses_what_follows() -> Non
             assert served.statistics.refusals[RefusalReason.NOT_READY] == 1
             await served.drained()
         assert len(told) == 1
+
+    play(scenario)
+
+
+def test_a_batch_that_fails_twice_on_a_device_that_is_well_does_not_end_its_model() -> None:
+    async def scenario() -> None:
+        model = FakeModel(
+            fail=lambda feeds: (
+                DeviceFailed("CUBLAS failure 13", reach=Reach.RUN)
+                if (feeds["x"] == BAD).any()
+                else None
+            )
+        )
+        async with serving(model) as at:
+            served = at.add()
+            told: list[DeviceFailed] = []
+            served.on_device_failed = told.append
+            for _ in range(2):
+                for _ in range(MOST_IN_A_ROW - 1):
+                    bad = at.submit(request(value=BAD))
+                    assert isinstance((await bad.all(1))[0], DeviceFailed)
+                good = at.submit(request(value=1))
+                assert isinstance((await good.all(1))[0], InferResponse)
+            assert not told
+            assert served.statistics.device_retries == 2 * (MOST_IN_A_ROW - 1)
+
+    play(scenario)
+
+
+def test_several_batches_in_a_row_that_fail_so_are_the_devices_fault() -> None:
+    async def scenario() -> None:
+        model = FakeModel(fail=lambda feeds: DeviceFailed("CUBLAS failure 13", reach=Reach.RUN))
+        async with serving(model) as at:
+            served = at.add()
+            told: list[DeviceFailed] = []
+            served.on_device_failed = told.append
+            for _ in range(MOST_IN_A_ROW):
+                await at.submit(request(rows=2)).all(1)
+            (cause,) = told
+            assert cause.reach is Reach.PROCESS
+            assert "3 batches in a row" in cause.message
+            facts = served.device_failures.failed_batch
+            assert facts == BatchFacts(rows=2, requests=1, shapes=("x FP32 [2,4]",))
+
+    play(scenario)
+
+
+def test_a_fault_of_the_process_is_told_although_the_model_was_broken_before() -> None:
+    async def scenario() -> None:
+        async with serving() as at:
+            served = at.add()
+            told: list[DeviceFailed] = []
+            served.on_device_failed = told.append
+            reaches = (Reach.MODEL, Reach.MODEL, Reach.PROCESS)
+            for error in [DeviceFailed("gone", reach=reach) for reach in reaches]:
+                served.stop(error, error)
+            assert [each.reach for each in told] == [Reach.MODEL, Reach.PROCESS]
 
     play(scenario)
 

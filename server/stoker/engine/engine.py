@@ -25,6 +25,7 @@ from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
 from stoker.engine.registry import ModelRegistry, version_number
 from stoker.engine.served_model import ServedModel
+from stoker.engine.watchdog import HUNG_AFTER_S, Watchdog
 from stoker.errors import ModelNotReady, ServingError
 from stoker.inference import Cancel, Reply
 from stoker.model import (
@@ -39,6 +40,7 @@ from stoker.request import InferRequest, InferResponse
 from stoker.runtime.bucket_dimension import dimension_buckets
 from stoker.runtime.buckets import EXACT, buckets
 from stoker.runtime.independence import Independence
+from stoker.runtime.memory import MemoryUse
 from stoker.runtime.session import Placement, Session
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.telemetry.statistics import ModelStatistics
@@ -71,6 +73,8 @@ class OpenedVersion:
     profile: Profile
     independence: Independence
     load_seconds: float = 0.0
+    memory: MemoryUse | None = None
+    """What it takes of its devices; None: nobody looked."""
 
 
 class Engine:
@@ -86,10 +90,11 @@ class Engine:
         statistics: ServerStatistics,
         clock: Callable[[], float] = time.monotonic,
         runs_inline: bool = True,
+        hung_run_s: float = HUNG_AFTER_S,
     ) -> None:
         """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model. `runs_inline`: short models may run
-        on the loop, see `inline.py`."""
+        on the loop, see `inline.py`. `hung_run_s`: see `watchdog.py`."""
         self._registry = registry
         self._loop = loop
         self._clock = clock
@@ -101,6 +106,7 @@ class Engine:
         self._executors: dict[ServedModel, list[Executor]] = {}
         self._turns = LoopTurns(loop)
         self._runs_inline = runs_inline
+        self._watchdog = Watchdog(loop, floor_s=hung_run_s, clock=clock)
         self._ending: list[Executor] = []
         """Of retired versions; a last run may still be under way."""
 
@@ -249,6 +255,7 @@ class Engine:
         threads = max([placement.intra_op_threads for placement, _ in opened.sessions])
         if self._runs_inline and may_run_inline(served, threads):
             served.inline = Inline(served, served.instances[0], self._turns)
+        self._watchdog.watch(served)
         return served
 
     async def prepare(self, served: ServedModel) -> None:
@@ -282,6 +289,7 @@ class Engine:
     def retire(self, served: ServedModel) -> None:
         """Ends the threads of a version that has no requests left."""
         served.close()
+        self._watchdog.forget(served)
         executors = self._executors.pop(served, [])
         for executor in executors:
             executor.close()
@@ -293,6 +301,7 @@ class Engine:
         A run that is under way cannot be stopped: it is given LAST_RUN_S. False if one goes on
         after that; its session must not be closed then.
         """
+        self._watchdog.close()
         executors = [
             *self._ending,
             *self._shared.values(),

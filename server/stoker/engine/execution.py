@@ -2,8 +2,8 @@
 
 Fifth step of a request: assemble, run, split, all timed. A batch that fails is run again in halves,
 so that only the guilty request fails and its neighbours get their answers; never after a device
-fault. Out of memory is treated alike and lowers the model's batch limit. Knows no queue and no
-event loop.  Hot path.
+fault. Out of memory is treated alike and lowers the model's batch limit. A device fault that
+reaches no further than its run is tried once more. Knows no queue and no event loop.  Hot path.
 """
 
 import threading
@@ -26,6 +26,7 @@ from stoker.errors import (
     Internal,
     ModelNotReady,
     OutOfMemory,
+    Reach,
     ServingError,
 )
 from stoker.request import InferRequest, InferResponse
@@ -82,7 +83,10 @@ class Outcome:
     bisections: int = 0
     out_of_memory_rows: int = 0
     """The smallest batch of several requests that did not fit; 0 when memory sufficed."""
+    out_of_memory_runs: int = 0
     device_failed: DeviceFailed | None = None
+    device_retries: int = 0
+    """Runs that were tried again after a device fault of one run: at most one a batch."""
     bug: Exception | None = None
     """An exception that nobody foresaw; its requests got Internal."""
     alone: bool = True
@@ -180,6 +184,10 @@ class Execution:
         try:
             return self._run(entries, outcome)
         except DeviceFailed as error:
+            if error.reach is Reach.RUN and not outcome.device_retries:
+                outcome.device_retries = 1
+                outcome.failed_seconds += self._clock() - began
+                return self._again(entries, outcome)
             outcome.device_failed = error.bare()
             return [error] * len(entries)
         except (ExecutionFailed, OutOfMemory) as error:
@@ -190,9 +198,11 @@ class Execution:
                     FAILING_SHARE, seconds * len(entries).bit_length()
                 )
             outcome.failed_seconds += seconds
+            is_memory = isinstance(error, OutOfMemory)
+            outcome.out_of_memory_runs += is_memory
             if len(entries) == 1:
                 return [error]
-            if isinstance(error, OutOfMemory):
+            if is_memory:
                 rows = sum(entry.rows for entry, _ in entries)
                 outcome.out_of_memory_rows = min(rows, outcome.out_of_memory_rows or rows)
             if outcome.has_failed_enough or not self._budget.allows(self._clock()):
@@ -215,13 +225,17 @@ class Execution:
             if outcome.has_failed_enough:
                 results += [_neighbours_failed(self._plan)] * len(half)
                 continue
-            now = self._clock()
-            is_past = [entry.dead or entry.deadline <= now for entry, _ in half]
-            live = [pair for pair, past in zip(half, is_past, strict=True) if not past]
-            answered = iter(self._attempt(live, outcome) if live else [])
-            late = _late(self._plan)
-            results += [late if past else next(answered) for past in is_past]
+            results += self._again(half, outcome)
         return results
+
+    def _again(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
+        """Runs entries once more, without those that have ended or whose deadline has passed."""
+        now = self._clock()
+        is_past = [entry.dead or entry.deadline <= now for entry, _ in entries]
+        live = [pair for pair, past in zip(entries, is_past, strict=True) if not past]
+        answered = iter(self._attempt(live, outcome) if live else [])
+        late = _late(self._plan)
+        return [late if past else next(answered) for past in is_past]
 
     def _run(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
         plan = self._plan
@@ -237,7 +251,8 @@ class Execution:
         began = clock()
         wanted = wanted_outputs(forms)
         made = None
-        fixed = self._level1(forms[0])
+        # After a run that found no memory: only a plain run shrinks the arena first.
+        fixed = None if outcome.out_of_memory_runs else self._level1(forms[0])
         if fixed is not None and fixed.takes(forms, wanted, rows):
             lone = fixed.gather(requests, forms, rows)
             assembled = clock()
@@ -312,7 +327,7 @@ class Execution:
 def _late(plan: ModelPlan) -> ServingError:
     return DeadlineExceeded(
         f"request to {plan.identity} passed its deadline while its batch, which failed, was run "
-        "again in parts"
+        "again"
     )
 
 

@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from stoker.engine.execution import Entry, Outcome, Result
+from stoker.engine.execution import Batch, Entry, Outcome, Result
 from stoker.engine.queue import RunTime
-from stoker.errors import OutOfMemory, ServingError
+from stoker.engine.watchdog import LONG_RUN_S
+from stoker.errors import DeviceFailed, OutOfMemory, ServingError
 
 if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
@@ -49,7 +50,17 @@ class Finishing:
         self._answer(batch.entries, outcome.results, now)
         model.waiting.run_time = _run_time(model) if model.has_limits else None
         if outcome.device_failed is not None:
-            model.stop(outcome.device_failed, outcome.device_failed)
+            self._device_failed(outcome.device_failed, batch)
+        elif model.device_failures.in_a_row and outcome.runs:
+            model.device_failures.ran_well()
+
+    def _device_failed(self, cause: DeviceFailed, batch: Batch) -> None:
+        model = self._model
+        end = model.device_failures.judge(cause, batch, batches=model.plan.batches)
+        if end is None:
+            logger.warning("%s: a batch failed twice: %s", model.plan.identity, cause.message)
+        else:
+            model.stop(end, end)
 
     def _answer(self, entries: Sequence[Entry], results: Sequence[Result], now: float) -> None:
         """Answers the requests of a batch. Those that came together are counted together."""
@@ -97,11 +108,15 @@ class Finishing:
             seconds = (run.input_ns + run.infer_ns + run.output_ns) / 1e9
             elements = batch.entries[0][0].form.elements
             model.costs.observe(elements, run.rows, seconds, alone=outcome.alone)
+            if seconds > LONG_RUN_S:
+                model.long_runs.observe(run.rows, seconds)
+            if model.batch_limit.is_lowered:
+                model.batch_limit.fitted(run.rows)
         model.statistics.bisections += outcome.bisections
-        if outcome.out_of_memory_rows and not all(
-            isinstance(result, OutOfMemory) for result in outcome.results
-        ):  # what does not fit alone says nothing about batches
-            model.lower_limit(outcome.out_of_memory_rows)
+        model.statistics.out_of_memory += outcome.out_of_memory_runs
+        model.statistics.device_retries += outcome.device_retries
+        if outcome.out_of_memory_runs:
+            self._lower_limit(outcome)
         if outcome.bug is not None:
             logger.error(
                 "a batch of %s failed for a reason that is a bug",
@@ -109,6 +124,21 @@ class Finishing:
                 exc_info=outcome.bug,
             )
             outcome.bug = None  # its traceback holds the outcome
+
+    def _lower_limit(self, outcome: Outcome) -> None:
+        """Makes later batches smaller, where that helps."""
+        model, rows = self._model, outcome.out_of_memory_rows
+        if rows and not all(isinstance(result, OutOfMemory) for result in outcome.results):
+            model.batch_limit.ran_out(rows)
+        alone = [
+            entry.rows
+            for (entry, _), result in zip(outcome.batch.entries, outcome.results, strict=True)
+            if isinstance(result, OutOfMemory) and model.costs.is_usual(entry.form.elements)
+        ]
+        # A request that did not fit alone is run in parts when it comes again, if its rows are
+        # independent. Larger items than usual say nothing about batches of usual ones.
+        if alone and min(alone) > 1 and model.plan.splits_oversized:
+            model.batch_limit.ran_out(min(alone))
 
 
 def _run_time(model: "ServedModel") -> RunTime | None:

@@ -90,6 +90,11 @@ class ModelRegistry:
         """All versions of a model, in order; empty for an unknown one."""
         return [record for _, record in sorted(self._models.get(name, {}).items())]
 
+    def state(self, identity: ModelVersion) -> VersionState:
+        """The state of a version; UNKNOWN for one that nobody declared."""
+        record = self._models.get(identity.name, {}).get(identity.version)
+        return VersionState.UNKNOWN if record is None else record.state
+
     def reason(self, name: str) -> str:
         """Why a model has no version that could be loaded; empty if it has."""
         return self._reasons.get(name, "")

@@ -14,24 +14,26 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from stoker.device import DeviceReport
 from stoker.engine.admission import Admission, Refused
 from stoker.engine.arrivals import Arrivals
+from stoker.engine.batch_limit import BatchLimit
 from stoker.engine.cost_book import CostBook
+from stoker.engine.device_failures import DeviceFailures
 from stoker.engine.execution import Batch, FailureBudget, Outcome
 from stoker.engine.executor import Instance
 from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
-from stoker.engine.forecast import RunningNow, RunSizes, running_now, slowdown_now
+from stoker.engine.forecast import RunningNow, running_now, slowdown_now
 from stoker.engine.inline import Inline
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
 from stoker.engine.scheduler import BatchPolicy
 from stoker.engine.waiting import Waiting
+from stoker.engine.watchdog import LongRuns
 from stoker.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -40,6 +42,7 @@ from stoker.errors import (
     Internal,
     InvalidRequest,
     ModelNotReady,
+    Reach,
     ServingError,
 )
 from stoker.inference import Cancel, Reply
@@ -92,6 +95,8 @@ class ServedModel:
         self.inline: Inline | None = None
         """Set where the model may run on the loop."""
         self.on_device_failed: Callable[[DeviceFailed], None] | None = None
+        self.device_failures = DeviceFailures()
+        self.long_runs = LongRuns()
         self.refusal: ServingError | None = None
         """Set: new requests get this answer."""
         batching = plan.config.batching
@@ -103,6 +108,7 @@ class ServedModel:
         self.keeps_order = batching is not None and batching.preserve_ordering
         self._loop = loop
         self.clock = clock
+        self.batch_limit = BatchLimit(self)
         self.waiting = Waiting(
             is_plain=admission.is_plain,
             has_delayed=admission.has_delay_policy,
@@ -434,29 +440,26 @@ class ServedModel:
         """Whether a request that is here may wait for a limited time only."""
         return not self._expiry.is_empty
 
-    def lower_limit(self, rows: int) -> None:
-        """A batch of so many rows did not fit into memory."""
-        limit = max(1, min(self.policy.max_rows, rows) // 2)
-        if limit < self.policy.max_rows:
-            logger.warning(
-                "%s ran out of memory at %d rows: batches are limited to %d rows",
-                self.plan.identity,
-                rows,
-                limit,
-            )
-            self.policy = replace(
-                self.policy,
-                max_rows=limit,
-                preferred_rows=tuple(n for n in self.policy.preferred_rows if n <= limit),
-            )
-            self.costs.resize(RunSizes(limit, limit))
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """`cpu`, `cuda:0` ...: where its sessions are, each device once."""
+        return tuple(dict.fromkeys(each.executor.device.name for each in self.instances))
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether any session of it is on a GPU."""
+        return any(device != "cpu" for device in self.device_names)
 
     def stop(self, refusal: ServingError, cause: DeviceFailed) -> None:
-        """The device or an executor broke: everybody is refused from here on."""
-        if self._is_stopped:
-            return  # another instance of it failed before
-        self._is_stopped = True
-        self.refusal = refusal
-        self.answer_all(refusal)
+        """The device or an executor broke: everybody is refused from here on.
+
+        After another instance of it failed before, only a failure of the whole process is news.
+        """
+        if self._is_stopped and cause.reach is not Reach.PROCESS:
+            return
+        if not self._is_stopped:
+            self._is_stopped = True
+            self.refusal = refusal
+            self.answer_all(refusal)
         if self.on_device_failed is not None:
             self.on_device_failed(cause)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from stoker.checking import CheckedModel
 from stoker.device import CPU, DeviceReport
-from stoker.lifecycle.opening import ModelDefinition, Opener
+from stoker.lifecycle.opening import Inspection, ModelDefinition, Opener
 from stoker.model import ModelConfig
 from stoker.runtime.independence import Independence
 from stoker.runtime.session import Placement
@@ -65,9 +65,7 @@ def _check_version(
         batching=_batching(config, found.independence),
         instances=_instances(found.placements),
         device=", ".join(dict.fromkeys(str(report) for report in found.reports)),
-        details=tuple(
-            dict.fromkeys(line for report in found.reports for line in device_lines(report))
-        ),
+        details=_details(found),
         config=to_text(config),
     )
 
@@ -93,6 +91,12 @@ def _instances(placements: Sequence[Placement]) -> str:
     for placement in placements:
         runs[placement.device] += placement.instances
     return ", ".join(f"{count} on {device}" for device, count in runs.items())
+
+
+def _details(found: Inspection) -> tuple[str, ...]:
+    lines = [f"memory: {found.memory}"] if found.memory else []
+    lines += [line for report in found.reports for line in device_lines(report)]
+    return tuple(dict.fromkeys(lines))
 
 
 def device_lines(report: DeviceReport) -> tuple[str, ...]:

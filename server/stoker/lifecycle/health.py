@@ -1,6 +1,7 @@
 """Whether the server as a whole is started, ready, draining: one owner of these states.
 
     STARTING -> STARTED -> DRAINING
+    any of them -> BROKEN
 
 Readiness follows from the state and the required models; liveness is not decided here. Owned by the
 event loop.  Source: design, sections "Models" and "Operating it".
@@ -22,6 +23,8 @@ class ServerState(Enum):
     STARTED = "started"
     """Every start-up load has ended, well or not."""
     DRAINING = "draining"
+    BROKEN = "broken"
+    """A device broke that only a new process can use again. Nothing follows."""
 
 
 _DRAINING: Final = Readiness(False, ("the server is draining",))
@@ -36,6 +39,7 @@ class ServerHealth:
         self._required: tuple[str, ...] = ()
         self._problems: tuple[str, ...] = ()
         self._watchers: list[Callable[[], None]] = []
+        self._broken = Readiness(False)
         self.state = ServerState.STARTING
 
     def require(self, names: tuple[str, ...], *, problems: tuple[str, ...] = ()) -> None:
@@ -54,12 +58,20 @@ class ServerHealth:
             callback()
 
     def become(self, state: ServerState) -> None:
-        """Moves the server to a state."""
-        self.state = state
-        self.changed()
+        """Moves the server to a state; a broken one stays broken."""
+        if self.state is not ServerState.BROKEN:
+            self.state = state
+            self.changed()
+
+    def break_down(self, reason: str) -> None:
+        """The process cannot serve its models any more, strict or not: `reason` is a sentence."""
+        self._broken = Readiness(False, (reason,))
+        self.become(ServerState.BROKEN)
 
     def readiness(self) -> Readiness:
         """Ready, or every reason why not."""
+        if self.state is ServerState.BROKEN:
+            return self._broken
         if self.state is ServerState.DRAINING:
             return _DRAINING
         if not self._is_strict:

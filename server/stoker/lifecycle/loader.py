@@ -15,7 +15,8 @@ from stoker.device import CPU, DeviceReport
 from stoker.engine.engine import Engine, OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
-from stoker.errors import DeviceFailed, ServingError
+from stoker.errors import DeviceFailed, Reach, ServingError
+from stoker.lifecycle.device_fault import DeviceFault
 from stoker.lifecycle.opening import ModelDefinition, Opener
 from stoker.model import ModelVersion, VersionState
 from stoker.telemetry.log import event
@@ -38,15 +39,18 @@ class Loader:
         on_change: Callable[[], None],
         on_ready: Callable[[ServedModel, OpenedVersion], None],
         on_gone: Callable[[ServedModel], None],
+        on_device_fault: Callable[[DeviceFault], None],
     ) -> None:
         """`on_change` is called after every change of a state, `on_ready` and `on_gone` when a
-        version begins and ends to serve; all on the loop."""
+        version begins and ends to serve, `on_device_fault` when a device broke for the whole
+        process; all on the loop."""
         self._opener = opener
         self._engine = engine
         self._registry = registry
         self._on_change = on_change
         self._on_ready = on_ready
         self._on_gone = on_gone
+        self._on_device_fault = on_device_fault
         self._threads = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load")
         self._sessions: dict[ModelVersion, OpenedVersion] = {}
 
@@ -90,16 +94,21 @@ class Loader:
     async def _load(self, definition: ModelDefinition, version: int) -> None:
         identity = ModelVersion(definition.name, version)
         loop = asyncio.get_running_loop()
+        opened: OpenedVersion | None = None
         try:
             opened = await loop.run_in_executor(
                 self._threads, self._opener.open, definition, version
             )
             served = await self._host(opened)
         except ServingError as error:
+            self._free(opened)
             self._failed(identity, error.message)
+            if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
+                self._on_device_fault(DeviceFault(error, identity, ()))
             return
         except Exception:
             logger.exception("loading %s failed for a reason that is a bug", identity)
+            self._free(opened)
             self._failed(identity, "internal error; the server's log has the details")
             return
         self._sessions[identity] = opened
@@ -157,6 +166,11 @@ class Loader:
         self._threads.shutdown(wait=False, cancel_futures=True)
         return has_ended
 
+    def _free(self, opened: OpenedVersion | None) -> None:
+        """Frees what a load has opened that failed after it; what fails before frees itself."""
+        for _, session in opened.sessions if opened is not None else ():
+            session.close()
+
     def _failed(self, identity: ModelVersion, reason: str) -> None:
         text = (
             f"failed to load '{identity.name}': load failed for model '{identity.name}' "
@@ -175,16 +189,27 @@ class Loader:
 
     def _broke(self, served: ServedModel, error: DeviceFailed) -> None:
         identity = served.plan.identity
-        event(
-            logger,
-            "model_broke",
-            f"{identity} cannot serve any more: {error.message}",
-            level=logging.ERROR,
-            model=identity.name,
-            version=identity.version,
-        )
-        self._registry.set_state(identity, VersionState.UNAVAILABLE, reason=error.message)
-        self._on_change()
+        if self._registry.state(identity) is VersionState.READY:  # else it broke before
+            event(
+                logger,
+                "model_broke",
+                f"{identity} cannot serve any more: {error.message}",
+                level=logging.ERROR,
+                model=identity.name,
+                version=identity.version,
+            )
+            self._registry.set_state(identity, VersionState.UNAVAILABLE, reason=error.message)
+            self._on_change()
+        if error.reach is Reach.PROCESS:
+            self._on_device_fault(
+                DeviceFault(
+                    error,
+                    identity,
+                    served.device_names,
+                    served.device_failures.failed_batch,
+                    served.statistics.last_inference_ms,
+                )
+            )
 
 
 def _log_device(identity: ModelVersion, report: DeviceReport) -> None:

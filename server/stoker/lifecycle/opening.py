@@ -15,16 +15,18 @@ from math import prod
 from pathlib import Path
 from typing import Final, Protocol
 
-from stoker.device import DeviceReport
+from stoker.device import CPU, DeviceReport
 from stoker.engine.engine import OpenedVersion, Profile
 from stoker.engine.policy import KNEE_LIMIT
-from stoker.errors import InvalidRequest, ServingError
-from stoker.lifecycle.quiet import Quiet
+from stoker.errors import DeviceFailed, InvalidRequest, Reach, ServingError
+from stoker.lifecycle.memory_fit import MemoryFit, log_memory, memory_use
+from stoker.lifecycle.quiet import Quiet, Turn
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.assignment import placement_doubt
 from stoker.runtime.bucket_dimension import dimension_buckets
 from stoker.runtime.buckets import check_buckets
 from stoker.runtime.independence import Independence, prove
+from stoker.runtime.memory import MemoryUse
 from stoker.runtime.overlap import measure_overlap
 from stoker.runtime.profile import measure
 from stoker.runtime.rows import find
@@ -94,6 +96,8 @@ class Inspection:
     """Whether its rows can belong to different requests, as the proof found."""
     reports: tuple[DeviceReport, ...] = ()
     """Where each of its sessions really runs."""
+    memory: MemoryUse | None = None
+    """None where it could not be opened."""
 
 
 _ANYWHERE: Final = Placement("cpu", 1, 1)
@@ -114,15 +118,18 @@ class Opener:
         profile_seconds: float = PROFILE_SECONDS,
         cpu_node_warning_share: float = CPU_NODE_WARNING_SHARE,
         occupied: Callable[[str], AbstractContextManager[None]] = lambda device: nullcontext(),
+        memory: MemoryFit | None = None,
     ) -> None:
         """`profile_seconds` 0 leaves the cost curve unmeasured. `cpu_node_warning_share`: see
         `assignment.placement_doubt`. `occupied(device)` tells who runs models there that it is not
-        alone."""
+        alone. `memory` None: nothing is known of it."""
         self._runtime = runtime
         self._occupied = occupied
         self._profile_seconds = profile_seconds
         self._cpu_node_warning_share = cpu_node_warning_share
+        self._memory = memory or MemoryFit()
         self._quiet = Quiet()
+        self._abandoned: list[Session] = []
 
     def open(self, definition: ModelDefinition, version: int) -> OpenedVersion:
         """Opens and warms a version. Raises ServingError with the reason; then nothing is open."""
@@ -132,8 +139,11 @@ class Opener:
         try:
             draft = _draft(definition)
             placements = self._runtime.place(draft)
-            with self._quiet.work():
-                self._open_sessions(definition.versions[version], draft, placements, sessions)
+            path = definition.versions[version]
+            meter = self._memory.meter(placements)
+            with self._loading(placements) as turn:
+                with meter.opening(turn):
+                    self._open_sessions(path, draft, placements, sessions)
                 for sentence in self._placement_doubts(sessions):
                     _log_doubt(identity, sentence)
                 config = definition.complete(
@@ -144,20 +154,37 @@ class Opener:
                 )
                 check_buckets(config)
                 dimension_buckets(config, sessions[0][1])
-                for _, each in sessions:
-                    with self._occupied(each.device):
-                        warm_up(config, each, definition.folder)
+                with meter.warming(turn):
+                    for _, each in sessions:
+                        with self._occupied(each.device):
+                            warm_up(config, each, definition.folder)
             _, session = sessions[0]
-            with self._quiet.measurement(), self._occupied(session.device):
+            with (
+                self._quiet.measurement() as turn,
+                self._occupied(session.device),
+                meter.warming(turn),
+            ):
                 independence = self._prove(identity, session, config, definition.folder)
                 profile = self._measure(sessions, config, independence, definition.folder)
+            memory = memory_use(path, config, len(sessions), meter)
             _log_profile(identity, profile)
-        except BaseException:
-            for _, each in sessions:
-                each.close()
+            log_memory(identity, memory)
+        except BaseException as error:
+            if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
+                # Freeing what lies in a dead context may hang, and the process ends anyway.
+                self._abandoned += [each for _, each in sessions]
+            else:
+                for _, each in sessions:
+                    each.close()
             raise
         return OpenedVersion(
-            identity, config, sessions, profile, independence, time.monotonic() - began
+            identity,
+            config,
+            sessions,
+            profile,
+            independence,
+            time.monotonic() - began,
+            memory,
         )
 
     def inspect(self, definition: ModelDefinition, version: int) -> Inspection:
@@ -172,17 +199,24 @@ class Opener:
             placements = (_ANYWHERE,)  # the file's other problems can be told there
         sessions: list[tuple[Placement, Session]] = []
         config: ModelConfig | None = None
+        memory: MemoryUse | None = None
         independence = Independence.UNPROVEN
+        path = definition.versions[version]
+        meter = self._memory.meter(placements)
         try:
-            self._open_sessions(definition.versions[version], draft, placements, sessions)
-            warnings.extend(self._placement_doubts(sessions))
-            config = definition.complete(
-                sessions[0][1], placements=placements, warn=warnings.append
-            )
-            check_buckets(config)
-            dimension_buckets(config, sessions[0][1])
-            for _, each in sessions:
-                warm_up(config, each, definition.folder)
+            with self._loading(placements) as turn:
+                with meter.opening(turn):
+                    self._open_sessions(path, draft, placements, sessions)
+                warnings.extend(self._placement_doubts(sessions))
+                config = definition.complete(
+                    sessions[0][1], placements=placements, warn=warnings.append
+                )
+                check_buckets(config)
+                dimension_buckets(config, sessions[0][1])
+                with meter.warming(turn):
+                    for _, each in sessions:
+                        warm_up(config, each, definition.folder)
+            memory = memory_use(path, config, len(sessions), meter)
             verdict = prove(sessions[0][1], config, definition.folder)
             independence = verdict.independence
             if verdict.is_doubt:
@@ -199,6 +233,7 @@ class Opener:
             tuple(problems),
             independence,
             tuple(each.report for _, each in sessions),
+            memory=memory,
         )
 
     def _open_sessions(
@@ -208,9 +243,10 @@ class Opener:
         placements: Sequence[Placement],
         sessions: list[tuple[Placement, Session]],
     ) -> None:
+        capped = self._memory.capped(path, draft, placements)
         for placement in placements:
             # Absolute: what ONNX Runtime says of absolute paths is taken out of its texts.
-            session = self._runtime.open(path.absolute(), draft, placement)
+            session = self._runtime.open(path.absolute(), capped[placement.device], placement)
             sessions.append((placement, session))
 
     def _placement_doubts(self, sessions: Sequence[tuple[Placement, Session]]) -> list[str]:
@@ -219,6 +255,12 @@ class Opener:
             placement_doubt(session.report, self._cpu_node_warning_share) for _, session in sessions
         ]
         return list(dict.fromkeys(doubt for doubt in doubts if doubt is not None))
+
+    def _loading(self, placements: Sequence[Placement]) -> AbstractContextManager[Turn]:
+        """On a GPU one load at a time: what it takes can be told, and no two run out of memory
+        that each alone would have had."""
+        is_on_cpu = all(placement.device == CPU for placement in placements)
+        return self._quiet.work() if is_on_cpu else self._quiet.measurement()
 
     def _prove(
         self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path

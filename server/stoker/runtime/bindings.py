@@ -5,12 +5,13 @@ them the values that ONNX Runtime allocated itself, as arrays. Does not import o
 given belongs to it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import numpy as np
 
+from stoker.errors import OutOfMemory
 from stoker.runtime.device_memory import DeviceMemory
 from stoker.runtime.session import BoundTensor, OutputMismatch
 from stoker.tensor import Array, DataType
@@ -39,8 +40,11 @@ class OnnxBinding:
         translation: AbstractContextManager[None],
         inputs: Sequence[BoundTensor],
         outputs: Sequence[BoundTensor],
+        ran_out: Callable[[], None] = lambda: None,
     ) -> None:
+        """`ran_out` is told of each run that found no memory."""
         self._session = session
+        self._ran_out = ran_out
         self._kind, self._index = memory.kind, memory.index
         self._run_options = run_options
         self._translation = translation
@@ -65,7 +69,11 @@ class OnnxBinding:
         except Exception as error:
             if is_output_mismatch(str(error)):
                 raise OutputMismatch(str(error)) from error
-            with self._translation:
+            try:
+                with self._translation:
+                    raise
+            except OutOfMemory:
+                self._ran_out()
                 raise
 
     def rebind(self, tensor: BoundTensor) -> None:

@@ -26,6 +26,7 @@ from stoker.errors import ServingError
 from stoker.runtime import faults
 from stoker.runtime.cuda import CudaError, CudaRuntime
 from stoker.runtime.cuda_graphs import CaptureGate
+from stoker.runtime.device_probe import ask
 from stoker.tensor import Array
 
 log = logging.getLogger(__name__)
@@ -302,7 +303,12 @@ class CudaMemory:
             raise self._failed(error) from error
 
     def _failed(self, error: CudaError) -> ServingError:
-        return faults.run_error(str(error), model=self._model, on_gpu=True)
+        return faults.run_error(
+            str(error),
+            model=self._model,
+            on_gpu=True,
+            probe=lambda: ask(self._cuda, self._device),
+        )
 
     def close(self) -> None:
         """Implements `DeviceMemory`. Comes after the session's own end, which uses the stream.

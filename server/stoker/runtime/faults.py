@@ -7,14 +7,16 @@ Source: CUDA runtime error numbers (cudaError_t); texts of ONNX Runtime 1.31.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 from stoker.errors import (
     DeviceFailed,
     ExecutionFailed,
     InvalidRequest,
     OutOfMemory,
+    Reach,
     ServingError,
 )
 from stoker.runtime.gpu_diagnosis import CAPABILITIES_TEXT
@@ -31,9 +33,17 @@ class Fault(Enum):
     """This GPU and this package do not fit together: no retry helps."""
     STARTUP = "startup"
     """The device cannot be used from the start: driver, visibility, mode."""
+    CAPTURE = "capture"
+    """A CUDA graph could not be captured or replayed; the session works without graphs."""
+    UNKNOWN = "unknown"
+    """The GPU failed and the text does not say how badly: a probe of the device decides."""
     STICKY = "sticky"
     """The device's context is dead: every later call of the process fails too."""
 
+
+DeviceProbe: TypeAlias = Callable[[], int]
+"""Asks the device how it is, without work on it, as `cudaStreamQuery` does: 0 is well, else the
+CUDA error number, which after a sticky error is that error."""
 
 _LIBRARY_FAILURE: Final = re.compile(
     r"\b(CUDA|CUBLAS|CUDNN(?:_FE)?|CUFFT|CURAND) (?:failure|error) (\d+|cuda\w+)(?:/\d+)?"
@@ -54,21 +64,53 @@ _REQUESTED_BYTES: Final = re.compile(r"requested (?:buffer of size|bytes of) (\d
 ABSURD_BYTES: Final = 1 << 50
 """A request for more is broken shape data, not memory pressure."""
 
-_CUDA_NUMBERS: Final = {
-    "cudaErrorMemoryAllocation": 2,
-    "cudaErrorInsufficientDriver": 35,
-    "cudaErrorNoDevice": 100,
-    "cudaErrorInvalidDevice": 101,
-    "cudaErrorNoKernelImageForDevice": 209,
-    "cudaErrorIllegalAddress": 700,
-    "cudaErrorLaunchTimeout": 702,
-    "cudaErrorMisalignedAddress": 716,
-    "cudaErrorLaunchFailure": 719,
+CUDA_ERRORS: Final[Mapping[int, tuple[str, Fault]]] = {
+    2: ("cudaErrorMemoryAllocation", Fault.MEMORY),
+    4: ("cudaErrorCudartUnloading", Fault.STICKY),
+    35: ("cudaErrorInsufficientDriver", Fault.STARTUP),
+    46: ("cudaErrorDevicesUnavailable", Fault.STARTUP),
+    100: ("cudaErrorNoDevice", Fault.STARTUP),
+    101: ("cudaErrorInvalidDevice", Fault.STARTUP),
+    200: ("cudaErrorInvalidKernelImage", Fault.UNSUPPORTED),
+    209: ("cudaErrorNoKernelImageForDevice", Fault.UNSUPPORTED),
+    214: ("cudaErrorECCUncorrectable", Fault.STICKY),
+    218: ("cudaErrorInvalidPtx", Fault.UNSUPPORTED),
+    219: ("cudaErrorInvalidGraphicsContext", Fault.STICKY),
+    220: ("cudaErrorNvlinkUncorrectable", Fault.STICKY),
+    222: ("cudaErrorUnsupportedPtxVersion", Fault.UNSUPPORTED),
+    226: ("cudaErrorContained", Fault.STICKY),
+    700: ("cudaErrorIllegalAddress", Fault.STICKY),
+    702: ("cudaErrorLaunchTimeout", Fault.STICKY),
+    709: ("cudaErrorContextIsDestroyed", Fault.STICKY),
+    710: ("cudaErrorAssert", Fault.STICKY),
+    714: ("cudaErrorHardwareStackError", Fault.STICKY),
+    715: ("cudaErrorIllegalInstruction", Fault.STICKY),
+    716: ("cudaErrorMisalignedAddress", Fault.STICKY),
+    717: ("cudaErrorInvalidAddressSpace", Fault.STICKY),
+    718: ("cudaErrorInvalidPc", Fault.STICKY),
+    719: ("cudaErrorLaunchFailure", Fault.STICKY),
+    721: ("cudaErrorTensorMemoryLeak", Fault.STICKY),
+    802: ("cudaErrorSystemNotReady", Fault.STARTUP),
+    803: ("cudaErrorSystemDriverMismatch", Fault.STARTUP),
+    804: ("cudaErrorCompatNotSupportedOnDevice", Fault.STARTUP),
+    900: ("cudaErrorStreamCaptureUnsupported", Fault.CAPTURE),
+    901: ("cudaErrorStreamCaptureInvalidated", Fault.CAPTURE),
+    902: ("cudaErrorStreamCaptureMerge", Fault.CAPTURE),
+    903: ("cudaErrorStreamCaptureUnmatched", Fault.CAPTURE),
+    904: ("cudaErrorStreamCaptureUnjoined", Fault.CAPTURE),
+    905: ("cudaErrorStreamCaptureIsolation", Fault.CAPTURE),
+    906: ("cudaErrorStreamCaptureImplicit", Fault.CAPTURE),
+    907: ("cudaErrorCapturedEvent", Fault.CAPTURE),
+    908: ("cudaErrorStreamCaptureWrongThread", Fault.CAPTURE),
+    999: ("cudaErrorUnknown", Fault.STICKY),
 }
-_MEMORY: Final = frozenset({2})
-_STARTUP: Final = frozenset({35, 46, 100, 101, 802, 803, 804})
-_UNSUPPORTED: Final = frozenset({209, 218, 222})
-_CAPTURE: Final = range(900, 909)
+"""Runtime errors whose number says enough. All others are for the probe."""
+_NUMBERS: Final = {name: number for number, (name, _) in CUDA_ERRORS.items()}
+
+_CUBLAS_ALLOC_FAILED: Final = "3"
+_CUBLAS_ARCH_MISMATCH: Final = "8"
+_CUDNN_INTERNAL_ERROR: Final = ("4", "4000")
+"""Number before and from cuDNN 9 on. Mostly cuDNN's workspace that did not fit."""
 
 _MEMORY_TEXTS: Final = (
     "Failed to allocate memory for requested buffer",
@@ -76,15 +118,16 @@ _MEMORY_TEXTS: Final = (
     "std::bad_alloc",
     "bad allocation",
     "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
 )
 
 
 def classify(text: str, *, on_gpu: bool = False) -> Fault:
-    """The fault that a failure text of ONNX Runtime tells of."""
-    failure = _LIBRARY_FAILURE.search(text)
+    """The fault that a failure text of ONNX Runtime tells of. On the CPU no device can break."""
+    failure = _LIBRARY_FAILURE.search(text) if on_gpu else None
     if failure is not None:
         return _library_fault(failure[1], failure[2], text)
-    if "cuDNN is not available" in text:
+    if on_gpu and "cuDNN is not available" in text:
         return Fault.UNSUPPORTED
     if any(known in text for known in _MEMORY_TEXTS):
         size = _REQUESTED_BYTES.search(text)
@@ -96,23 +139,26 @@ def classify(text: str, *, on_gpu: bool = False) -> Fault:
 
 def _library_fault(library: str, code: str, text: str) -> Fault:
     if library == "CUDA":
-        number = int(code) if code.isdigit() else _CUDA_NUMBERS.get(code, -1)
-        if number in _MEMORY:
-            return Fault.MEMORY
-        if number in _STARTUP:
-            return Fault.STARTUP
-        if number in _UNSUPPORTED:
-            return Fault.UNSUPPORTED
-        return Fault.DATA if number in _CAPTURE else Fault.STICKY
-    if "ALLOC_FAILED" in text or (library == "CUBLAS" and code == "3"):
+        number = int(code) if code.isdigit() else _NUMBERS.get(code, -1)
+        return CUDA_ERRORS[number][1] if number in CUDA_ERRORS else Fault.UNKNOWN
+    if "ALLOC_FAILED" in text or "ALLOCATION_FAILED" in text:
         return Fault.MEMORY
-    if library.startswith("CUDNN") and code == "4":  # INTERNAL_ERROR: mostly its workspace
+    if library == "CUBLAS" and code == _CUBLAS_ALLOC_FAILED:
         return Fault.MEMORY
-    return Fault.STICKY
+    if library == "CUBLAS" and code == _CUBLAS_ARCH_MISMATCH:
+        return Fault.UNSUPPORTED
+    if library.startswith("CUDNN") and code in _CUDNN_INTERNAL_ERROR:
+        return Fault.MEMORY
+    return Fault.UNKNOWN
 
 
-def run_error(text: str, *, model: str, on_gpu: bool) -> ServingError:
-    """The error of a failed run. Device faults are told by number and name only."""
+def run_error(
+    text: str, *, model: str, on_gpu: bool, probe: DeviceProbe | None = None
+) -> ServingError:
+    """The error of a failed run. Device faults are told by number and name only.
+
+    `probe` is asked where the text alone does not tell how far the failure reaches.
+    """
     fault = classify(text, on_gpu=on_gpu)
     if fault is Fault.DATA:
         return ExecutionFailed(f"model '{model}' failed on this data: {public_reason(text)}")
@@ -120,10 +166,12 @@ def run_error(text: str, *, model: str, on_gpu: bool) -> ServingError:
         size = _REQUESTED_BYTES.search(text)
         wanted = f" of {size[1]} bytes" if size is not None else ""
         return OutOfMemory(f"model '{model}': an allocation{wanted} did not fit into memory")
-    return DeviceFailed(f"model '{model}': {device_reason(text, fault)}")
+    return _device_error(text, fault, model, probe)
 
 
-def open_error(text: str, *, model: str, filename: str, on_gpu: bool) -> ServingError:
+def open_error(
+    text: str, *, model: str, filename: str, on_gpu: bool, probe: DeviceProbe | None = None
+) -> ServingError:
     """The error of a model that could not be opened."""
     fault = classify(text, on_gpu=on_gpu)
     if fault is Fault.DATA:
@@ -132,7 +180,33 @@ def open_error(text: str, *, model: str, filename: str, on_gpu: bool) -> Serving
         )
     if fault is Fault.MEMORY:
         return OutOfMemory(f"model '{model}': its weights did not fit into memory")
-    return DeviceFailed(f"model '{model}': {device_reason(text, fault)}")
+    return _device_error(text, fault, model, probe)
+
+
+def _device_error(text: str, fault: Fault, model: str, probe: DeviceProbe | None) -> DeviceFailed:
+    reason = device_reason(text, fault)
+    if fault is not Fault.UNKNOWN:
+        return DeviceFailed(f"model '{model}': {reason}", reach=_REACHES[fault])
+    if probe is None:
+        return DeviceFailed(f"model '{model}': {reason}", reach=Reach.PROCESS)
+    number = probe()
+    if number == 0:
+        return DeviceFailed(
+            f"model '{model}': {reason}; the device answers well after it", reach=Reach.RUN
+        )
+    name = CUDA_ERRORS[number][0] if number in CUDA_ERRORS else "of no known name"
+    return DeviceFailed(
+        f"model '{model}': {reason}; the device answers with CUDA error {number}, {name}",
+        reach=Reach.PROCESS,
+    )
+
+
+_REACHES: Final = {
+    Fault.UNSUPPORTED: Reach.MODEL,
+    Fault.STARTUP: Reach.MODEL,
+    Fault.CAPTURE: Reach.RUN,
+    Fault.STICKY: Reach.PROCESS,
+}
 
 
 def device_reason(text: str, fault: Fault) -> str:
@@ -145,16 +219,17 @@ def device_reason(text: str, fault: Fault) -> str:
     failure = _LIBRARY_FAILURE.search(text)
     if failure is None:
         return "the GPU reported an allocation of impossible size; its state is not trusted"
-    what = f"{failure[1]} failure {failure[2]}"
+    code = str(_NUMBERS.get(failure[2], failure[2]))  # by number, whichever way it was written
+    what = f"{failure[1]} failure {code}"
     if failure[3].strip():
-        what += f": {failure[3].strip()}"
+        what += f": {public_reason(failure[3])}"
     if fault is Fault.UNSUPPORTED:
         return (
             f"{what}; onnxruntime-gpu has code for compute capability {CAPABILITIES_TEXT}, and "
             "this GPU is none of them"
         )
-    if fault is Fault.STARTUP and failure[2] in STARTUP_REMEDIES:
-        return f"{what}; {STARTUP_REMEDIES[failure[2]]}"
+    if fault is Fault.STARTUP and code in STARTUP_REMEDIES:
+        return f"{what}; {STARTUP_REMEDIES[code]}"
     return what
 
 

@@ -8,17 +8,13 @@ lie in other files. Never raises: ONNX Runtime reports what is malformed.
 Source: onnx.proto3, the numbers of its fields.
 """
 
-import mmap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-T = TypeVar("T")
+from stoker.runtime.protobuf import fields, graphs, parts, read
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-_MODEL_GRAPH: Final = 7
 _GRAPH_TENSORS: Final = (11, 12)
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR: Final = 1
@@ -40,60 +36,29 @@ class Declaration:
     symbols: tuple[str | None, ...] = ()
 
 
-class _Malformed(Exception):
-    """The bytes are not a protobuf message."""
-
-
 def scan(path: Path) -> Mapping[str, Declaration]:
     """Declarations by tensor name; empty where the file is no readable model."""
-    return _read(path, lambda view: dict(_declarations(view, 0, len(view))), {})
+    return read(path, lambda view: dict(_declarations(view)), {})
 
 
 def count_operators(path: Path, operators: Collection[str]) -> int:
     """How many nodes have one of these operators, those of sub-graphs included."""
     wanted = {name.encode() for name in operators}
-    return _read(path, lambda view: sum(_count(view, graph, wanted) for graph in _graphs(view)), 0)
+    return read(path, lambda view: sum(_count(view, graph, wanted) for graph in graphs(view)), 0)
 
 
 def has_external_data(path: Path) -> bool:
     """Whether weights of the main graph lie in files beside the model."""
-    return _read(
-        path, lambda view: any(_is_external(view, graph) for graph in _graphs(view)), False
-    )
-
-
-def _read(path: Path, read: Callable[[memoryview], T], otherwise: T) -> T:
-    try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            memoryview(data) as view,
-        ):
-            return read(view)
-    except (OSError, ValueError, _Malformed):
-        return otherwise
-
-
-def _graphs(view: memoryview) -> Iterator[tuple[int, int]]:
-    return _parts(view, (0, len(view)), (_MODEL_GRAPH,))
-
-
-def _parts(
-    view: memoryview, at: tuple[int, int], numbers: tuple[int, ...]
-) -> Iterator[tuple[int, int]]:
-    """Where the parts of a message lie that have one of these field numbers."""
-    for number, value in _fields(view, *at):
-        if number in numbers and isinstance(value, tuple):
-            yield value
+    return read(path, lambda view: any(_is_external(view, graph) for graph in graphs(view)), False)
 
 
 def _count(view: memoryview, graph: tuple[int, int], wanted: set[bytes]) -> int:
     found = 0
-    for node in _parts(view, graph, (_GRAPH_NODE,)):
-        operators = [view[slice(*at)].tobytes() for at in _parts(view, node, (_NODE_OPERATOR,))]
+    for node in parts(view, graph, (_GRAPH_NODE,)):
+        operators = [view[slice(*at)].tobytes() for at in parts(view, node, (_NODE_OPERATOR,))]
         found += sum(operator in wanted for operator in operators)
-        for attribute in _parts(view, node, (_NODE_ATTRIBUTE,)):
-            inner = _parts(view, attribute, _ATTRIBUTE_GRAPHS)
+        for attribute in parts(view, node, (_NODE_ATTRIBUTE,)):
+            inner = parts(view, attribute, _ATTRIBUTE_GRAPHS)
             found += sum(_count(view, each, wanted) for each in inner)
     return found
 
@@ -101,40 +66,37 @@ def _count(view: memoryview, graph: tuple[int, int], wanted: set[bytes]) -> int:
 def _is_external(view: memoryview, graph: tuple[int, int]) -> bool:
     return any(
         True
-        for tensor in _parts(view, graph, (_GRAPH_INITIALIZER,))
-        for _ in _parts(view, tensor, (_TENSOR_EXTERNAL,))
+        for tensor in parts(view, graph, (_GRAPH_INITIALIZER,))
+        for _ in parts(view, tensor, (_TENSOR_EXTERNAL,))
     )
 
 
-def _declarations(view: memoryview, start: int, end: int) -> Iterator[tuple[str, Declaration]]:
-    for number, value in _fields(view, start, end):
-        if number != _MODEL_GRAPH or not isinstance(value, tuple):
-            continue
-        for part, at in _fields(view, *value):
-            if part in _GRAPH_TENSORS and isinstance(at, tuple):
-                yield _value_info(view, *at)
+def _declarations(view: memoryview) -> Iterator[tuple[str, Declaration]]:
+    for graph in graphs(view):
+        for at in parts(view, graph, _GRAPH_TENSORS):
+            yield _value_info(view, *at)
 
 
 def _value_info(view: memoryview, start: int, end: int) -> tuple[str, Declaration]:
     name, declared = "", Declaration(None)
-    for number, value in _fields(view, start, end):
+    for number, value in fields(view, start, end):
         if not isinstance(value, tuple):
             continue
         if number == _VALUE_NAME:
             name = _text(view, value)
         elif number == _VALUE_TYPE:
-            for part, at in _fields(view, *value):
+            for part, at in fields(view, *value):
                 if part == _TYPE_TENSOR and isinstance(at, tuple):
                     declared = _tensor(view, *at)
     return name, declared
 
 
 def _tensor(view: memoryview, start: int, end: int) -> Declaration:
-    for number, value in _fields(view, start, end):
+    for number, value in fields(view, start, end):
         if number == _TENSOR_SHAPE and isinstance(value, tuple):
             dims = [
                 _dimension(view, *at)
-                for part, at in _fields(view, *value)
+                for part, at in fields(view, *value)
                 if part == _SHAPE_DIM and isinstance(at, tuple)
             ]
             return Declaration(tuple(size for size, _ in dims), tuple(name for _, name in dims))
@@ -142,7 +104,7 @@ def _tensor(view: memoryview, start: int, end: int) -> Declaration:
 
 
 def _dimension(view: memoryview, start: int, end: int) -> tuple[int, str | None]:
-    for number, value in _fields(view, start, end):
+    for number, value in fields(view, start, end):
         if number == _DIM_VALUE and isinstance(value, int):
             return (value if value < 1 << 63 else -1), None
         if number == _DIM_PARAM and isinstance(value, tuple):
@@ -152,40 +114,3 @@ def _dimension(view: memoryview, start: int, end: int) -> tuple[int, str | None]
 
 def _text(view: memoryview, at: tuple[int, int]) -> str:
     return bytes(view[at[0] : at[1]]).decode(errors="replace")
-
-
-def _fields(
-    view: memoryview, start: int, end: int
-) -> Iterator[tuple[int, int | tuple[int, int] | None]]:
-    """Field numbers with their value: an integer, or start and end of the bytes of a message."""
-    at = start
-    while at < end:
-        key, at = _varint(view, at, end)
-        number, kind = key >> 3, key & 7
-        if kind == _VARINT:
-            value, at = _varint(view, at, end)
-            yield number, value
-        elif kind == _BYTES:
-            length, at = _varint(view, at, end)
-            if at + length > end:
-                raise _Malformed
-            yield number, (at, at + length)
-            at += length
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
-            yield number, None
-        else:
-            raise _Malformed
-
-
-def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise _Malformed
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _Malformed

@@ -64,7 +64,7 @@ from stoker.runtime.providers import (
     with_stream,
 )
 from stoker.runtime.session import Placement, Session
-from stoker.runtime.translation import Translation
+from stoker.runtime.translation import Translation, translation
 from stoker.tensor import DataType
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,12 @@ class OnnxRuntime:
         return str(self._library.__version__)
 
     @property
+    def driver(self) -> str | None:
+        """Implements `Runtime`: the newest CUDA that the driver can do."""
+        version = self.gpus.driver_version
+        return f"for CUDA {version // 1000}.{version % 1000 // 10}" if version else None
+
+    @property
     def gpus(self) -> GpuFacts:
         """The GPUs as the driver tells of them; none with the device `cpu`."""
         return self._discovery.gpus
@@ -191,7 +197,9 @@ class OnnxRuntime:
         index = cuda_index(device)
         if index is None:
             providers = provider_list(config, device)
-            session, _ = self._session(path, config.name, options, providers, counts_copies=False)
+            session, _ = self._session(
+                path, translation(config.name, device, opening=path.name), options, providers
+            )
             report = _report(session, device, device, CPU_PROVIDER)
             return OnnxSession(
                 self._library, session, path, config.name, report, options, HostMemory()
@@ -221,7 +229,8 @@ class OnnxRuntime:
         def create(*, graphs: bool = False, counts: bool = False) -> tuple[Any, int | None]:
             providers = with_stream(provider_list(config, device), stream, graphs=graphs)
             with self._hot_path.gate.opening():
-                return self._session(path, config.name, options, providers, counts_copies=counts)
+                translated = translation(config.name, device, opening=path.name)
+                return self._session(path, translated, options, providers, counts_copies=counts)
 
         session, copied = create(counts=counts_copies)
         wanted = provider_list(config, device)[0][0]
@@ -259,15 +268,14 @@ class OnnxRuntime:
     def _session(
         self,
         path: Path,
-        model: str,
+        translated: Translation,
         options: SessionOptions,
         providers: ProviderList,
         *,
-        counts_copies: bool,
+        counts_copies: bool = False,
     ) -> tuple[Any, int | None]:
         """A session of ONNX Runtime, and the copies between devices in its graph if counted."""
-        is_on_gpu = providers[0][0] != CPU_PROVIDER
-        with Translation(model, opening=path.name, on_gpu=is_on_gpu):
+        with translated:
             if counts_copies:
                 # A model that ONNX Runtime cannot write is opened again, without the count.
                 with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:

@@ -14,15 +14,16 @@ from weakref import WeakSet
 import numpy as np
 
 from stoker.device import CPU, DeviceReport
-from stoker.errors import ExecutionFailed, InvalidRequest
+from stoker.errors import ExecutionFailed, InvalidRequest, OutOfMemory
 from stoker.runtime import graph_scan
 from stoker.runtime.bindings import OnnxBinding, address, array_of
 from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
 from stoker.runtime.described import Described
 from stoker.runtime.device_memory import DeviceMemory
-from stoker.runtime.options import GRAPH_KEY, SessionOptions
+from stoker.runtime.memory import shrinks_arena
+from stoker.runtime.options import ARENA_SHRINKAGE, GRAPH_KEY, SessionOptions
 from stoker.runtime.session import Binding, BoundTensor
-from stoker.runtime.translation import Translation
+from stoker.runtime.translation import translation
 from stoker.tensor import Array, DataType, TensorSpec, shape_text
 
 _LOG_FATAL: Final = 4
@@ -81,10 +82,14 @@ class OnnxSession:
             spec.name for spec in self._outputs
         }
         self._run_entries = options.run_config_entries
+        self._has_arena = options.memory_arena or report.device != CPU
         self._run_options = self._options()
+        self._shrinking_options = self._options(ran_out=True)
+        """Of the first run after one that ran out of memory."""
+        self._ran_out = False
         self._is_bindable = not self._has_text and not self._passed_on
         self._bindings: WeakSet[OnnxBinding] = WeakSet()
-        self._translation = Translation(model, on_gpu=report.device != CPU)
+        self._translation = translation(model, report.device)
         self._makes_much = False
         """The last run made outputs of COPIED_BYTES or more."""
 
@@ -125,10 +130,18 @@ class OnnxSession:
         into: Mapping[str, Array] | None = None,
     ) -> list[Array]:
         """Implements `Session`.  Hot path."""
-        if self._memory is not None and not self._memory.is_host:
-            with self._memory.calls():
-                return self._run(feeds, outputs, into)
-        return self._run(feeds, outputs, into)
+        try:
+            if self._memory is not None and not self._memory.is_host:
+                with self._memory.calls():
+                    return self._run(feeds, outputs, into)
+            return self._run(feeds, outputs, into)
+        except OutOfMemory:
+            self.ran_out()
+            raise
+
+    def ran_out(self) -> None:
+        """A run found no memory: the next one here gives back what the arena does not use."""
+        self._ran_out = True
 
     def _run(
         self,
@@ -141,12 +154,19 @@ class OnnxSession:
                 made = self._run_bound(feeds, outputs, into or {})
                 self._makes_much = _nbytes(made) >= COPIED_BYTES
                 return made
-            made = self._session.run(list(outputs), dict(feeds), self._run_options)
+            made = self._session.run(list(outputs), dict(feeds), self._next_options())
             self._makes_much = _nbytes(made) >= COPIED_BYTES
         if into:
             return [self._copied(*each, into) for each in zip(outputs, made, strict=True)]
         # Results of the declared datatype; scalars as 0-d arrays.
         return [np.asarray(array) for array in made]
+
+    def _next_options(self) -> Any:
+        """The options of the run that begins: ONNX Runtime reads them, and keeps nothing."""
+        if self._ran_out:
+            self._ran_out = False
+            return self._shrinking_options
+        return self._run_options
 
     def _run_bound(
         self, feeds: Mapping[str, Array], outputs: Sequence[str], into: Mapping[str, Array]
@@ -170,7 +190,7 @@ class OnnxSession:
             self._check_target(name, target)
             number = self._datatypes[name].onnx_number
             binding.bind_output(name, "cpu", 0, number, target.shape, address(target))
-        self._session.run_with_iobinding(binding, self._run_options)
+        self._session.run_with_iobinding(binding, self._next_options())
         made = []
         for name, value in zip(outputs, binding.get_outputs(), strict=True):
             if name in self._passed_on:
@@ -241,16 +261,33 @@ class OnnxSession:
         options = self._options(graph, is_awaited=is_awaited)
         with self._translation:
             binding = OnnxBinding(
-                self._session, memory, options, self._translation, inputs, outputs
+                self._session,
+                memory,
+                options,
+                self._translation,
+                inputs,
+                outputs,
+                self.ran_out,
             )
         self._bindings.add(binding)
         return binding
 
-    def _options(self, graph: int = NOT_CAPTURED, *, is_awaited: bool = False) -> Any:
-        """Options of runs. `is_awaited`: somebody waits for the stream after a run."""
+    def _options(
+        self, graph: int = NOT_CAPTURED, *, is_awaited: bool = False, ran_out: bool = False
+    ) -> Any:
+        """Options of runs. `is_awaited`: somebody waits for the stream after a run; `ran_out`: the
+        run before found no memory."""
         chosen = self._ort.RunOptions()
         chosen.log_severity_level = _LOG_FATAL  # a failed run raises; no log flood
         entries = {**self._run_entries, GRAPH_KEY: str(graph)}
+        shrinks = shrinks_arena(
+            asked=entries.pop(ARENA_SHRINKAGE, ""),
+            device=self.device,
+            ran_out=ran_out and self._has_arena,
+            captures_graphs=self._graphs.captures,
+        )
+        if shrinks:
+            entries[ARENA_SHRINKAGE] = shrinks
         if is_awaited:
             entries["disable_synchronize_execution_providers"] = "1"
         for key, value in entries.items():

@@ -20,6 +20,10 @@ GRAPH_KEY: Final = "gpu_graph_id"
 """Of a run: which CUDA graph is captured or replayed; -1 for none."""
 
 
+ARENA_SHRINKAGE: Final = "memory.enable_memory_arena_shrinkage"
+"""Parameter of a model, and key of ONNX Runtime's run options: which arenas a run shrinks."""
+
+
 class GraphLevel(Enum):
     """Graph optimisations; the value is the name of ONNX Runtime's constant."""
 
@@ -73,9 +77,9 @@ def session_options(config: ModelConfig, *, intra_op_threads: int) -> SessionOpt
     # looks the key up in each bound run and throws and catches an exception (48 us) if it is
     # not there.
     run_entries = {GRAPH_KEY: "-1"}
-    shrink = config.parameters.get("memory.enable_memory_arena_shrinkage", "")
+    shrink = config.parameters.get(ARENA_SHRINKAGE, "")
     if shrink:
-        run_entries["memory.enable_memory_arena_shrinkage"] = shrink
+        run_entries[ARENA_SHRINKAGE] = shrink
     return SessionOptions(
         graph_level=level,
         intra_op_threads=intra_op_threads,

@@ -134,6 +134,10 @@ class Runtime(Protocol):
     def version(self) -> str:
         """The library's own version."""
 
+    @property
+    def driver(self) -> str | None:
+        """The GPU driver in words; None where there is none."""
+
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """The sessions that a model's instance groups ask for. Raises InvalidRequest for a group
         that this machine cannot have (a GPU that is not there), with the sentence for the user."""

@@ -1,9 +1,9 @@
 """Log records: an event's name, a sentence, and fields; as text for people or JSON for machines.
 
-`set_up` is called once, by `app.py`; everyone else takes `logging.getLogger(__name__)` and calls
-`event`. Records go to stderr, one line each; the ready line alone goes to stdout. The schema is in
-docs/logging.md. Two rules hold for every caller: never the contents of a tensor, and no record
-per request. Imports none of ours.
+`set_up` is called once, by `process.py`; everyone else takes `logging.getLogger(__name__)` and
+calls `event`. Records go to stderr, one line each; the ready line alone goes to stdout. The schema
+is in docs/logging.md. Two rules hold for every caller: never the contents of a tensor, and no
+record per request. Imports none of ours.
 """
 
 import json

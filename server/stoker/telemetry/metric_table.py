@@ -143,6 +143,24 @@ BISECTIONS: Final = _of_model(
     "batches",
     "Failed batches that were run again in halves to find the guilty request.",
 )
+OUT_OF_MEMORY: Final = _of_model(
+    "stoker_out_of_memory_total",
+    _COUNTER,
+    "runs",
+    "Runs that did not fit into the device's memory; batches were then run again in halves.",
+)
+DEVICE_RETRIES: Final = _of_model(
+    "stoker_device_retries_total",
+    _COUNTER,
+    "runs",
+    "Runs that were tried again because the device failed in them and answered well afterwards.",
+)
+HUNG_RUNS: Final = _of_model(
+    "stoker_hung_runs_total",
+    _COUNTER,
+    "runs",
+    "Runs that lasted longer than --hung-run-timeout and 50 times what such runs take.",
+)
 SLOW_LOOP_RUNS: Final = _of_model(
     "stoker_slow_loop_runs_total",
     _COUNTER,
@@ -203,6 +221,15 @@ MODEL_NODES: Final = _of_model(
     "Nodes of the version's graph by the execution provider that runs them, for each device.",
     ("model", "version", "device", "provider"),
 )
+MODEL_MEMORY: Final = _of_model(
+    "stoker_model_memory_bytes",
+    _GAUGE,
+    "bytes",
+    "What the version takes: weights (from its file), tensors (of its largest batch), loaded and "
+    "workspace (measured; absent where other models were loaded at the same moment).",
+    (*_MODEL, "kind"),
+)
+
 MODEL_READY: Final = Metric(
     "stoker_model_ready",
     _GAUGE,
@@ -457,8 +484,9 @@ TABLE: Final = (
     REQUEST_DURATION, QUEUE_DURATION, INPUT_DURATION, INFER_DURATION, OUTPUT_DURATION,
     PENDING, LOAD_DURATION,
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
-    SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED, MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT,
-    MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES, MODEL_READY, READY, BUILD, START_TIME,
+    OUT_OF_MEMORY, DEVICE_RETRIES, HUNG_RUNS, SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED,
+    MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT, MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
+    MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
     LOOP_LAG, LOOP_BUSY,
     PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES,

@@ -41,7 +41,7 @@ Facts: TypeAlias = Mapping[tuple[str, ...], float]
 MODEL_METRICS: Final = tuple(metric for metric in table.TABLE if metric.per_model)
 MODEL_GAUGES: Final = (table.MODEL_DEMAND, table.MODEL_BATCH_LIMIT, table.MODEL_ROW_SECONDS)
 """Metrics of a model that do not come from its statistics: whoever adds the model gives them."""
-MODEL_FACTS: Final = (table.MODEL_INFO, table.MODEL_NODES)
+MODEL_FACTS: Final = (table.MODEL_INFO, table.MODEL_NODES, table.MODEL_MEMORY)
 """Likewise, for what is known once it is loaded."""
 
 _NS_PER_S: Final = 1e9
@@ -81,6 +81,9 @@ _READERS: Final[Mapping[Metric, Callable[[ModelStatistics], Sequence[float]]]] =
     table.BATCH_ROWS: lambda of: histogram_values(of.batch_rows, 1) if of.execution_count else (),
     table.BATCHES: lambda of: tuple(of.batch_ends.values()),
     table.BISECTIONS: lambda of: (of.bisections,),
+    table.OUT_OF_MEMORY: lambda of: (of.out_of_memory,),
+    table.DEVICE_RETRIES: lambda of: (of.device_retries,),
+    table.HUNG_RUNS: lambda of: (of.hung_runs,),
     table.SLOW_LOOP_RUNS: lambda of: (of.slow_loop_runs,),
     table.REFUSED: lambda of: tuple(of.refusals.values()),
     table.WRONGLY_REFUSED: lambda of: (of.wrong_refusals,),
@@ -93,6 +96,9 @@ _changing: Final = attrgetter(
     "failure_count",
     "execution_count",
     "bisections",
+    "out_of_memory",
+    "device_retries",
+    "hung_runs",
     "slow_loop_runs",
     "wrong_refusals",
     "pending",

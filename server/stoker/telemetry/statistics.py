@@ -96,10 +96,12 @@ class ModelStatistics:
         "bisections",
         "compute_count",
         "compute_histogram",
+        "device_retries",
         "execution_count",
         "failure_count",
         "failure_ns",
         "failures",
+        "hung_runs",
         "in_flight",
         "infer_ns",
         "inference_count",
@@ -107,6 +109,7 @@ class ModelStatistics:
         "last_inference_ms",
         "load_seconds",
         "model",
+        "out_of_memory",
         "output_ns",
         "pending",
         "queue_histogram",
@@ -147,6 +150,12 @@ class ModelStatistics:
         """Requests refused as predicted late that would have met their limit after all."""
         self.bisections = 0
         """Failed batches that were run again in halves."""
+        self.out_of_memory = 0
+        """Runs that did not fit into memory."""
+        self.device_retries = 0
+        """Runs that were tried again after a device fault that was theirs alone."""
+        self.hung_runs = 0
+        """Runs that lasted so long that they are not expected to end."""
         self.slow_loop_runs = 0
         """Runs on the event loop that held it for long."""
         self.failures = dict.fromkeys(FailureReason, 0)

@@ -1,0 +1,57 @@
+"""Applies a model's row limit (`row_limit.py`) to the batches that form: policy and run sizes.
+
+On the event loop; executors read the policy that stands when they take a batch.
+"""
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from stoker.engine.forecast import RunSizes
+from stoker.engine.row_limit import RowLimit
+
+if TYPE_CHECKING:
+    from stoker.engine.served_model import ServedModel
+
+logger: Final = logging.getLogger(__name__)
+
+
+class BatchLimit:
+    """How large batches of one model version may be while memory is short."""
+
+    def __init__(self, model: "ServedModel") -> None:
+        self._model = model
+        self._policy = model.policy
+        self._sizes = model.costs.sizes
+        self._limit = RowLimit(model.policy.max_rows)
+        self.is_lowered = False
+        """Batches are smaller than configured because one did not fit into memory."""
+
+    def ran_out(self, rows: int) -> None:
+        """A batch of so many rows did not fit into memory: later ones are smaller."""
+        if self._limit.lower(rows, self._model.clock()):
+            logger.warning(
+                "%s ran out of memory at %d rows: batches are limited to %d rows",
+                self._model.plan.identity,
+                rows,
+                self._limit.rows,
+            )
+            self._apply()
+
+    def fitted(self, rows: int) -> None:
+        """A run of so many rows fitted into memory. Called while `is_lowered` only."""
+        if self._limit.ran(rows, self._model.clock()):
+            logger.info(
+                "%s: batches may have %d rows again", self._model.plan.identity, self._limit.rows
+            )
+            self._apply()
+
+    def _apply(self) -> None:
+        rows = self._limit.rows
+        self.is_lowered = self._limit.is_lowered
+        self._model.policy = replace(
+            self._policy,
+            max_rows=rows,
+            preferred_rows=tuple(n for n in self._policy.preferred_rows if n <= rows),
+        )
+        self._model.costs.resize(RunSizes(rows, rows) if self.is_lowered else self._sizes)
