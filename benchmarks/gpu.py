@@ -10,9 +10,11 @@ Bare ONNX Runtime without the server, each pair side by side in one run, rounds 
 5. TF32 against FP32, with the difference of the results;
 6. copies from page-locked and from pageable memory.
 
-    python -m benchmarks.gpu [--rounds 5] [--repeats 50] [--output build/gpu-bench.md]
+    python -m benchmarks.gpu [--rounds 5] [--repeats 50] [--networks cnn,launches]
+                             [--output build/gpu-bench.md]
 
-Writes a file in the form of benchmarks/results. Without a GPU it says why and ends with code 1.
+Writes a file in the form of benchmarks/results. A question that fails is told in it, and the others
+are answered. Without a GPU it says why and ends with code 1.
 """
 
 import argparse
@@ -321,6 +323,15 @@ def _ratio(these: Sequence[float], those: Sequence[float]) -> str:
 QUESTIONS: Final = (levels, buckets, graphs, instances, tf32, copies)
 
 
+def answer(question: Callable[[Bench], Table], bench: Bench) -> Table:
+    """The question's table, or why there is none: the others are of use all the same."""
+    try:
+        return question(bench)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".replace("|", "\\|").replace("\n", " ")
+        return f"{question.__name__}: failed", ("why",), [(text[:500],)]
+
+
 def render(command: str, machine: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     """The file: what ran, on what, then each table."""
     lines = ["# The GPU's path, step by step", "", f"    {command}", ""]
@@ -337,6 +348,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--networks", default=",".join(each.name for each in measured_networks()))
     parser.add_argument("--output", type=Path, default=Path("build/gpu-bench.md"))
     given = parser.parse_args()
     found = hardware()
@@ -347,10 +359,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         cuda = Cudart()
         cuda.set_device(0)
-        bench = Bench(
-            "cuda", cuda, Path(folder), given.rounds, given.repeats, measured_networks(), (1, 8, 64)
-        )
-        tables = [question(bench) for question in QUESTIONS]
+        chosen = [each for each in measured_networks() if each.name in given.networks.split(",")]
+        bench = Bench("cuda", cuda, Path(folder), given.rounds, given.repeats, chosen, (1, 8, 64))
+        tables = [answer(question, bench) for question in QUESTIONS]
     machine = (
         *found.lines(),
         ("host", facts()),
