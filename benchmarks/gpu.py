@@ -2,16 +2,19 @@
 
 Bare ONNX Runtime without the server, each pair side by side in one run, rounds taking turns:
 
-1. level 0 (`session.run`) against level 1 (fixed device buffers, page-locked slabs, own stream);
+1. level 0 (`session.run`) against level 1 (fixed device buffers, page-locked slabs, own stream),
+   written by hand, and the server's own (`runtime/fixed.py`), which also lays the rows;
 2. a batch size that comes for the first time, and again, against one padded to a bucket;
 3. CUDA graphs: a replay against the same run uncaptured;
 4. one instance against two (threads, sessions, streams), which overlap copies and kernels;
 5. TF32 against FP32, with the difference of the results;
 6. copies from page-locked and from pageable memory.
 
-    python -m benchmarks.gpu [--rounds 5] [--repeats 50] [--output build/gpu-bench.md]
+    python -m benchmarks.gpu [--rounds 5] [--repeats 50] [--networks cnn,launches]
+                             [--output build/gpu-bench.md]
 
-Writes a file in the form of benchmarks/results. Without a GPU it says why and ends with code 1.
+Writes a file in the form of benchmarks/results. A question that fails is told in it, and the others
+are answered. Without a GPU it says why and ends with code 1.
 """
 
 import argparse
@@ -33,6 +36,8 @@ from benchmarks.figures import facts, spread
 from tests.gpu import checks, networks
 from tests.gpu.cudart import Cudart, pages
 from tests.gpu.hardware import hardware
+from tests.gpu.level1 import Level1
+from tests.gpu.served import open_path
 from tests.models import write_model
 
 ENTRIES: Final = {"disable_synchronize_execution_providers": "1"}
@@ -59,7 +64,7 @@ def measured_networks() -> tuple[Network, ...]:
         Network("cnn", networks.cnn(64, 64, 8), (3, 64, 64), (64,)),
         Network("transformer", networks.transformer(256, 8, 4), (64, 256), (64, 256)),
         Network("launches", networks.launches(), (64,), (64,)),
-        Network("increment", networks.increment(), (1 << 18,), (1 << 18,)),
+        Network("increment", networks.increment(1 << 18), (1 << 18,), (1 << 18,)),
     )
 
 
@@ -87,6 +92,16 @@ class Bench:
     def fixed(self, network: Network, rows: int) -> "Fixed":
         """Level 1 of a network at one batch size."""
         return Fixed(self, network, rows)
+
+    def served(self, network: Network, rows: int) -> Level1 | None:
+        """The server's own level 1; None for a network without fixed shapes."""
+        device = "cpu" if self.kind == "cpu" else "cuda:0"
+        session = open_path(device, self.path(network), use_tf32="0")
+        try:
+            return Level1(session, rows)
+        except ValueError:
+            session.close()
+            return None
 
     def turns(self, *calls: Callable[[], object]) -> list[list[float]]:
         """Median microseconds of each call in each round; the calls take turns."""
@@ -131,15 +146,25 @@ def levels(bench: Bench) -> Table:
         for count in bench.rows:
             x = networks.random((count, *network.x), 1)
             fixed = bench.fixed(network, count)
-            plain_us, fixed_us = bench.turns(partial(session.run, None, {"x": x}), fixed.run)
+            calls: list[Callable[[], object]] = [partial(session.run, None, {"x": x}), fixed.run]
+            ours = bench.served(network, count)
+            if ours is not None:
+                calls.append(partial(ours.run, x))
+            plain_us, fixed_us, *served_us = bench.turns(*calls)
             fixed.close()
+            if ours is not None:
+                ours.close()
+            cells = ["no fixed shapes", "-"]
+            for each in served_us:
+                cells = [spread(each), _ratio(plain_us, each)]
             rows.append((network.name, str(count), spread(plain_us), spread(fixed_us),
-                         _ratio(plain_us, fixed_us)))  # fmt: skip
+                         _ratio(plain_us, fixed_us), *cells))  # fmt: skip
     return (
         "Level 0 against level 1",
-        ("model", "rows", "level 0 us", "level 1 us", "level 0 / level 1"),
+        ("model", "rows", "level 0 us", "level 1 us", "level 0 / level 1",
+         "the server's us", "level 0 / the server's"),
         rows,
-    )
+    )  # fmt: skip
 
 
 def buckets(bench: Bench) -> Table:
@@ -298,6 +323,15 @@ def _ratio(these: Sequence[float], those: Sequence[float]) -> str:
 QUESTIONS: Final = (levels, buckets, graphs, instances, tf32, copies)
 
 
+def answer(question: Callable[[Bench], Table], bench: Bench) -> Table:
+    """The question's table, or why there is none: the others are of use all the same."""
+    try:
+        return question(bench)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".replace("|", "\\|").replace("\n", " ")
+        return f"{question.__name__}: failed", ("why",), [(text[:500],)]
+
+
 def render(command: str, machine: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     """The file: what ran, on what, then each table."""
     lines = ["# The GPU's path, step by step", "", f"    {command}", ""]
@@ -314,6 +348,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--networks", default=",".join(each.name for each in measured_networks()))
     parser.add_argument("--output", type=Path, default=Path("build/gpu-bench.md"))
     given = parser.parse_args()
     found = hardware()
@@ -324,10 +359,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         cuda = Cudart()
         cuda.set_device(0)
-        bench = Bench(
-            "cuda", cuda, Path(folder), given.rounds, given.repeats, measured_networks(), (1, 8, 64)
-        )
-        tables = [question(bench) for question in QUESTIONS]
+        chosen = [each for each in measured_networks() if each.name in given.networks.split(",")]
+        bench = Bench("cuda", cuda, Path(folder), given.rounds, given.repeats, chosen, (1, 8, 64))
+        tables = [answer(question, bench) for question in QUESTIONS]
     machine = (
         *found.lines(),
         ("host", facts()),

@@ -174,11 +174,11 @@ def launches(width: int = 64, depth: int = 64) -> onnx.ModelProto:
     )
 
 
-def increment() -> onnx.ModelProto:
-    """FP32 x [batch,width] -> y = x + 1: one kernel, exact."""
+def increment(width: int | str = "width") -> onnx.ModelProto:
+    """FP32 x [batch,width] -> y = x + 1: one kernel, exact. A text leaves the width open."""
     return build(
         [helper.make_node("Add", ["x", "one"], ["y"])],
-        [tensor("x", DataType.FP32, ["batch", "width"])],
-        [tensor("y", DataType.FP32, ["batch", "width"])],
+        [tensor("x", DataType.FP32, ["batch", width])],
+        [tensor("y", DataType.FP32, ["batch", width])],
         {"one": np.ones(1, np.float32)},
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import COPIED, QUESTIONS, Bench, Network, Table, copies, levels, render
+from benchmarks.gpu import COPIED, QUESTIONS, Bench, Network, Table, answer, copies, levels, render
 from tests.driver_stubs import CUDART, build
 from tests.gpu import networks
 from tests.gpu.cudart import Cudart
@@ -44,6 +44,14 @@ def test_every_question_has_an_answer_in_each_cell(
 def test_each_network_is_measured_at_each_size_and_each_size_copied(bench: Bench) -> None:
     assert len(levels(bench)[2]) == 4
     assert len(copies(bench)[2]) == len(COPIED)
+
+
+def test_a_question_that_fails_is_told_and_ends_nothing(bench: Bench) -> None:
+    def broken(bench: Bench) -> Table:
+        raise RuntimeError("a | b\nc")
+
+    assert answer(broken, bench) == ("broken: failed", ("why",), [("RuntimeError: a \\| b c",)])
+    assert answer(levels, bench)[0] == "Level 0 against level 1"
 
 
 def test_the_file_tells_the_command_the_machine_and_the_tables() -> None:
