@@ -158,13 +158,14 @@ class Opener:
                     for _, each in sessions:
                         with self._occupied(each.device):
                             warm_up(config, each, definition.folder)
-            _, session = sessions[0]
+                _, session = sessions[0]
+                with self._occupied(session.device), meter.warming(turn):
+                    independence = self._prove(identity, session, config, definition.folder)
             with (
-                self._quiet.measurement() as turn,
+                self._measuring() as turn,
                 self._occupied(session.device),
                 meter.warming(turn),
             ):
-                independence = self._prove(identity, session, config, definition.folder)
                 profile = self._measure(sessions, config, independence, definition.folder)
             memory = memory_use(path, config, len(sessions), meter)
             _log_profile(identity, profile)
@@ -261,6 +262,10 @@ class Opener:
         that each alone would have had."""
         is_on_cpu = all(placement.device == CPU for placement in placements)
         return self._quiet.work() if is_on_cpu else self._quiet.measurement()
+
+    def _measuring(self) -> AbstractContextManager[Turn]:
+        """Alone where time is measured: another load would be timed as well."""
+        return self._quiet.measurement() if self._profile_seconds > 0 else self._quiet.work()
 
     def _prove(
         self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path
