@@ -22,7 +22,8 @@ class Level1:
         if session.memory is None:
             raise ValueError(f"a session on {session.device} without memory for it")
         self.runs = FixedRuns(session, session.memory, shapes, Buckets(powers_of_two(max_rows)))
-        self.runs.warm()
+        if not self.runs.is_host:
+            self.runs.warm()  # the host's own slabs are for small outputs only
         (output,) = shapes.outputs
         self._lent: Array | None = None
         if self.runs.needs_slab(0, max_rows):

@@ -61,6 +61,7 @@ class Report:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._commit = _commit()
         self._checks: dict[str, Check] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -80,10 +81,15 @@ class Report:
             reason,
             dict(report.user_properties),
         )
+        self._write()  # at once: a check may bring the whole process down
 
     def pytest_sessionfinish(self) -> None:
+        """Writes the report of a run without a test, too."""
+        self._write()
+
+    def _write(self) -> None:
         """Writes both files."""
-        facts = (("commit", _commit()), *hardware().lines())
+        facts = (("commit", self._commit), *hardware().lines())
         checks = list(self._checks.values())
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.with_suffix(".md").write_text(render(facts, checks))

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.gpu
 
 ROWS = 64
 COPIED = 64 << 20
+HELD = 0.7
+"""Share of the GIL above which a call holds it: near 1 where it does; a busy machine adds some."""
 
 
 def test_a_bound_host_array_is_copied_when_it_is_bound(
@@ -110,8 +112,8 @@ def test_runs_and_our_own_copies_leave_the_gil_to_others(
         record_property(f"{name} holds the GIL", round(share, 2))
     cuda.unregister(host)
     cuda.free(there)
-    assert shares["run"] < 0.5
-    assert shares["our copy"] < 0.5
+    assert shares["run"] < HELD
+    assert shares["our copy"] < HELD
 
 
 def test_the_providers_library_gives_page_locked_values(record_property: Record) -> None:

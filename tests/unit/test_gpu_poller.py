@@ -117,6 +117,32 @@ def test_a_bug_ends_the_readings_and_is_logged_once(caplog: pytest.LogCaptureFix
     ]
 
 
+@pytest.mark.slow  # readings are at least a second apart
+def test_a_reading_that_fails_is_told_once_and_others_follow(
+    pynvml: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("NVML_STUB", GPUS)
+    failures = [ValueError("not of NVML"), ValueError("nor this")]
+    power = pynvml.nvmlDeviceGetPowerUsage
+
+    def failing(device: object) -> object:
+        if failures:
+            raise failures.pop()
+        return power(device)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", failing)
+    poller = GpuPoller(lambda: [UUID], LEAST_INTERVAL_S, binding=lambda: pynvml)
+    poller.start()
+
+    wait_until(lambda: bool(poller.series(table.GPU_POWER)), "a reading after two that failed")
+
+    assert poller.close(timeout_s=60.0)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["a reading of the GPUs failed; others follow"]
+
+
 def test_readings_of_a_driver_that_hangs_grow_old_and_vanish(
     poller: GpuPoller, clock: HandLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

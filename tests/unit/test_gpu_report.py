@@ -34,6 +34,29 @@ def test_a_set_up_that_fails_is_a_failure(broken):
 """
 
 
+CRASHES = """
+import os
+
+def test_a_check_before():
+    pass
+
+def test_b_that_ends_its_process():
+    os._exit(70)
+"""
+
+
+def run(folder: Path, report: Path) -> "subprocess.CompletedProcess[str]":
+    """pytest with the plugin, in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.gpu.report", "--gpu-report", report, "."],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "server")])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_a_report_counts_and_names_each_check() -> None:
     text = render(
         FACTS,
@@ -61,14 +84,7 @@ def test_a_run_writes_both_files(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_it.py").write_text(TESTS)
     path = tmp_path / "made" / "report"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.gpu.report", "--gpu-report", str(path), "."],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "server")])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(tmp_path, path)
 
     assert f"Report: {path}.md" in done.stdout
     written = json.loads(path.with_suffix(".json").read_text())
@@ -79,3 +95,14 @@ def test_a_run_writes_both_files(tmp_path: Path) -> None:
     assert "one is not two" in checks["test_a_failure_says_what"]["reason"]
     assert checks["test_a_set_up_that_fails_is_a_failure"]["outcome"] == "failed"
     assert "1 passed, 2 failed, 1 skipped." in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_the_report_of_a_run_that_crashes_has_what_came_before(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(CRASHES)
+
+    done = run(tmp_path, tmp_path / "report")
+
+    assert done.returncode == 70
+    assert "| a check before | passed |" in (tmp_path / "report.md").read_text()

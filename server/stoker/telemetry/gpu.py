@@ -131,18 +131,29 @@ class GpuPoller:
         counts = {handle.gpu.uuid: GpuCounts() for handle in handles}
         for uuid in nvml.listen(handles):
             counts[uuid].hears_xids = True
+        has_failed = False
         while True:
-            for uuid, number in nvml.xids(handles):
-                counts[uuid].note_xid(number)
-            parts = []
-            for handle in handles:
-                reading = nvml.read(handle)
-                own = counts[handle.gpu.uuid]
-                own.note_energy(reading.energy_joules)
-                parts.append(figures(handle.gpu, reading, own))
-            self._read = (self._clock(), merged(parts))
+            try:
+                self._read = (self._clock(), _round(nvml, handles, counts))
+            except Exception:
+                if not has_failed:
+                    logger.exception("a reading of the GPUs failed; others follow")
+                has_failed = True
             if self._ending.wait(self.interval_s):
                 return
+
+
+def _round(nvml: Nvml, handles: Sequence[Handle], counts: Mapping[str, GpuCounts]) -> Figures:
+    """One reading of all GPUs."""
+    for uuid, number in nvml.xids(handles):
+        counts[uuid].note_xid(number)
+    parts = []
+    for handle in handles:
+        reading = nvml.read(handle)
+        own = counts[handle.gpu.uuid]
+        own.note_energy(reading.energy_joules)
+        parts.append(figures(handle.gpu, reading, own))
+    return merged(parts)
 
 
 def show_gpus(metrics: MetricsRegistry, series: GpuSeries) -> None:
