@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+import numpy as np
+
 from stoker.engine.batch import JOIN_BYTES, pieces_of
 from stoker.engine.outputs import BatchLease, OutputPool
 from stoker.engine.padding import is_padded, lay
@@ -34,7 +36,8 @@ from stoker.tensor import Array, Raw, as_array
 
 logger: Final = logging.getLogger(__name__)
 
-_BYTES: Final = {bytes}
+_BYTES: Final = frozenset({bytes, memoryview})
+"""What is copied as bytes while that takes less than assigning arrays, which frees the GIL."""
 
 LONE_BYTES: Final = 1 << 15
 """The inputs of a lone request that take more are read where they lie, on the CPU: binding them
@@ -168,7 +171,7 @@ class FixedBatches:
             data = requests[0].data
             for place, at in zip(runs.inputs, forms[0].order, strict=True):
                 piece = data[at]
-                if type(piece) is bytes and len(piece) <= JOIN_BYTES:
+                if not isinstance(piece, np.ndarray) and len(piece) <= JOIN_BYTES:
                     place.raw[: len(piece)] = piece
                 else:
                     self._assign(place, [piece], forms)
@@ -176,8 +179,8 @@ class FixedBatches:
         for index, place in enumerate(runs.inputs):
             pieces = pieces_of(requests, forms, index)
             nbytes = place.row_bytes * rows
-            if nbytes <= JOIN_BYTES and set(map(type, pieces)) == _BYTES:
-                place.raw[:nbytes] = b"".join(pieces)  # type: ignore[arg-type]  # all are bytes
+            if nbytes <= JOIN_BYTES and _BYTES.issuperset(map(type, pieces)):
+                place.raw[:nbytes] = b"".join(pieces)  # type: ignore[arg-type]  # no array is among them
             else:
                 self._assign(place, pieces, forms)
         return None

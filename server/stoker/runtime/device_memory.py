@@ -34,6 +34,12 @@ log = logging.getLogger(__name__)
 ALIGNMENT: Final = 64
 """Bytes: a cache line, and the widest vector that ONNX Runtime's CPU kernels load."""
 
+LARGE_BYTES: Final = 1 << 16
+"""Slabs from here on begin with a page. Data of messages begin some bytes behind the beginning of
+one; a copy to an address that lies a little further in its page than the source waits for its own
+stores again and again: 1,035 us instead of 370 for 16 rows of 588 KiB
+(benchmarks/results/0009-fixed-bindings.md)."""
+
 PINNED_SHARE: Final = 0.25
 """Of the memory that the process may use. Page-locked memory is never swapped out nor given back,
 and requests, answers and weights on the host need the rest."""
@@ -120,8 +126,9 @@ class HostMemory:
 
     def slab(self, nbytes: int) -> Slab:
         """Implements `DeviceMemory`."""
-        room = np.empty(nbytes + ALIGNMENT, np.uint8)
-        begin = -int(room.__array_interface__["data"][0]) % ALIGNMENT
+        alignment = ALIGNMENT if nbytes < LARGE_BYTES else mmap.PAGESIZE
+        room = np.empty(nbytes + alignment, np.uint8)
+        begin = -int(room.__array_interface__["data"][0]) % alignment
         return Slab(room[begin : begin + nbytes])
 
     def allocate(self, nbytes: int) -> int:
