@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 from stoker.errors import DeviceFailed, OutOfMemory
 from stoker.runtime.cuda import CudaRuntime
-from stoker.runtime.device_memory import (
-    ALIGNMENT,
-    LARGE_BYTES,
-    PINNED_SHARE,
-    CudaMemory,
-    HostMemory,
-    PinnedBudget,
-    pinned_budget,
-)
+from stoker.runtime.cuda_memory import PINNED_SHARE, CudaMemory, PinnedBudget, pinned_budget
+from stoker.runtime.device_memory import ALIGNMENT, LARGE_BYTES, HostMemory
 
 from tests.cudart_stub import CudartStub
 

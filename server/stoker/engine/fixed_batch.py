@@ -23,13 +23,8 @@ from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.request import InferRequest
 from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.runtime.buckets import Buckets
-from stoker.runtime.fixed import (
-    COPIED_BYTES,
-    BoundInput,
-    FixedRuns,
-    FixedShapes,
-    fixed_shapes,
-)
+from stoker.runtime.fixed import COPIED_BYTES, BoundInput, FixedRuns
+from stoker.runtime.fixed_shapes import FixedShapes, fixed_shapes
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.runtime.warmup import blank
 from stoker.tensor import Array, Raw, as_array
