@@ -242,7 +242,10 @@ class FakeSession:
 
     @property
     def report(self) -> DeviceReport:
-        return self.model.report or DeviceReport(self._device, self._device, "FakeProvider")
+        graphs = "" if self._device == "cpu" else str(self._graphs)
+        return self.model.report or DeviceReport(
+            self._device, self._device, "FakeProvider", cuda_graphs=graphs
+        )
 
     def run(
         self,

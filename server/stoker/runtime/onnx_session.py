@@ -121,7 +121,9 @@ class OnnxSession:
     @property
     def report(self) -> DeviceReport:
         """Implements `Session`."""
-        return self._report
+        if self.device == CPU:
+            return self._report
+        return replace(self._report, cuda_graphs=str(self._graphs))
 
     def run(
         self,
