@@ -135,7 +135,9 @@ class CudaMemory:
             )
             return slab
         try:
-            self._cuda.host_register(slab.address, room)
+            with self._gate.calls():
+                self.enter()
+                self._cuda.host_register(slab.address, room)
         except CudaError as error:
             self._budget.give_back(room)
             log.warning(
@@ -151,7 +153,9 @@ class CudaMemory:
     def allocate(self, nbytes: int) -> int:
         """Implements `DeviceMemory`."""
         try:
-            address = self._cuda.malloc(nbytes)
+            with self._gate.calls():
+                self.enter()
+                address = self._cuda.malloc(nbytes)
         except CudaError as error:
             raise self._failed(error) from error
         self._allocated.append(address)
@@ -199,6 +203,10 @@ class CudaMemory:
 
         What fails here has failed before: the device is gone, and is not asked again.
         """
+        with self._gate.calls():
+            self._end()
+
+    def _end(self) -> None:
         with contextlib.suppress(CudaError, ServingError):
             self.enter()
             self._cuda.stream_synchronize(self.stream)
