@@ -3,6 +3,8 @@
 `tests/unit/test_fixed.py` has the steps on a stand-in for the CUDA runtime.
 """
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +90,33 @@ def test_its_graphs_are_captured_verified_and_give_the_right_rows(
     assert problem is None
     assert captured == (1, 2, 4, 8)
     assert max(apart) <= ALLOWED
+
+
+def test_two_sessions_copy_and_compute_beside_each_other(
+    tmp_path: Path, record_property: Record
+) -> None:
+    """Each in its own thread and stream. How much they overlap is the GPU's to say."""
+    x = networks.random((64, 3, 32, 32), 1)
+    ready, done = threading.Barrier(2), []
+
+    def work(shared: bool) -> None:
+        session = opened(tmp_path, networks.cnn())
+        level1 = Level1(session, 64)
+        if shared:
+            ready.wait(60)
+        began = time.perf_counter()
+        for _ in range(50):
+            level1.run(x)
+        done.append(time.perf_counter() - began)
+        level1.close()
+
+    work(False)
+    threads = [threading.Thread(target=work, args=(True,)) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(120)
+
+    assert len(done) == 3
+    alone, *beside = done
+    record_property("rate of two sessions as a share of one's", 2 * alone / max(beside))
