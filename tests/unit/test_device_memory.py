@@ -103,6 +103,14 @@ def test_closing_unlocks_and_frees_everything_after_the_stream_is_done(
     assert cudart.left == NOTHING
 
 
+def test_closing_twice_closes_once(cudart: CudartStub) -> None:
+    memory = gpu(cudart)
+    memory.close()
+    cudart.forget()
+    memory.close()
+    assert cudart.calls == []
+
+
 def test_a_slab_outlives_its_memory_as_long_as_somebody_reads_it(cudart: CudartStub) -> None:
     memory = gpu(cudart)
     slab = memory.slab(PAGE)

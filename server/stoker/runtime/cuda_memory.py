@@ -89,6 +89,7 @@ class CudaMemory:
         self._allocated: list[int] = []
         self._locked: list[tuple[int, int, mmap.mmap]] = []
         """Address and bytes of page-locked slabs, with what keeps them mapped."""
+        self._is_closed = False
         self._thread = 0
         self.enter()
         try:
@@ -203,6 +204,9 @@ class CudaMemory:
 
         What fails here has failed before: the device is gone, and is not asked again.
         """
+        if self._is_closed:
+            return  # a handle that was destroyed may be another's by now
+        self._is_closed = True
         with self._gate.calls():
             self._end()
 

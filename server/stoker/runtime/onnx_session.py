@@ -246,6 +246,8 @@ class OnnxSession:
         if self._reopen is not None:
             self._end()  # its memory makes room for the other's
             self._session = self._reopen()
+        self._run_options = self._options()  # the arena may shrink from here on
+        self._shrinking_options = self._options(ran_out=True)
 
     def bind(
         self,
