@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from stoker.engine.batch import JOIN_BYTES, pieces_of
+from stoker.engine.batch import JOIN_BYTES, joined_bytes, pieces_of
 from stoker.engine.outputs import BatchLease, OutputPool
 from stoker.engine.padding import is_padded, lay
 from stoker.engine.plan import ModelPlan, RequestForm
@@ -30,9 +30,6 @@ from stoker.runtime.warmup import blank
 from stoker.tensor import Array, Raw, as_array
 
 logger: Final = logging.getLogger(__name__)
-
-_BYTES: Final = frozenset({bytes, memoryview})
-"""What is copied as bytes while that takes less than assigning arrays, which frees the GIL."""
 
 LONE_BYTES: Final = 1 << 15
 """The inputs of a lone request that take more are read where they lie, on the CPU: binding them
@@ -166,16 +163,18 @@ class FixedBatches:
             data = requests[0].data
             for place, at in zip(runs.inputs, forms[0].order, strict=True):
                 piece = data[at]
-                if not isinstance(piece, np.ndarray) and len(piece) <= JOIN_BYTES:
-                    place.raw[: len(piece)] = piece
+                nbytes = place.row_bytes * rows
+                if nbytes <= JOIN_BYTES and not isinstance(piece, np.ndarray):
+                    place.raw[:nbytes] = piece
                 else:
                     self._assign(place, [piece], forms)
             return None
         for index, place in enumerate(runs.inputs):
             pieces = pieces_of(requests, forms, index)
             nbytes = place.row_bytes * rows
-            if nbytes <= JOIN_BYTES and _BYTES.issuperset(map(type, pieces)):
-                place.raw[:nbytes] = b"".join(pieces)  # type: ignore[arg-type]  # no array is among them
+            small = joined_bytes(pieces) if nbytes <= JOIN_BYTES else None
+            if small is not None:
+                place.raw[:nbytes] = small
             else:
                 self._assign(place, pieces, forms)
         return None
