@@ -34,7 +34,8 @@ from stoker.request import InferRequest, InferResponse
 from stoker.runtime.buckets import EXACT
 from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
 from stoker.runtime.device_memory import DeviceMemory
-from stoker.runtime.fixed import FixedRuns, fixed_shapes
+from stoker.runtime.fixed import FixedRuns
+from stoker.runtime.fixed_shapes import fixed_shapes
 from stoker.runtime.session import Binding, BoundTensor, Session
 from stoker.telemetry.statistics import BatchEnd
 from stoker.tensor import Array, DataType, Tensor, TensorSpec

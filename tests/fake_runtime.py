@@ -27,6 +27,8 @@ from stoker.runtime.device_memory import DeviceMemory, HostMemory
 from stoker.runtime.session import Binding, BoundTensor, OutputMismatch, Placement, Session
 from stoker.tensor import Array, DataType, TensorSpec, shape_text
 
+from tests.bound_memory import memory_of
+
 Compute = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 PATIENCE = 10.0
 """Seconds after which a wait of a test fails instead of hanging."""
@@ -240,7 +242,10 @@ class FakeSession:
 
     @property
     def report(self) -> DeviceReport:
-        return self.model.report or DeviceReport(self._device, self._device, "FakeProvider")
+        graphs = "" if self._device == "cpu" else str(self._graphs)
+        return self.model.report or DeviceReport(
+            self._device, self._device, "FakeProvider", cuda_graphs=graphs
+        )
 
     def run(
         self,
@@ -326,8 +331,8 @@ class FakeBinding:
         self._graph = graph
         self._thread = ""
         """The one that captured."""
-        self._inputs = {each.name: _at(each) for each in inputs}
-        self._outputs = {each.name: _at(each) for each in outputs if each.address}
+        self._inputs = {each.name: memory_of(each) for each in inputs}
+        self._outputs = {each.name: memory_of(each) for each in outputs if each.address}
         self._names = [each.name for each in outputs]
         self._made: dict[str, Array] = {}
 
@@ -363,26 +368,10 @@ class FakeBinding:
         self._made = dict(zip(self._names, arrays, strict=True))
 
     def rebind(self, tensor: BoundTensor) -> None:
-        self._inputs[tensor.name] = _at(tensor)
+        self._inputs[tensor.name] = memory_of(tensor)
 
     def made(self, name: str) -> Array:
         return self._made[name]
-
-
-class _Memory:
-    """Memory of a bound tensor, for numpy."""
-
-    def __init__(self, tensor: BoundTensor) -> None:
-        self.__array_interface__ = {
-            "shape": tensor.shape,
-            "typestr": np.dtype(tensor.datatype.numpy).str,
-            "data": (tensor.address, False),
-            "version": 3,
-        }
-
-
-def _at(tensor: BoundTensor) -> Array:
-    return np.asarray(_Memory(tensor))
 
 
 class FakeClock:

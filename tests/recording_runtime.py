@@ -17,6 +17,7 @@ from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Binding, BoundTensor, Placement, Session
 from stoker.tensor import Array, DataType, TensorSpec
 
+from tests.bound_memory import memory_of
 from tests.calls import Answer, Call, GrpcClient, RestClient, wait_for_queued
 from tests.conftest import RunningServer
 
@@ -40,6 +41,11 @@ class RecordingRuntime(OnnxRuntime):
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+
+    def hold(self) -> None:
+        """Stops a run before it computes, while the gate is closed. Called by sessions."""
+        self.entered.set()
+        assert self.gate.wait(PATIENCE), "a held run was never released"
 
     def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
         return RecordingSession(super().open(path, config, placement), self)
@@ -83,8 +89,7 @@ class RecordingSession:
         into: Mapping[str, Array] | None = None,
     ) -> list[Array]:
         copies = {name: array.copy() for name, array in feeds.items()}
-        self._runtime.entered.set()
-        assert self._runtime.gate.wait(PATIENCE), "a held run was never released"
+        self._runtime.hold()
         produced = self._session.run(feeds, outputs, into)
         made = {name: array.copy() for name, array in zip(outputs, produced, strict=True)}
         self._runtime.runs.append(RecordedRun(copies, made))
@@ -92,7 +97,7 @@ class RecordingSession:
 
     @property
     def memory(self) -> DeviceMemory | None:
-        return None
+        return self._session.memory
 
     @property
     def graphs(self) -> GraphSupport:
@@ -107,10 +112,41 @@ class RecordingSession:
         outputs: Sequence[BoundTensor],
         graph: int = NOT_CAPTURED,
     ) -> Binding:
-        raise AssertionError("a session without memory is not bound")
+        binding = self._session.bind(inputs, outputs, graph)
+        return RecordingBinding(binding, self._runtime, inputs, outputs)
 
     def close(self) -> None:
         self._session.close()
+
+
+class RecordingBinding:
+    """Implements `Binding`."""
+
+    def __init__(
+        self,
+        binding: Binding,
+        runtime: RecordingRuntime,
+        inputs: Sequence[BoundTensor],
+        outputs: Sequence[BoundTensor],
+    ) -> None:
+        self._binding = binding
+        self._runtime = runtime
+        self._inputs = {each.name: each for each in inputs}
+        self._outputs = outputs
+
+    def run(self) -> None:
+        feeds = {name: memory_of(each).copy() for name, each in self._inputs.items()}
+        self._runtime.hold()
+        self._binding.run()
+        made = {each.name: memory_of(each).copy() for each in self._outputs}
+        self._runtime.runs.append(RecordedRun(feeds, made))
+
+    def rebind(self, tensor: BoundTensor) -> None:
+        self._inputs[tensor.name] = tensor
+        self._binding.rebind(tensor)
+
+    def made(self, name: str) -> Array:
+        return self._binding.made(name)
 
 
 def all_at_once(

@@ -33,6 +33,8 @@ class DeviceReport:
     compute_capability: str = ""
     memory_bytes: int = 0
     """All memory of the GPU; 0: unknown, or no GPU."""
+    cuda_graphs: str = ""
+    """Of a GPU's session: `on`, `off`, or why they are not used."""
 
     @property
     def cpu_share(self) -> float:
@@ -61,6 +63,7 @@ class DeviceReport:
             found["device_name"] = self.device_name
             found["compute_capability"] = self.compute_capability
             found["memory_bytes"] = self.memory_bytes or None
+            found["cuda_graphs"] = self.cuda_graphs
         return {key: value for key, value in found.items() if value not in ("", None)}
 
     def __str__(self) -> str:

@@ -2,7 +2,8 @@
 
 import numpy as np
 from stoker.runtime.buckets import Buckets, powers_of_two
-from stoker.runtime.fixed import FixedRuns, fixed_shapes
+from stoker.runtime.fixed import FixedRuns
+from stoker.runtime.fixed_shapes import fixed_shapes
 from stoker.runtime.session import Session
 from stoker.tensor import Array
 

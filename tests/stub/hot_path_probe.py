@@ -21,7 +21,8 @@ from stoker.engine.plan import ModelPlan
 from stoker.errors import ServingError
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.buckets import Buckets
-from stoker.runtime.fixed import FixedRuns, fixed_shapes
+from stoker.runtime.fixed import FixedRuns
+from stoker.runtime.fixed_shapes import fixed_shapes
 from stoker.runtime.onnx import OnnxRuntime
 
 from tests import models

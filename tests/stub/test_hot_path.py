@@ -3,11 +3,18 @@
 The order of what ONNX Runtime and the hot path ask of CUDA is the real one; times are not.
 """
 
+import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.calls import GrpcClient, RestClient
+from tests.conftest import PATIENCE, run_stoker
+from tests.models import ModelEntry, write_repository
+from tests.stub import stub_models
 from tests.stub.libraries import ONE_GPU, Libraries, ask
 
 WITHOUT_CUDNN = {"enable_cudnn": "0"}
@@ -108,3 +115,39 @@ def test_a_model_that_computes_in_part_on_the_cpu_has_no_graphs(
 def test_a_model_excepts_itself_from_graphs(environment: dict[str, str]) -> None:
     parameters = {**WITHOUT_CUDNN, "cuda_graphs": "off"}
     assert told(environment, cuda_graphs=True, parameters=parameters)["graphs"] == "off"
+
+
+CONFIG = """
+max_batch_size: 8
+dynamic_batching { }
+instance_group [ { kind: KIND_GPU count: 2 } ]
+parameters { key: "enable_cudnn" value { string_value: "0" } }
+"""
+
+
+def test_a_server_with_two_instances_and_graphs_gives_clients_their_own_rows(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    calls = Path(environment["STUB_CUDA_CALLS"])
+    entry = ModelEntry(stub_models.passed(), CONFIG)
+    folder = str(write_repository(tmp_path / "models", {"m": entry}))
+    with run_stoker("--cuda-graphs", "true", folder, environment=environment) as server:
+        with urllib.request.urlopen(f"{server.at.url}/v2/models/m", timeout=PATIENCE) as told:
+            devices = json.load(told)["stoker_devices"]
+        assert [each["cuda_graphs"] for each in devices] == ["on", "on"]
+        assert calls.read_text().count("begin_capture") == 2 * len(("1", "2", "4", "8"))
+        calls.unlink()
+        with RestClient(server.at) as rest, GrpcClient(server.at) as grpc:
+            sent = [
+                ((rest, grpc)[number % 2], np.full((1 + number % 4, 4), number, np.float32))
+                for number in range(40)
+            ]
+            pending = [client.send("m", {"x": given}) for client, given in sent]
+            for call, (_, given) in zip(pending, sent, strict=True):
+                np.testing.assert_array_equal(call.answer().output(), given)
+        made = calls.read_text().splitlines()
+        runs = server.at.metric("nv_inference_exec_count", model="m")
+        assert made.count("graph_launch 1") == runs
+        assert made.count("event_synchronize 0") == runs
+        server.terminate()
+        assert server.wait() == 0

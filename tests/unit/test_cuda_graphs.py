@@ -266,6 +266,9 @@ def test_a_replay_that_answers_otherwise_is_never_served() -> None:
             await prepared(at)
             (session,) = at.runtime.sessions
             assert "differs from a run without graphs by 1" in session.graphs.problem
+            (device,) = at.engine.metadata("m").devices
+            assert device.cuda_graphs == f"not used: {session.graphs.problem}"
+            assert device.facts()["cuda_graphs"] == device.cuda_graphs
             np.testing.assert_array_equal(await answers(at, 8), 2 * numbers(8, 3))
 
     play(scenario)

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 from stoker.errors import DeviceFailed, OutOfMemory
 from stoker.runtime.cuda import CudaRuntime
-from stoker.runtime.device_memory import (
-    ALIGNMENT,
-    PINNED_SHARE,
-    CudaMemory,
-    HostMemory,
-    PinnedBudget,
-    pinned_budget,
-)
+from stoker.runtime.cuda_memory import PINNED_SHARE, CudaMemory, PinnedBudget, pinned_budget
+from stoker.runtime.device_memory import ALIGNMENT, LARGE_BYTES, HostMemory
 
 from tests.cudart_stub import CudartStub
 
@@ -30,7 +24,7 @@ def gpu(cudart: CudartStub, *, limit: int = 1 << 20, index: int = 0) -> CudaMemo
 def test_host_slabs_are_aligned_and_as_long_as_asked(nbytes: int) -> None:
     slab = HostMemory().slab(nbytes)
     assert slab.array.nbytes == nbytes
-    assert slab.address % ALIGNMENT == 0
+    assert slab.address % (ALIGNMENT if nbytes < LARGE_BYTES else PAGE) == 0
     assert slab.array.flags.c_contiguous
 
 
@@ -107,6 +101,14 @@ def test_closing_unlocks_and_frees_everything_after_the_stream_is_done(
         "stream_destroy",
     ]
     assert cudart.left == NOTHING
+
+
+def test_closing_twice_closes_once(cudart: CudartStub) -> None:
+    memory = gpu(cudart)
+    memory.close()
+    cudart.forget()
+    memory.close()
+    assert cudart.calls == []
 
 
 def test_a_slab_outlives_its_memory_as_long_as_somebody_reads_it(cudart: CudartStub) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from stoker.errors import DeviceFailed, Reach
 from stoker.runtime.cuda import CudaRuntime
-from stoker.runtime.device_memory import CudaMemory, PinnedBudget
+from stoker.runtime.cuda_memory import CudaMemory, PinnedBudget
 from stoker.runtime.device_probe import UNASKED, device_probe
 from stoker.runtime.translation import Translation
 

@@ -13,7 +13,8 @@ from stoker.errors import DeviceFailed
 from stoker.model import ModelConfig
 from stoker.runtime.buckets import EXACT, Buckets, powers_of_two
 from stoker.runtime.cuda_graphs import GraphSupport
-from stoker.runtime.fixed import COPIED_BYTES, FixedRuns, FixedShapes, fixed_shapes
+from stoker.runtime.fixed import COPIED_BYTES, FixedRuns
+from stoker.runtime.fixed_shapes import FixedShapes, fixed_shapes
 from stoker.runtime.gpu_hot_path import GpuHotPath
 from stoker.runtime.onnx import library
 from stoker.runtime.onnx_session import OnnxSession

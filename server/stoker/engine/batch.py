@@ -4,8 +4,8 @@ Fourth and sixth step of a request, on the thread of the run. Copy 2 of the way 
 go one after another into a slab of the instance; a batch of one uses the request's own bytes where
 they are aligned. Nothing here waits or knows a queue.  Hot path.
 
-Which copy, measured (design, section "The way of a request"): `b"".join` of bytes objects is
-fastest for small tensors; above 64 KiB it would hold the GIL for the whole copy, while assigning
+Which copy, measured (design, section "The way of a request"): `b"".join` is fastest for small
+tensors, whatever holds them; above 64 KiB it would hold the GIL for the whole copy, while assigning
 rows into an array releases it.
 """
 
@@ -23,8 +23,6 @@ from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.tensor import Array, Raw, as_array, shape_text
 
 JOIN_BYTES: Final = 1 << 16
-
-_BYTES: Final = {bytes}
 
 KEPT_BYTES: Final = 1 << 26
 """A slab has room for the largest batch up to 64 MiB; beyond, for the batches that come."""
@@ -89,6 +87,15 @@ def pieces_of(
     return [request.data[form.order[index]] for request, form in zip(requests, forms, strict=True)]
 
 
+def joined_bytes(pieces: Sequence[Raw | Array]) -> bytes | None:
+    """Small pieces one after another: arrays and views take half of what assigning them to an array
+    takes (benchmarks/results/0009-fixed-bindings.md). None where one is not contiguous."""
+    try:
+        return b"".join(pieces)  # type: ignore[arg-type]  # arrays are buffers as well
+    except (TypeError, BufferError, ValueError):  # numpy's choice of the three is its own
+        return None
+
+
 def _alone(request: InferRequest, form: RequestForm, plan: ModelPlan) -> dict[str, Array]:
     """One request's own bytes, where they are aligned."""
     feeds: dict[str, Array] = {}
@@ -135,9 +142,12 @@ def _joined(
                 for piece, form in zip(pieces, forms, strict=True)
             ]
         )
-    if set(map(type, pieces)) == _BYTES and sum(map(len, pieces)) <= JOIN_BYTES:
-        return np.frombuffer(b"".join(pieces), datatype.numpy)  # type: ignore[arg-type]  # all are bytes
-    into = slabs.rows(planned, sum([form.rows for form in forms]), item)
+    rows = sum([form.rows for form in forms])
+    if rows * prod(item) * datatype.size <= JOIN_BYTES:
+        small = joined_bytes(pieces)
+        if small is not None:
+            return np.frombuffer(small, datatype.numpy)
+    into = slabs.rows(planned, rows, item)
     at = 0
     for piece, form in zip(pieces, forms, strict=True):
         rows = form.rows

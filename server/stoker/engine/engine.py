@@ -266,6 +266,8 @@ class Engine:
         for instance in served.instances:
             if instance.executor in own and instance.executor.device.name != "cpu":
                 await self._prepared(instance)
+        sessions = dict.fromkeys(instance.execution.session for instance in served.instances)
+        served.devices = tuple(session.report for session in sessions)
 
     async def _prepared(self, instance: Instance) -> None:
         done: asyncio.Future[None] = self._loop.create_future()

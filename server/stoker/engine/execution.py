@@ -154,6 +154,11 @@ class Execution:
         self._budget = budget
         self._clock = clock
 
+    @property
+    def session(self) -> Session:
+        """What it runs."""
+        return self._session
+
     def prepare(self) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one.
         Raises ServingError with the reason why the model cannot serve there."""

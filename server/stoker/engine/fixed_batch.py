@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from stoker.engine.batch import JOIN_BYTES, pieces_of
+import numpy as np
+
+from stoker.engine.batch import JOIN_BYTES, joined_bytes, pieces_of
 from stoker.engine.outputs import BatchLease, OutputPool
 from stoker.engine.padding import is_padded, lay
 from stoker.engine.plan import ModelPlan, RequestForm
@@ -21,20 +23,13 @@ from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.request import InferRequest
 from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.runtime.buckets import Buckets
-from stoker.runtime.fixed import (
-    COPIED_BYTES,
-    BoundInput,
-    FixedRuns,
-    FixedShapes,
-    fixed_shapes,
-)
+from stoker.runtime.fixed import COPIED_BYTES, BoundInput, FixedRuns
+from stoker.runtime.fixed_shapes import FixedShapes, fixed_shapes
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.runtime.warmup import blank
 from stoker.tensor import Array, Raw, as_array
 
 logger: Final = logging.getLogger(__name__)
-
-_BYTES: Final = {bytes}
 
 LONE_BYTES: Final = 1 << 15
 """The inputs of a lone request that take more are read where they lie, on the CPU: binding them
@@ -168,16 +163,18 @@ class FixedBatches:
             data = requests[0].data
             for place, at in zip(runs.inputs, forms[0].order, strict=True):
                 piece = data[at]
-                if type(piece) is bytes and len(piece) <= JOIN_BYTES:
-                    place.raw[: len(piece)] = piece
+                nbytes = place.row_bytes * rows
+                if nbytes <= JOIN_BYTES and not isinstance(piece, np.ndarray):
+                    place.raw[:nbytes] = piece
                 else:
                     self._assign(place, [piece], forms)
             return None
         for index, place in enumerate(runs.inputs):
             pieces = pieces_of(requests, forms, index)
             nbytes = place.row_bytes * rows
-            if nbytes <= JOIN_BYTES and set(map(type, pieces)) == _BYTES:
-                place.raw[:nbytes] = b"".join(pieces)  # type: ignore[arg-type]  # all are bytes
+            small = joined_bytes(pieces) if nbytes <= JOIN_BYTES else None
+            if small is not None:
+                place.raw[:nbytes] = small
             else:
                 self._assign(place, pieces, forms)
         return None

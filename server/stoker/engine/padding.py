@@ -67,7 +67,8 @@ def split_cut(
                     region[place + first] = slice(form.size)
             own = np.array(array[tuple(region)], order="C")
             arrays.append(own)
-            heads.append(TensorHead(planned.name, planned.datatype, own.shape))
+            shape = (*own.shape[:first], *planned.client_item(own.shape[first:]))
+            heads.append(TensorHead(planned.name, planned.datatype, shape))
         batch = OutputBatch(plan.identity.name, plan.version, tuple(heads), tuple(arrays))
         places = tuple(range(len(arrays)))
         answers.append(

@@ -135,7 +135,7 @@ class Loader:
         self._on_change()
 
     async def _host(self, opened: OpenedVersion) -> ServedModel:
-        """The version in the engine, prepared to serve. Where it raises, nothing is open."""
+        """The version in the engine, prepared to serve. Where it raises, nothing of it is there."""
         served: ServedModel | None = None
         try:
             served = self._engine.host(opened)
@@ -143,8 +143,6 @@ class Loader:
         except BaseException:
             if served is not None:
                 self._engine.retire(served)
-            for _, session in opened.sessions:
-                session.close()
             raise
         return served
 

@@ -13,7 +13,7 @@ from typing import Final
 from stoker.errors import DeviceFailed, OutOfMemory
 from stoker.runtime.cuda import LIBRARY, CudaRuntime, CudaUnavailable
 from stoker.runtime.cuda_graphs import CaptureGate
-from stoker.runtime.device_memory import CudaMemory, pinned_budget
+from stoker.runtime.cuda_memory import CudaMemory, pinned_budget
 
 log: Final = logging.getLogger(__name__)
 

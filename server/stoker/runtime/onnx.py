@@ -29,7 +29,8 @@ from stoker.runtime import copies
 from stoker.runtime.assignment import Assignment, settle
 from stoker.runtime.cpu import at_low_priority
 from stoker.runtime.cuda_graphs import GraphFacts, GraphSupport, ineligibility, wants_graphs
-from stoker.runtime.device_memory import CudaMemory, HostMemory
+from stoker.runtime.cuda_memory import CudaMemory
+from stoker.runtime.device_memory import HostMemory
 from stoker.runtime.discovery import Discovery
 from stoker.runtime.gpu_diagnosis import (
     NO_PROVIDER,

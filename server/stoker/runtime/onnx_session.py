@@ -4,6 +4,7 @@ Executors call `OnnxSession.run` from their threads; it releases the GIL. Knows 
 and batches, nor of how the session was opened (`onnx.py`).
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,9 @@ class OnnxSession:
     @property
     def report(self) -> DeviceReport:
         """Implements `Session`."""
-        return self._report
+        if self.device == CPU:
+            return self._report
+        return replace(self._report, cuda_graphs=str(self._graphs))
 
     def run(
         self,
@@ -241,9 +244,10 @@ class OnnxSession:
         """Implements `Session`."""
         self._graphs = replace(self._graphs, problem=problem)
         if self._reopen is not None:
-            self._unbind()
-            self._session = None  # its memory makes room for the other's
+            self._end()  # its memory makes room for the other's
             self._session = self._reopen()
+        self._run_options = self._options()  # the arena may shrink from here on
+        self._shrinking_options = self._options(ran_out=True)
 
     def bind(
         self,
@@ -294,15 +298,18 @@ class OnnxSession:
             chosen.add_run_config_entry(key, value)
         return chosen
 
-    def _unbind(self) -> None:
-        for binding in self._bindings:
-            binding.close()  # each keeps the model's weights
-        self._bindings.clear()
+    def _end(self) -> None:
+        """Ends ONNX Runtime's session, and the bindings, each of which keeps its weights."""
+        with contextlib.nullcontext() if self._memory is None else self._memory.calls():
+            for binding in self._bindings:
+                binding.close()
+            self._bindings.clear()
+            self._session = None
 
     def close(self) -> None:
         """Implements `Session`."""
-        self._unbind()
-        self._session = self._reopen = None
+        self._end()
+        self._reopen = None
         if self._memory is not None:
             self._memory.close()
 
