@@ -142,11 +142,15 @@ def main() -> int:
         return 2
     buildah = Buildah(options.storage, options.storage_driver)
     arguments: list[str] = options.build_arg
-    if not any(each.startswith("BASE=") for each in arguments):
-        if not buildah.has(BASE):
-            make_base(buildah)
-        arguments = [*arguments, f"BASE={BASE}"]
-    build(buildah, options.variant, arguments, options.output)
+    try:
+        if not any(each.startswith("BASE=") for each in arguments):
+            if not buildah.has(BASE):
+                make_base(buildah)
+            arguments = [*arguments, f"BASE={BASE}"]
+        build(buildah, options.variant, arguments, options.output)
+    except subprocess.CalledProcessError as error:
+        print(f"{error.cmd[0]} failed: its last lines say why", file=sys.stderr)
+        return 1
     return image_layout.main(str(options.output))
 
 

@@ -24,7 +24,8 @@ def test_the_pod_of_the_manifests_serves_and_drains(
         container.until('"event": "ready"')
         curl = (require_tool("curl"), "--silent", "--show-error", "--fail")
         for _, path, port in manifests.probes(target):
-            container.client(*curl, f"http://127.0.0.1:{port}{path}")
+            # As the kubelet asks, again and again: a server is ready a moment before it is started.
+            container.client(*curl, "--retry", "5", f"http://127.0.0.1:{port}{path}")
 
         answer = container.client(
             *curl, f"http://127.0.0.1:{ports['http']}{INFER}", "-d", f"@{BODY}"
