@@ -141,6 +141,7 @@ class Serving:
         self,
         runtime: FakeRuntime,
         clock: Callable[[], float],
+        cpu_clock: Callable[[], float],
         *,
         runs_inline: bool,
         hung_run_s: float,
@@ -156,6 +157,7 @@ class Serving:
             readiness=lambda: Readiness(True),
             statistics=self.unrouted,
             clock=clock,
+            cpu_clock=cpu_clock,
             runs_inline=runs_inline,
             hung_run_s=hung_run_s,
         )
@@ -202,13 +204,18 @@ async def serving(
     *,
     runtime: FakeRuntime | None = None,
     clock: Callable[[], float] = time.monotonic,
+    cpu_clock: Callable[[], float] = time.thread_time,
     runs_inline: bool = False,
     hung_run_s: float = HUNG_AFTER_S,
 ) -> AsyncIterator[Serving]:
     """An engine that ends with the block; every model must have come to rest by then. A run that
     is held on the loop would hold the test, so short models have threads unless a test asks."""
     at = Serving(
-        runtime or FakeRuntime(model), clock, runs_inline=runs_inline, hung_run_s=hung_run_s
+        runtime or FakeRuntime(model),
+        clock,
+        cpu_clock,
+        runs_inline=runs_inline,
+        hung_run_s=hung_run_s,
     )
     try:
         yield at

@@ -183,6 +183,16 @@ class SteppedLock:
         """Whether somebody holds it."""
         return self._bell.is_taken
 
+    def acquire(self, blocking: bool = True) -> bool:
+        """As a Lock."""
+        if not blocking and self._bell.is_taken:
+            return False
+        return self._bell.acquire()
+
+    def release(self) -> None:
+        """As a Lock."""
+        self._bell.release()
+
     def __enter__(self) -> None:
         self._bell.acquire()
 

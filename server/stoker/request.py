@@ -25,6 +25,9 @@ NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
 _REMEMBERED: Final = 4096
 """Kinds that are kept; at the limit all are forgotten."""
 
+_REMEMBERED_SHARED: Final = 256
+"""Entries that batches with the same heads share: outputs by rows of an answer, for each codec."""
+
 _REMEMBERED_BYTES: Final = 16 << 10
 """Of a kind that is kept, about: its names may be as long as a message, a gigabyte. Real ones have
 some ten names of ten bytes; 300 inputs are within."""
@@ -154,7 +157,7 @@ class Lease(Protocol):
 class OutputBatch:
     """What the answers of one run have in common. `arrays` may be views of a leased buffer."""
 
-    __slots__ = ("arrays", "encoded", "heads", "lease", "model", "version")
+    __slots__ = ("arrays", "encoded", "heads", "lease", "model", "shared", "version")
 
     def __init__(
         self,
@@ -163,6 +166,7 @@ class OutputBatch:
         heads: tuple[TensorHead, ...],
         arrays: tuple[Raw | Array, ...],
         lease: Lease | None = None,
+        shared: dict[object, Any] | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -173,6 +177,15 @@ class OutputBatch:
         """Each answer has a share."""
         self.encoded: dict[object, Any] = {}
         """What a codec made of the whole, for the next answers."""
+        self.shared: dict[object, Any] = {} if shared is None else shared
+        """What a codec made of all but the arrays, for all batches of this model with such heads.
+        The loop's own; see `share`."""
+
+    def share(self, key: object, value: Any) -> None:
+        """Keeps an entry of `shared`; at the limit all are forgotten."""
+        if len(self.shared) >= _REMEMBERED_SHARED:
+            self.shared.clear()
+        self.shared[key] = value
 
 
 class InferResponse:

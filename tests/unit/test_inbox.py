@@ -130,17 +130,17 @@ STEPS = {
 SHORT = ((1, 10e-6), (8, 20e-6))
 """Costs of a model that runs on the loop while its executor sleeps."""
 
-INLINE_FILES = {module.__file__ for module in (executor, inbox, served_model)}
-INLINE_STEPS = {"_main", "sleep", "serve", "take"}
-"""Where it matters whether the executor is about to sleep: few, for one more preemption."""
+MEETING_FILES = {executor.__file__, inline.__file__, served_model.__file__, __file__}
+MEETING_STEPS = {"_main", "_run", "_turn", "compute", "runs", "runs_arrivals", "take"}
+"""Where loop and executor may meet in one instance."""
 
 
 def is_step(code: CodeType) -> bool:
     return code.co_name in STEPS and code.co_filename in FILES
 
 
-def is_inline_step(code: CodeType) -> bool:
-    return code.co_name in INLINE_STEPS and code.co_filename in INLINE_FILES
+def is_meeting_step(code: CodeType) -> bool:
+    return code.co_name in MEETING_STEPS and code.co_filename in MEETING_FILES
 
 
 class ScriptedLoop(HandLoop):
@@ -170,15 +170,20 @@ class ScriptedLoop(HandLoop):
 
 
 class WatchedLock(SteppedLock):
-    """Knows how often it was taken, and whether somebody had to wait for it."""
+    """Knows the threads that would wait for it."""
 
-    times = 0
-    was_contended = False
+    def __init__(self, stepper: Stepper) -> None:
+        super().__init__(stepper)
+        self.waiters: set[threading.Thread] = set()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if blocking:
+            self.waiters.add(threading.current_thread())
+        return super().acquire(blocking)
 
     def __enter__(self) -> None:
-        self.was_contended |= self.is_taken
+        self.waiters.add(threading.current_thread())
         super().__enter__()
-        self.times += 1
 
 
 class Scene:
@@ -191,6 +196,8 @@ class Scene:
         max_rows: int = 8,
         executors: int = 1,
         costs: Sequence[tuple[int, float]] = (),
+        instance: type[Instance] = Instance,
+        lock: type[WatchedLock] = WatchedLock,
     ) -> None:
         """With `costs` that are short the model may run on the loop."""
         self.loop = ScriptedLoop(stepper)
@@ -206,7 +213,7 @@ class Scene:
             loop,
             self.loop.clock,
         )
-        self.lock = self.served.waiting.lock = WatchedLock(stepper)
+        self.lock = self.served.waiting.lock = lock(stepper)
         self.runtime = FakeRuntime()
         device = Device("cpu")
         for number in range(executors):
@@ -216,7 +223,7 @@ class Scene:
             execution = Execution(
                 session, plan, max_rows=8, budget=self.served.failure_budget, clock=self.loop.clock
             )
-            self.served.instances.append(Instance(self.served, execution, thread))
+            self.served.instances.append(instance(self.served, execution, thread))
         if costs:
             self.served.inline = Inline(self.served, self.served.instances[0], LoopTurns(loop))
         self.replies: list[list[InferResponse | ServingError]] = []
@@ -232,6 +239,12 @@ class Scene:
         replies: list[InferResponse | ServingError] = []
         self.replies.append(replies)
         return self.served.submit(each, replies.append, self.loop.now)
+
+    def submit_to_executor(self, each: InferRequest) -> None:
+        """Submits one request, which the loop does not run itself; the turn ends."""
+        kept, self.served.inline = self.served.inline, None
+        self.submit(each)
+        self.served.inline = kept
 
     def is_answered(self) -> bool:
         return all(self.replies)
@@ -257,6 +270,8 @@ class Scene:
         assert [len(replies) for replies in self.replies] == [1] * len(self.replies)
         assert_at_rest(self.served)
         assert self.budget.queued_bytes == 0
+        assert not any(instance.is_taken for instance in self.served.instances)
+        assert threading.current_thread() not in self.lock.waiters  # the loop
         ran = [value for run in self.runtime.runs for value in run.feeds["x"][:, 0].tolist()]
         assert len(set(ran)) == len(ran)
 
@@ -268,9 +283,13 @@ def played(
     max_rows: int = 8,
     executors: int = 1,
     costs: Sequence[tuple[int, float]] = (),
+    instance: type[Instance] = Instance,
+    lock: type[WatchedLock] = WatchedLock,
 ) -> list[InferResponse | ServingError]:
     """Plays a scene to its end under one schedule; gives the answers."""
-    scene = Scene(stepper, max_rows=max_rows, executors=executors, costs=costs)
+    scene = Scene(
+        stepper, max_rows=max_rows, executors=executors, costs=costs, instance=instance, lock=lock
+    )
     with stepper.control(scene.start, executors):
         act(scene)
         scene.loop.turn_until(scene.is_answered)
@@ -281,18 +300,14 @@ def played(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("requests", "preemptions", "costs"), [(1, 2, ()), (2, 1, ()), (1, 2, SHORT), (2, 1, SHORT)]
-)
-def test_every_request_is_taken_whenever_it_comes(
-    requests: int, preemptions: int, costs: Sequence[tuple[int, float]]
-) -> None:
+@pytest.mark.parametrize(("requests", "preemptions"), [(1, 2), (2, 1)])
+def test_every_request_is_taken_whenever_it_comes(requests: int, preemptions: int) -> None:
     def act(scene: Scene) -> None:
         for number in range(requests):
             scene.submit(request(value=number))
 
     def scenario(stepper: Stepper) -> None:
-        for result in played(act, stepper, max_rows=1, costs=costs):
+        for result in played(act, stepper, max_rows=1):
             assert isinstance(result, InferResponse)
 
     assert explore(scenario, preemptions=preemptions, traced=is_step) > 40
@@ -410,21 +425,86 @@ def test_an_executor_that_is_closed_always_ends() -> None:
     assert explore(scenario, preemptions=2, traced=is_step) > 20
 
 
+class ForgetfulInstance(Instance):
+    """Does not know that the executor has a batch."""
+
+    @property
+    def is_taken(self) -> bool:
+        return False
+
+    @is_taken.setter
+    def is_taken(self, value: bool) -> None: ...
+
+
+class OpenLock(WatchedLock):
+    """Lets the loop in whoever has it."""
+
+    def acquire(self, blocking: bool = True) -> bool:
+        return super().acquire() if blocking else True
+
+    def release(self) -> None: ...
+
+
+def meet(
+    stepper: Stepper,
+    threads: set[str],
+    *,
+    is_taken: bool = True,
+    instance: type[Instance] = Instance,
+    lock: type[WatchedLock] = WatchedLock,
+) -> None:
+    """The executor has just taken one request, or is on its way to it, when the loop gets two
+    more."""
+    inside: list[str] = []
+
+    def act(scene: Scene) -> None:
+        def compute(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+            inside.append(threading.current_thread().name)
+            beside = len(inside)
+            inside.pop()
+            assert beside == 1, "two runs of one instance at the same time"
+            return double(feeds)
+
+        scene.runtime.model.compute = compute
+        scene.submit_to_executor(request(value=1))
+        if is_taken:
+            stepper.wait_until(lambda: scene.served.waiting.entries == 0)
+        scene.submit(request(value=2))
+        scene.submit(request(value=3))
+        scene.loop.turn_until(scene.is_answered)
+        threads.update(run.thread for run in scene.runtime.runs)
+
+    for result in played(act, stepper, max_rows=1, costs=SHORT, instance=instance, lock=lock):
+        assert isinstance(result, InferResponse), result
+
+
 @pytest.mark.slow
-def test_loop_and_executor_are_never_in_a_queue_at_the_same_time() -> None:
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_loop_and_executor_never_run_one_instance_at_the_same_time(is_taken: bool) -> None:
     threads: set[str] = set()
 
     def scenario(stepper: Stepper) -> None:
-        def act(scene: Scene) -> None:
-            stepper.wait_until(lambda: scene.lock.times > 0)  # the executor is awake
-            scene.start()
-            scene.submit(request())
-            scene.loop.turn_until(scene.is_answered)
-            threads.update(run.thread for run in scene.runtime.runs)
-            assert not scene.lock.was_contended
+        meet(stepper, threads, is_taken=is_taken)
 
-        (result,) = played(act, stepper, costs=SHORT)
-        assert isinstance(result, InferResponse)
-
-    assert explore(scenario, preemptions=4, traced=is_inline_step) > 1000
+    assert explore(scenario, preemptions=2, traced=is_meeting_step) > 1000
     assert len(threads) == 2, threads
+
+
+@pytest.mark.slow
+def test_without_the_mark_of_the_executors_batch_they_would() -> None:
+    with pytest.raises(AssertionError):
+        explore(
+            lambda stepper: meet(stepper, set(), instance=ForgetfulInstance),
+            preemptions=2,
+            traced=is_meeting_step,
+        )
+
+
+@pytest.mark.slow
+def test_without_the_lock_of_the_queue_they_would_as_well() -> None:
+    with pytest.raises(AssertionError):
+        explore(
+            lambda stepper: meet(stepper, set(), lock=OpenLock),
+            preemptions=2,
+            traced=is_meeting_step,
+        )

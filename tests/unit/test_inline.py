@@ -1,19 +1,33 @@
 """Short models run on the loop while their executor sleeps, and on their executor otherwise."""
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
+from stoker.engine.executor import QUANTUM
 from stoker.engine.inline import MAX_RUN_S, MOST_SLOW, REST_S, SLOW_RUN_S, TURN_S
 from stoker.engine.served_model import ServedModel
-from stoker.errors import DeviceFailed, Internal
-from stoker.model import DynamicBatching, TensorConfig
-from stoker.request import InferRequest
-from stoker.tensor import DataType, TensorSpec
+from stoker.errors import Cancelled, DeviceFailed, ExecutionFailed, Internal
+from stoker.model import DynamicBatching, QueuePolicy, TensorConfig
+from stoker.request import InferRequest, InferResponse
+from stoker.telemetry.statistics import FailureReason
+from stoker.tensor import Array, DataType, TensorSpec
 
-from tests.engine_parts import Serving, answer, config, numbers, play, request, serving
-from tests.fake_runtime import FakeModel
+from tests.engine_parts import (
+    PATIENCE,
+    Replies,
+    Serving,
+    answer,
+    assert_at_rest,
+    config,
+    numbers,
+    play,
+    request,
+    serving,
+)
+from tests.fake_runtime import FakeModel, double
 
 SHORT: Sequence[tuple[int, float]] = ((1, 10e-6), (8, 20e-6))
 
@@ -114,7 +128,7 @@ def test_runs_that_hold_the_loop_send_the_model_to_its_thread_for_a_while() -> N
     clock = Clock()
 
     async def scenario() -> None:
-        async with serving(clock=clock, runs_inline=True) as at:
+        async with serving(clock=clock, cpu_clock=clock, runs_inline=True) as at:
             served = at.add(costs=SHORT)
             await rests(at, clock)
             assert threads(served) == 0
@@ -124,11 +138,25 @@ def test_runs_that_hold_the_loop_send_the_model_to_its_thread_for_a_while() -> N
     play(scenario)
 
 
+def test_a_pause_that_the_machine_made_is_not_the_models_fault() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, cpu_clock=lambda: 0.0, runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await rests(at, clock)
+            await answered(at, 1)
+            assert threads(served) == 0
+            assert served.statistics.slow_loop_runs == MOST_SLOW
+
+    play(scenario)
+
+
 def test_a_slow_run_after_a_rest_is_not_the_models_fault_either() -> None:
     clock = Clock()
 
     async def scenario() -> None:
-        async with serving(clock=clock, runs_inline=True) as at:
+        async with serving(clock=clock, cpu_clock=clock, runs_inline=True) as at:
             served = at.add(costs=SHORT)
             await rests(at, clock)
             clock.now += REST_S
@@ -145,7 +173,7 @@ def test_a_slow_run_now_and_then_is_not_the_models_fault() -> None:
     clock = Clock()
 
     async def scenario() -> None:
-        async with serving(clock=clock, runs_inline=True) as at:
+        async with serving(clock=clock, cpu_clock=clock, runs_inline=True) as at:
             served = at.add(costs=SHORT)
             for _ in range(2 * MOST_SLOW):
                 clock.step = SLOW_RUN_S
@@ -199,7 +227,7 @@ def test_a_model_that_rests_from_the_loop_does_not_wait_for_a_turn_of_it() -> No
     clock = Clock()
 
     async def scenario() -> None:
-        async with serving(clock=clock, runs_inline=True) as at:
+        async with serving(clock=clock, cpu_clock=clock, runs_inline=True) as at:
             resting = at.add(costs=SHORT)
             at.add(config("other"), costs=SHORT)
             await rests(at, clock)
@@ -251,6 +279,11 @@ def test_a_busy_model_does_not_keep_others_from_their_turn_of_the_loop() -> None
 class BrokenLock:
     """Fails whoever takes it."""
 
+    def acquire(self, blocking: bool = True) -> bool:
+        raise RuntimeError("nobody foresaw this")
+
+    def release(self) -> None: ...
+
     def __enter__(self) -> None:
         raise RuntimeError("nobody foresaw this")
 
@@ -290,6 +323,144 @@ def test_a_model_that_breaks_in_its_turn_of_the_loop_keeps_none_from_theirs() ->
             answer((await last.all(1))[0])
             assert len(first.results) == 2
             assert len(failures) == 1
+
+    play(scenario)
+
+
+def test_a_model_runs_on_the_loop_while_its_executor_computes_another() -> None:
+    may_end = threading.Event()
+
+    def compute(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        if feeds["x"][0, 0] == 7:
+            assert may_end.wait(PATIENCE)
+        return double(feeds)
+
+    async def scenario() -> None:
+        async with serving(FakeModel(compute=compute), clock=Clock(), runs_inline=True) as at:
+            long = at.add(config("long"), costs=((1, 2 * MAX_RUN_S), (8, 3 * MAX_RUN_S)))
+            short = at.add(config("short"), costs=SHORT)
+            assert long.instances[0].executor is short.instances[0].executor
+            first = at.submit(request(model="long", value=7))
+            await at.runs(1)
+            second = at.submit(request(model="short", value=1))
+            await asyncio.sleep(0)  # the turn in which it came ends
+            assert answer(second.only).tolist() == (2 * numbers(1, 1)).tolist()
+            assert not first.results
+            may_end.set()
+            await first.all(1)
+            assert at.runtime.runs[1].thread == threading.current_thread().name
+            assert long.instances[0].executor.device.running == 0
+            assert_at_rest(long)
+            assert_at_rest(short)
+
+    play(scenario)
+
+
+def test_runs_on_the_loop_leave_an_executor_that_computes_its_share() -> None:
+    may_end = threading.Event()
+    clock = Clock()
+
+    def compute(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        if feeds["x"][0, 0] == 7:
+            assert may_end.wait(PATIENCE)
+        return double(feeds)
+
+    async def scenario() -> None:
+        async with serving(FakeModel(compute=compute), clock=clock, runs_inline=True) as at:
+            at.add(config("long"), costs=((1, 2 * MAX_RUN_S), (8, 3 * MAX_RUN_S)))
+            short = at.add(config("short"), costs=SHORT)
+            first = at.submit(request(model="long", value=7))
+            await at.runs(1)
+            others = Replies()
+            clock.step = QUANTUM / 16  # some 4 looks a run
+            for value in range(8, 24):
+                at.submit(request(model="short", value=value), to=others)
+                await asyncio.sleep(0)
+            on_the_loop = len(others.results)
+            assert 0 < on_the_loop < 16
+            clock.step = 0.0
+            may_end.set()
+            await first.all(1)
+            await others.all(16)
+            names = [run.thread for run in at.runtime.runs[1 : 1 + on_the_loop]]
+            assert set(names) == {threading.current_thread().name}
+            assert at.runtime.runs[1 + on_the_loop].thread == short.instances[0].executor.name
+
+    play(scenario)
+
+
+def test_an_answer_on_the_loop_may_cancel_the_next_request_of_its_run() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            second = Replies()
+            at.engine.submit(request(value=1), lambda _: at.cancels[0]())
+            at.submit(request(value=2), to=second)
+            await second.all(1)
+            await asyncio.sleep(0)
+            assert [type(each) for each in second.results] == [Cancelled]
+            assert served.statistics.success_count == 1
+            assert served.statistics.failures[FailureReason.CANCELED] == 1
+            assert_at_rest(served)
+
+    play(scenario)
+
+
+def test_a_run_that_fails_on_the_loop_fails_only_the_guilty_request() -> None:
+    def fail(feeds: Mapping[str, Array]) -> ExecutionFailed | None:
+        return ExecutionFailed("seven") if 7 in feeds["x"][:, 0] else None
+
+    async def scenario() -> None:
+        async with serving(FakeModel(fail=fail), clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            replies = await at.submit(*[request(value=value) for value in (1, 7, 3)]).all(3)
+            kinds = {type(each) for each in replies}
+            assert kinds == {InferResponse, ExecutionFailed}
+            assert served.statistics.success_count == 2
+            assert served.statistics.failures[FailureReason.BACKEND] == 1
+            assert threads(served) == 0
+            assert_at_rest(served)
+
+    play(scenario)
+
+
+def test_requests_that_wait_for_a_turn_of_the_loop_are_drained() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            _, second = [at.add(config(name), costs=SHORT) for name in ("a", "b")]
+            clock.step = TURN_S / 4
+            replies = at.submit(request(model="a"), request(model="b"))
+            await asyncio.sleep(0)  # the turn in which they came ends
+            assert len(replies.results) == 1
+            await asyncio.wait_for(second.drained(), PATIENCE)
+            assert len(replies.results) == 2
+
+    play(scenario)
+
+
+def test_no_more_requests_run_at_once_on_the_loop_than_may_wait() -> None:
+    queue = DynamicBatching(default_queue_policy=QueuePolicy(max_queue_size=2))
+
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            at.add(config(batching=queue), costs=SHORT)
+            replies = await at.submit(*[request(value=value) for value in range(3)]).all(3)
+            kinds = sorted(type(each).__name__ for each in replies)
+            assert kinds == ["InferResponse", "InferResponse", "Refused"], kinds
+
+    play(scenario)
+
+
+def test_a_limit_that_was_lowered_holds_on_the_loop_at_once() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await answered(at)
+            served.batch_limit.ran_out(8)
+            await at.submit(*[request(value=value) for value in range(8)]).all(8)
+            assert max(run.rows for run in at.runtime.runs) <= served.policy.max_rows == 4
 
     play(scenario)
 

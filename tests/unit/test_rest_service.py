@@ -76,6 +76,56 @@ def test_a_head_that_serves_many_calls_is_read_once(service: RestService, engine
     assert len(engine.requests) == 2
 
 
+def test_bodies_of_one_head_are_read_each_by_its_own_layout(
+    service: RestService, engine: Engine
+) -> None:
+    def body(name: str, *sizes: int, id: str = "") -> bytes:
+        call = {
+            **({"id": id} if id else {}),
+            "inputs": [
+                {
+                    "name": f"{name}{place}",
+                    "shape": [size // 4],
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": size},
+                }
+                for place, size in enumerate(sizes)
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+        text = json.dumps(call).ljust(400).encode()
+        return text + bytes(range(sum(sizes)))
+
+    head = a_head(inference_header_content_length="400")
+    bodies = [body("a", 8), body("a", 8), body("b", 8), body("a", 4, 8), body("a", 4, 8)]
+    bodies += [body("a", 8, id="seven"), body("a", 8)]
+    for each in bodies:
+        assert answer_of(service, head, each).status == 200
+    assert answer_of(service, head, bodies[0][:-1]).status == 400
+    assert answer_of(service, head, bodies[0] + b"x").status == 400
+    seen = [
+        (
+            each.id,
+            [
+                (head.name, bytes(data))
+                for head, data in zip(each.kind.inputs, each.data, strict=True)
+            ],
+        )
+        for each in engine.requests
+    ]
+    one, two = bytes(range(8)), bytes(range(4, 12))
+    both = [("a0", bytes(range(4))), ("a1", two)]
+    assert seen == [
+        ("", [("a0", one)]),
+        ("", [("a0", one)]),
+        ("", [("b0", one)]),
+        ("", both),
+        ("", both),
+        ("seven", [("a0", one)]),
+        ("", [("a0", one)]),
+    ]
+
+
 def test_a_compressed_body_is_inflated_each_time_its_head_comes(service: RestService) -> None:
     head = a_head(content_encoding="gzip")
     for _ in range(3):

@@ -369,12 +369,11 @@ def test_a_known_head_gives_what_reading_it_again_does(pieces: list[bytes], limi
     knows, reads = a_reader(budget=budgets[0]), a_reader(budget=budgets[1])
     for piece in pieces:
         expected = feed(reads, piece)
-        head, known = knows.known, None
-        if head is not None and not knows.fills_body:
-            known = knows.take_known(head, piece)
-        if known is not None and head is not None:
+        known = None if knows.fills_body else knows.take_known(piece)
+        if known is not None:
             of = known.head
-            assert of is head.request
+            assert knows.known is not None
+            assert of is knows.known.request
             got: list[Event] = [(of.method, of.path, dict(of.headers), bytes(known.body))]
         else:
             got = feed(knows, piece)
@@ -391,7 +390,7 @@ def test_a_head_that_comes_again_is_not_parsed_again() -> None:
     reader = a_reader(budget=budget)
     feed(reader, request(b"one"))
     assert reader.known is not None
-    taken = reader.take_known(reader.known, request(b"two"))
+    taken = reader.take_known(request(b"two"))
     assert taken is not None
     assert (taken.head, taken.body) == (reader.known.request, b"two")
     assert budget.used == 6

@@ -60,7 +60,8 @@ class Admission:
         self._policies: Mapping[int, QueuePolicy] = batching.priority_queue_policies
         self._budget = budget
         self._max_bytes = max_bytes
-        self._most_requests = batching.default_queue_policy.max_queue_size or math.inf
+        self.most_requests = batching.default_queue_policy.max_queue_size or math.inf
+        """That may wait where all are alike."""
         policies = (self._default_policy, *self._policies.values())
         self.is_plain = self._levels == 0 and not any(
             policy.default_timeout_us or policy.allow_timeout_override for policy in policies
@@ -108,7 +109,7 @@ class Admission:
         """Whether `admit` would take all of these, one after another, at level 0."""
         budget = self._budget
         return (
-            self.requests_by_level.get(0, 0) + requests <= self._most_requests
+            self.requests_by_level.get(0, 0) + requests <= self.most_requests
             and self.rows + rows <= MAX_QUEUED_ROWS
             and shells + requests <= MAX_QUEUED_ROWS
             and self.bytes + nbytes <= self._max_bytes

@@ -6,7 +6,9 @@ the answer is yes for the sum it is yes for each; if not, they are asked one by 
 that nobody is refused who would have been taken alone. Runs on the event loop.  Hot path: a step of
 benchmarks/results/0006-grpc.md.
 
-An entry here is not admitted: cancelled, it is dropped and counted when its turn ends.
+An entry here is not admitted: cancelled, it is dropped and counted when its turn ends. Those of a
+model that runs on the loop stay here until the loop has time for them (`inline.py`), as long as
+they fit into one short run.
 """
 
 import asyncio
@@ -30,7 +32,10 @@ class Arrivals:
     def __init__(self, model: "ServedModel", loop: asyncio.AbstractEventLoop) -> None:
         self._model = model
         self._loop = loop
-        self._entries: list[Pending] = []
+        self.entries: list[Pending] = []
+        """Nobody but this changes it."""
+        self._ends = False
+        """The end of this turn is noted."""
 
     def add(self, entry: Pending, request: InferRequest) -> Cancel:
         """Takes an entry until the end of the turn."""
@@ -39,18 +44,18 @@ class Arrivals:
             entry.nbytes = len(data[0])
         else:
             entry.nbytes = request.nbytes
-        entries = self._entries
-        if not entries:
+        if not self._ends:
+            self._ends = True
             self._loop.call_soon(self._end_turn)
             self._model.turn_began = entry.arrived
-        entries.append(entry)
+        self.entries.append(entry)
         return entry.cancel
 
     def gather(self) -> None:
         """Admits what is here, or answers why not."""
-        if not self._entries:
+        if not self.entries:
             return
-        entries, self._entries = self._entries, []
+        entries, self.entries = self.entries, []
         model = self._model
         for entry in entries:
             if entry.dead:  # cancelled, or refused with all others
@@ -66,7 +71,7 @@ class Arrivals:
             if entry.deadline < deadline:
                 deadline = entry.deadline
         model.note_started()
-        self._count_demand(entries)
+        self.count_demand(entries)
         if model.has_room(len(entries), rows, nbytes) and (
             deadline == math.inf or model.meets(deadline, entries)
         ):
@@ -86,7 +91,7 @@ class Arrivals:
 
     def refuse_all(self, error: ServingError) -> None:
         """Answers everything that is here with this error."""
-        entries, self._entries = self._entries, []
+        entries, self.entries = self.entries, []
         for entry in entries:
             self._model.statistics.record_failure(
                 FailureReason.CANCELED if entry.dead else FailureReason.OTHER, 0
@@ -94,8 +99,16 @@ class Arrivals:
             if not entry.dead:
                 entry.end(error)
 
-    def _count_demand(self, entries: Sequence[Pending]) -> None:
+    def clear(self) -> None:
+        """Somebody has run what is here."""
+        self.entries = []
+
+    def count_demand(self, entries: Sequence[Pending]) -> None:
+        """Adds these, which came here, to what the autoscaler sees."""
         model, first, retries = self._model, entries[0], 0
+        if len(entries) == 1 and (request := first.request) is not None:
+            model.count_demand(first.form, 1, first.arrived, is_retry=request.is_retry)
+            return
         for entry in entries:
             if entry.form is not first.form:
                 for each in entries:
@@ -108,6 +121,7 @@ class Arrivals:
         model.count_demand(first.form, len(entries) - retries, first.arrived, is_retry=False)
 
     def _end_turn(self) -> None:
+        self._ends = False
         self._model.turn_began = 0.0
         self._model.serve()  # also what somebody gathered before
 

@@ -16,7 +16,13 @@ from typing import Final
 import numpy as np
 
 from stoker.engine.padding import is_padded, lay
-from stoker.engine.plan import ModelPlan, PlannedInput, RequestForm
+from stoker.engine.plan import (
+    REMEMBERED_KINDS,
+    ModelPlan,
+    OutputForm,
+    PlannedInput,
+    RequestForm,
+)
 from stoker.errors import ExecutionFailed
 from stoker.request import InferRequest, InferResponse, Lease, OutputBatch, TensorHead
 from stoker.runtime.bucket_dimension import DimensionBuckets
@@ -183,6 +189,31 @@ def split(
     total = 0
     for form in forms:
         total += form.rows
+    seen = (wanted, total, *[array.shape for array in made])
+    made_form = plan.output_forms.get(seen)
+    if made_form is None:
+        if len(plan.output_forms) >= REMEMBERED_KINDS:
+            plan.output_forms.clear()
+        made_form = plan.output_forms[seen] = _output_form(wanted, made, total, plan)
+    heads, places, shared = made_form
+    batch = OutputBatch(plan.identity.name, plan.version, heads, tuple(made), lease, shared)
+    answers: list[InferResponse] = []
+    at = 0
+    known = wanted
+    for request, form in zip(requests, forms, strict=True):
+        if form.outputs is not known and form.outputs != known:
+            known = form.outputs
+            places = tuple([wanted.index(each) for each in known])
+        rows = form.rows
+        answers.append(InferResponse(batch, places, at, rows if plan.batches else -1, request.id))
+        at += rows
+    return answers
+
+
+def _output_form(
+    wanted: tuple[int, ...], made: Sequence[Array], total: int, plan: ModelPlan
+) -> OutputForm:
+    """What these outputs, of a batch of `total` rows, are to clients. Raises as `split`."""
     heads: list[TensorHead] = []
     for index, array in zip(wanted, made, strict=True):
         planned = plan.outputs[index]
@@ -197,15 +228,4 @@ def split(
         elif planned.dims != planned.model_dims:
             shape = (total, *planned.client_item(shape[1:]))
         heads.append(TensorHead(planned.name, planned.datatype, shape))
-    batch = OutputBatch(plan.identity.name, plan.version, tuple(heads), tuple(made), lease)
-    answers: list[InferResponse] = []
-    at = 0
-    known, places = wanted, tuple(range(len(wanted)))
-    for request, form in zip(requests, forms, strict=True):
-        if form.outputs is not known and form.outputs != known:
-            known = form.outputs
-            places = tuple([wanted.index(each) for each in known])
-        rows = form.rows
-        answers.append(InferResponse(batch, places, at, rows if plan.batches else -1, request.id))
-        at += rows
-    return answers
+    return OutputForm(tuple(heads), tuple(range(len(wanted))), {})

@@ -14,6 +14,8 @@ _RUNS: Final = 16
 _LONG_S: Final = 0.001
 """What a row is worth is worked out again after a long run, or 16 short ones: doing it after each
 took 4 % of the loop's samples under small requests (benchmarks/results/0006-grpc.md)."""
+_REMEMBERED: Final = 1024
+"""Sizes of requests whose worth is kept between two such moments."""
 
 
 class CostBook:
@@ -23,10 +25,11 @@ class CostBook:
         """`measured` is the curve of warm-up, taken with `elements` elements a row."""
         self._usual_bucket = _bucket(elements)
         self._curves = {self._usual_bucket: measured}
-        self._per_row: dict[int, float | None] = {}
+        self._worth: dict[tuple[int, int], float] = {}
+        """What requests are worth, by the elements of a row and the rows."""
         self._sizes = sizes
         self._unseen_runs = 0
-        """Runs since `_per_row` was worked out."""
+        """Runs since `_worth` was worked out."""
 
     @property
     def sizes(self) -> RunSizes:
@@ -36,7 +39,7 @@ class CostBook:
     def resize(self, sizes: RunSizes) -> None:
         """Runs have other sizes from here on."""
         self._sizes = sizes
-        self._per_row.clear()
+        self._worth.clear()
 
     @property
     def usual(self) -> CostCurve:
@@ -68,21 +71,32 @@ class CostBook:
 
         Its rows at the most efficient batch, or its own runs where requests share none.
         """
+        key = (elements, rows)
+        try:
+            return self._worth[key]
+        except KeyError:
+            worth = self._worked_out(elements, rows)
+            if worth is not None:
+                if len(self._worth) >= _REMEMBERED:
+                    self._worth.clear()
+                self._worth[key] = worth
+            return worth
+
+    def _worked_out(self, elements: int, rows: int) -> float | None:
+        curve = self.curve(elements)
         if self._sizes.max_rows == 1:
-            return self._sizes.lone(self.curve(elements), rows)
-        bucket = _bucket(elements)
-        if bucket not in self._per_row:
-            self._per_row[bucket] = self.curve(elements).seconds_per_row(self._sizes.largest)
-        per_row = self._per_row[bucket]
+            return self._sizes.lone(curve, rows)
+        per_row = curve.seconds_per_row(self._sizes.largest)
         return None if per_row is None else per_row * rows
 
     def observe(self, elements: int, rows: int, seconds: float, *, alone: bool) -> None:
         """Takes note of a run while serving."""
-        self.curve(elements).observe(rows, seconds, alone=alone)
+        curve = self._curves.get(elements.bit_length()) or self.curve(elements)
+        curve.observe(rows, seconds, alone=alone)
         self._unseen_runs += 1
         if seconds >= _LONG_S or self._unseen_runs >= _RUNS:
             self._unseen_runs = 0
-            self._per_row.clear()
+            self._worth.clear()
 
 
 def _bucket(elements: int) -> int:

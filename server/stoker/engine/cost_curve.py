@@ -57,8 +57,8 @@ class CostCurve:
         self._stale: set[int] = set()
         """Buckets with runs that neither `_scale` nor `_scales` has seen: medians are for those who
         ask, which is seldom while runs are short."""
-        self._expected: dict[int, float] = {}
-        """What the base says, by rows, for rows that it covers."""
+        self._expected: dict[int, tuple[float, int, deque[tuple[int, float]]]] = {}
+        """By rows, for rows that the base covers: what it says, the bucket, and its `_alone`."""
         self._fit()
 
     @property
@@ -116,19 +116,13 @@ class CostCurve:
         if seconds <= 0:
             return  # a clock that does not move tells nothing
         self._runs += 1
-        expected = self._expected.get(rows)
-        if expected is None:
-            expected = self._expect(rows, seconds)
-        if not expected or expected <= 0:
+        expected, bucket, ratios = self._expected.get(rows) or self._expect(rows, seconds)
+        if expected <= 0:
             return
         ratio = seconds / expected
         if alone:
             self._last_alone = self._runs
             self._overall.append(ratio)
-            bucket = _bucket(rows)
-            ratios = self._alone.get(bucket)
-            if ratios is None:
-                ratios = self._alone[bucket] = deque(maxlen=MEDIAN_OF)
             ratios.append((self._runs, ratio))
             self._stale.add(bucket)
         else:
@@ -140,10 +134,11 @@ class CostCurve:
                 self._scale = ranked[len(ranked) // 10]
                 self._scales.clear()
                 self._alone.clear()
+                self._expected.clear()
                 self._stale.clear()
 
-    def _expect(self, rows: int, seconds: float) -> float | None:
-        """What the base says for rows that were not asked for since it was fitted."""
+    def _expect(self, rows: int, seconds: float) -> tuple[float, int, deque[tuple[int, float]]]:
+        """An entry of `_expected` for rows that were not asked for since it was fitted."""
         expected = self._interpolated(rows)
         if expected is None or not self._covers(rows):
             # Nothing says what this size should cost: its first run becomes the base.
@@ -151,11 +146,12 @@ class CostCurve:
             self._base[rows] = seconds / self._scale
             self._fit()
             expected = self._interpolated(rows)
-        if expected is not None:
-            if len(self._expected) >= _REMEMBERED:
-                self._expected.clear()
-            self._expected[rows] = expected
-        return expected
+        bucket = _bucket(rows)
+        ratios = self._alone.setdefault(bucket, deque(maxlen=MEDIAN_OF))
+        if len(self._expected) >= _REMEMBERED:
+            self._expected.clear()
+        known = self._expected[rows] = (expected or 0.0, bucket, ratios)
+        return known
 
     def _catch_up(self) -> None:
         """Works out the corrections that new runs change."""

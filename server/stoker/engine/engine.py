@@ -89,12 +89,14 @@ class Engine:
         readiness: Callable[[], Readiness],
         statistics: ServerStatistics,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
         runs_inline: bool = True,
         hung_run_s: float = HUNG_AFTER_S,
     ) -> None:
         """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model. `runs_inline`: short models may run
-        on the loop, see `inline.py`. `hung_run_s`: see `watchdog.py`."""
+        on the loop, see `inline.py`. `cpu_clock`: CPU seconds of the loop's thread. `hung_run_s`:
+        see `watchdog.py`."""
         self._registry = registry
         self._loop = loop
         self._clock = clock
@@ -104,7 +106,7 @@ class Engine:
         self._devices: dict[str, Device] = {}
         self._shared: dict[str, Executor] = {}
         self._executors: dict[ServedModel, list[Executor]] = {}
-        self._turns = LoopTurns(loop)
+        self._turns = LoopTurns(loop, cpu_clock)
         self._runs_inline = runs_inline
         self._watchdog = Watchdog(loop, floor_s=hung_run_s, clock=clock)
         self._ending: list[Executor] = []

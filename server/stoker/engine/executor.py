@@ -72,7 +72,16 @@ class Device:
 class Instance:
     """One model's place on one executor: its session and buffers, and its turn."""
 
-    __slots__ = ("busy_rows", "busy_since", "deficit", "execution", "executor", "model", "wait")
+    __slots__ = (
+        "busy_rows",
+        "busy_since",
+        "deficit",
+        "execution",
+        "executor",
+        "is_taken",
+        "model",
+        "wait",
+    )
 
     def __init__(self, model: "ServedModel", execution: Execution, executor: "Executor") -> None:
         self.model = model
@@ -81,6 +90,9 @@ class Instance:
         self.deficit = 0.0
         self.wait = 0.0
         """Monotonic seconds before which there is nothing to run, unless a signal comes."""
+        self.is_taken = False
+        """The executor has a batch of it: nobody else may use the execution. Set under the lock of
+        the model's queue; the executor clears it without, when the run is over."""
         self.busy_since: float | None = None
         """When the present run began; None while none is under way."""
         self.busy_rows = 0
@@ -103,7 +115,13 @@ class Executor:
         self.waiting: list[Instance] = []
         """Instances that may have work, in the order of their turns. The thread's own."""
         self.is_running = False
-        """A run is under way."""
+        """The thread has a run under way."""
+        self.batches = 0
+        """That the thread has run. The thread's own."""
+        self._seen_batches = 0
+        self._loop_s = 0.0
+        """Seconds of runs on the loop since `_seen_batches`, while the thread was awake. The loop's
+        own, as the line above."""
         self._loop = loop
         self._clock = clock
         self._thread: threading.Thread | None = None
@@ -121,14 +139,22 @@ class Executor:
         self._first = first
         self._start()
 
+    def lets_loop_run(self) -> bool:
+        """Whether the loop may run something itself: the thread sleeps, or the loop has run less
+        than a quantum since the thread's last batch. Called by the loop."""
+        if self._thread is None or self.doorbell.is_idle or self.batches != self._seen_batches:
+            self._seen_batches = self.batches
+            self._loop_s = 0.0
+            return True
+        return self._loop_s < QUANTUM
+
+    def loop_ran(self, seconds: float) -> None:
+        """The loop has run something itself, and took so long."""
+        self._loop_s += seconds
+
     def close(self) -> None:
         """Ends the thread after its present run. Does not wait."""
         self.doorbell.ring(None)
-
-    @property
-    def is_asleep(self) -> bool:
-        """Whether the thread has nothing to do and will wake only if somebody rings."""
-        return (self._thread is None or self.doorbell.is_quiet) and not self.waiting
 
     @property
     def is_alive(self) -> bool:
@@ -202,22 +228,26 @@ class Executor:
     def _run(self, instance: Instance, batch: Batch) -> None:
         self.waiting.remove(instance)  # to the end of the ring
         self.waiting.append(instance)
-        outcome = self.perform(instance, batch)
+        self.is_running = True
+        try:
+            outcome = self.perform(instance, batch)
+        finally:
+            self.is_running = False
+            instance.is_taken = False
+            self.batches += 1
         instance.deficit -= outcome.seconds
         self._post(instance.model.finish, outcome)
 
     def perform(self, instance: Instance, batch: Batch) -> Outcome:
-        """Runs a batch on the calling thread: this one, or the loop while this one sleeps."""
+        """Runs a batch on the calling thread."""
         began = self._clock()
         instance.busy_rows = batch.rows
         instance.busy_since = began
         ticket = self.device.enter()
-        self.is_running = True
         try:
             outcome: Outcome = instance.execution.execute(batch)
         finally:
             alone = self.device.leave(ticket)
-            self.is_running = False
             instance.busy_since = None
         outcome.alone = alone
         outcome.seconds = self._clock() - began

@@ -14,6 +14,7 @@ from stoker.engine.execution import Batch, Entry, Outcome, Result
 from stoker.engine.queue import RunTime
 from stoker.engine.watchdog import LONG_RUN_S
 from stoker.errors import DeviceFailed, OutOfMemory, ServingError
+from stoker.telemetry.statistics import FailureReason, ModelStatistics
 
 if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
@@ -40,6 +41,30 @@ class Finishing:
                 self._finish(heapq.heappop(self._early)[1])
         else:
             self._finish(outcome)
+
+    def finish_arrivals(self, outcome: Outcome) -> None:
+        """Takes the outcome of one good run of requests that nothing has noted: they were run as
+        they came (`inline.py`)."""
+        statistics = self._model.statistics
+        batch = outcome.batch
+        taken, now = batch.taken, batch.taken + outcome.seconds
+        self._count(outcome)
+        if self._model.device_failures.in_a_row:
+            self._model.device_failures.ran_well()
+        counted, came = 0, 0.0
+        for (entry, _), result in zip(batch.entries, outcome.results, strict=True):
+            if entry.dead:  # cancelled by who heard of another's answer
+                entry.answer(result)
+                statistics.record_failure(FailureReason.CANCELED, 0)
+                continue
+            if entry.arrived != came:
+                if counted:
+                    _succeeded(statistics, counted, came, taken, now)
+                counted, came = 0, entry.arrived
+            counted += 1
+            entry.end(result)
+        if counted:
+            _succeeded(statistics, counted, came, taken, now)
 
     def _finish(self, outcome: Outcome) -> None:
         model = self._model
@@ -76,21 +101,16 @@ class Finishing:
                 continue
             if entry.arrived != came or entry.taken != taken:
                 if counted:
-                    self._succeeded(counted, came, taken, now)
+                    statistics.in_flight -= counted
+                    _succeeded(statistics, counted, came, taken, now)
                 counted, came, taken = 0, entry.arrived, entry.taken
             counted += 1
             model.leave(entry)
             entry.end(result)
         if counted:
-            self._succeeded(counted, came, taken, now)
+            statistics.in_flight -= counted
+            _succeeded(statistics, counted, came, taken, now)
         model.wake_if_idle()
-
-    def _succeeded(self, count: int, came: float, taken: float, now: float) -> None:
-        statistics = self._model.statistics
-        statistics.in_flight -= count
-        statistics.record_success(
-            round((now - came) * 1e9), round((taken - came) * 1e9), count=count
-        )
 
     def _count(self, outcome: Outcome) -> None:
         batch, model = outcome.batch, self._model
@@ -139,6 +159,12 @@ class Finishing:
         # independent. Larger items than usual say nothing about batches of usual ones.
         if alone and min(alone) > 1 and model.plan.splits_oversized:
             model.batch_limit.ran_out(min(alone))
+
+
+def _succeeded(
+    statistics: ModelStatistics, count: int, came: float, taken: float, now: float
+) -> None:
+    statistics.record_success(round((now - came) * 1e9), round((taken - came) * 1e9), count=count)
 
 
 def _run_time(model: "ServedModel") -> RunTime | None:

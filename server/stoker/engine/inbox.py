@@ -57,14 +57,6 @@ class Doorbell(Generic[T]):
             except RuntimeError:
                 pass  # it rings already
 
-    @property
-    def is_quiet(self) -> bool:
-        """Whether the executor sleeps and nobody has rung: it touches nothing until somebody does.
-
-        The mark alone does not say so: an executor sets it before it looks at the signals.
-        """
-        return self.is_idle and not self._signals
-
     def collect(self) -> list[T]:
         """The signals left since the last call, each once."""
         signals = self._signals

@@ -3,7 +3,8 @@
 States and their legal ways (all changes on the event loop, except `started`):
 
     ARRIVED -> QUEUED                    the turn of the loop in which it came is over
-    ARRIVED -> ANSWERED                  refused, or cancelled: nothing counts it
+    ARRIVED -> ANSWERED                  refused, cancelled, or run at once on the loop: nothing
+                                         counts it while it is here
     QUEUED -> STARTED -> ANSWERED        an executor took it, the outcome came back
     QUEUED -> ANSWERED                   expiry, cancel, drain, unload: an empty shell stays queued
     STARTED -> ANSWERED                  cancel or deadline while running: the result is dropped

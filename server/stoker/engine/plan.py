@@ -9,7 +9,7 @@ ONNX Runtime.  Hot path.  Source: Triton's rules for requests, docs/models.md "R
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig, ModelVersion, TensorConfig
@@ -39,6 +39,16 @@ class RequestForm:
     """Of the model's bucketed dimension, as the client sent it; 0 without one."""
     edge: int = 0
     """What that is filled up to: the size in `signature`."""
+
+
+class OutputForm(NamedTuple):
+    """What all batches with outputs of the same shapes have in common."""
+
+    heads: tuple[TensorHead, ...]
+    places: tuple[int, ...]
+    """Of all outputs, for an answer that has them all."""
+    shared: dict[object, Any]
+    """See `OutputBatch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,8 @@ class ModelPlan:
         self.outputs = tuple(_planned_output(each) for each in config.outputs)
         self.output_names = tuple(each.name for each in self.outputs)
         self._names: dict[tuple[int, ...], list[str]] = {}
+        self.output_forms: dict[object, OutputForm] = {}
+        """By what `batch.split` sees of a batch's outputs; it bounds them. For any thread."""
         self.splits_oversized = True
         self._inputs = {each.name: index for index, each in enumerate(self.inputs)}
         self._outputs = {each.name: index for index, each in enumerate(self.outputs)}

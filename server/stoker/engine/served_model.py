@@ -210,6 +210,14 @@ class ServedModel:
         self._expiry.watch_all(entries, nearest_deadline)
         self.waiting.add(entries)
 
+    def hold_all(self, entries: Sequence[Pending], taken: float) -> None:
+        """Takes requests that were run at `taken`, without having waited, and are not answered."""
+        self.statistics.in_flight += len(entries)
+        self._live.update(entries)
+        for entry in entries:
+            entry.started = True
+            entry.taken = taken
+
     def hold(self, entry: Pending) -> None:
         """Takes an admitted request that does not wait itself: its parts do."""
         entry.started = True
@@ -258,11 +266,12 @@ class ServedModel:
 
     def count_demand(self, form: RequestForm, count: int, now: float, *, is_retry: bool) -> None:
         """Adds valid requests that arrived to what the autoscaler sees."""
-        if self.add_demand is None or is_retry:
+        add = self.add_demand
+        if add is None or is_retry:
             return
         seconds = self.costs.worth(form.elements, form.rows)
         if seconds is not None:
-            self.add_demand(seconds * count, now)
+            add(seconds * count, now)
 
     def _watch_refusal(self, refused: Pending) -> None:
         """Remembers a refused request at the one that it would have followed, to judge later."""
@@ -288,9 +297,14 @@ class ServedModel:
     def serve(self) -> None:
         """What came is admitted; what waits is run here, or an executor is woken."""
         self._ring_is_due = False
-        self._arrivals.gather()
-        if self.inline is None or not self.inline.runs():
+        inline, arrivals = self.inline, self._arrivals
+        if inline is None:
+            arrivals.gather()
             self._ring()
+        elif not arrivals.entries or not inline.runs_arrivals(arrivals):
+            arrivals.gather()
+            if not inline.runs():
+                self._ring()
 
     def _ring(self) -> None:
         """Wakes one idle executor; if none is idle, all learn of the work for when they finish."""
@@ -306,14 +320,15 @@ class ServedModel:
     def take(self, taker: Instance, now: float) -> Batch | float:
         """A batch to run now, or the moment (monotonic seconds) before which there is none.
 
-        Called by executors' threads, and by the loop in place of one that sleeps (`inline.py`).
-        Infinity means that the queue is empty: a signal will come.
+        Called by executors' threads. Infinity means that the queue is empty: a signal will come.
         """
         waiting = self.waiting
         with waiting.lock:
             step = waiting.take(self.policy, now)
-            if len(self.instances) > 1 and isinstance(step, Batch) and waiting.entries:
-                self._wake_another(taker)
+            if isinstance(step, Batch):
+                taker.is_taken = True
+                if len(self.instances) > 1 and waiting.entries:
+                    self._wake_another(taker)
             return step
 
     def _wake_another(self, taker: Instance) -> None:
@@ -332,6 +347,10 @@ class ServedModel:
     def finish(self, outcome: Outcome) -> None:
         """Takes a batch's outcome: counts it and answers its requests."""
         self._finishing.finish(outcome)
+
+    def finish_arrivals(self, outcome: Outcome) -> None:
+        """Takes the outcome of one good run of requests that were run as they came."""
+        self._finishing.finish_arrivals(outcome)
 
     def leave(self, entry: Pending) -> None:
         """An entry that has started is answered; who calls counts it."""

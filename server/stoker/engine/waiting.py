@@ -1,7 +1,7 @@
 """What waits of one model version: the loop adds to an inbox, executors order it and take batches.
 
 The first crossing of threads. `add` is the event loop's and takes no lock; `take` is for executors,
-who hold `lock` meanwhile: the loop takes it in place of one that sleeps (`inline.py`), and so never
+who hold `lock` meanwhile: the loop tries it where it runs a batch itself (`inline.py`), and never
 waits for it. What was taken is told to the loop by the log `started`, which it reads whenever it
 needs the counts. Knows no costs but `run_time`, and answers nobody.  Hot path.
 
@@ -12,13 +12,33 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol
 
 from stoker.engine.execution import Batch, Entry
 from stoker.engine.pending import Pending
 from stoker.engine.queue import RequestQueue, RunTime
 from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
 from stoker.telemetry.statistics import BatchEnd
+
+
+class Mutex(Protocol):
+    """A lock, as `threading.Lock` is one."""
+
+    def acquire(self, blocking: bool = ...) -> bool:
+        """Takes the lock; False: `blocking` is false, and somebody has it."""
+
+    def release(self) -> None:
+        """Gives it back."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 class Waiting:
@@ -29,7 +49,7 @@ class Waiting:
     ) -> None:
         """`is_plain`: neither priorities nor queue timeouts; `has_delayed`: some that expire move
         back instead; `is_usual`: whether `run_time` holds for rows of so many elements."""
-        self.lock: AbstractContextManager[object] = threading.Lock()
+        self.lock: Mutex = threading.Lock()
         self.started: deque[Batch] = deque()
         self.run_time: RunTime | None = None
         """While requests with deadlines are here: what executors need to know of them."""

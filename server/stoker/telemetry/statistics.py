@@ -39,6 +39,8 @@ class RefusalReason(Enum):
 class BatchEnd(Enum):
     """Label `reason` of stoker_batches: why a batch was closed with the rows it has."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, and each run counts its end
+
     IDLE = "idle"
     """Everything that waited was taken."""
     FULL = "full"
@@ -91,7 +93,6 @@ class ModelStatistics:
 
     __slots__ = (
         "batch_ends",
-        "batch_rows",
         "batches",
         "bisections",
         "compute_count",
@@ -162,7 +163,6 @@ class ModelStatistics:
         self.refusals = dict.fromkeys(RefusalReason, 0)
         self.batch_ends = dict.fromkeys(BatchEnd, 0)
         self.batches: dict[int, BatchStatistics] = {}
-        self.batch_rows = Histogram(ROWS_BUCKETS)
         self.request_histogram = Histogram(LATENCY_BUCKETS_NS)
         self.queue_histogram = Histogram(LATENCY_BUCKETS_NS)
         self.compute_histogram = Histogram(LATENCY_BUCKETS_NS)
@@ -194,17 +194,31 @@ class ModelStatistics:
         batch.input_ns += input_ns
         batch.infer_ns += infer_ns
         batch.output_ns += output_ns
-        self.batch_rows.observe(rows)
-        self.compute_histogram.observe(infer_ns)
+        compute = self.compute_histogram
+        compute.counts[bisect_left(LATENCY_BUCKETS_NS, infer_ns)] += 1
+        compute.total += infer_ns
+
+    @property
+    def batch_rows(self) -> Histogram:
+        """The rows of each run, from `batches`."""
+        histogram = Histogram(ROWS_BUCKETS)
+        for rows, batch in self.batches.items():
+            histogram.observe(rows, batch.count)
+        return histogram
 
     def record_success(self, request_ns: int, queue_ns: int, *, count: int = 1) -> None:
         """An answered request, or several that came and left together: nanoseconds from arrival to
         answer, and of waiting before that, of each."""
         self.success_count += count
-        self.success_ns += request_ns * count
-        self.queue_ns += queue_ns * count
-        self.request_histogram.observe(request_ns, count)
-        self.queue_histogram.observe(queue_ns, count)
+        requests, queue = self.request_histogram, self.queue_histogram
+        requests.counts[bisect_left(LATENCY_BUCKETS_NS, request_ns)] += count
+        queue.counts[bisect_left(LATENCY_BUCKETS_NS, queue_ns)] += count
+        request_ns *= count
+        queue_ns *= count
+        self.success_ns += request_ns
+        requests.total += request_ns
+        self.queue_ns += queue_ns
+        queue.total += queue_ns
 
     def record_failure(self, reason: FailureReason, request_ns: int) -> None:
         """One request that was accepted, or refused by a full queue, and got an error."""

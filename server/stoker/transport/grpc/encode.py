@@ -29,21 +29,30 @@ _WHOLE_BYTES: Final = 64 << 10
 """A batch's output up to here is copied as a whole, 3 us at most, for all its answers."""
 
 
+class _Frame:
+    """An answer with one output but its data and id, for as many rows."""
+
+    __slots__ = ("index", "model", "row_bytes", "size", "tail")
+
+    def __init__(self, batch: OutputBatch, index: int, rows: int) -> None:
+        head = batch.heads[index]
+        shape = (rows, *head.shape[1:])
+        self.index = index
+        self.model = _model_head(batch.model, batch.version)
+        self.row_bytes = prod(shape[1:]) * head.datatype.size
+        self.size = rows * self.row_bytes
+        self.tail = _output_head(head.name, head.datatype.wire, shape) + _raw_head(self.size)
+
+
 class _Slices:
     """How the answers of one batch that have as many rows each are cut from it."""
 
     __slots__ = ("model", "raw", "row_bytes", "size", "tail")
 
-    def __init__(self, batch: OutputBatch, index: int, rows: int) -> None:
-        head = batch.heads[index]
-        shape = (rows, *head.shape[1:])
-        array = batch.arrays[index]
-        assert isinstance(array, np.ndarray)  # it has rows
-        self.model = _model_head(batch.model, batch.version)
-        self.row_bytes = prod(shape[1:]) * head.datatype.size
-        self.size = rows * self.row_bytes
-        self.tail = _output_head(head.name, head.datatype.wire, shape) + _raw_head(self.size)
-        self.raw = array.tobytes() if self.size < COPIED_ROW_BYTES else b""
+    def __init__(self, frame: _Frame, raw: bytes) -> None:
+        self.row_bytes, self.size = frame.row_bytes, frame.size
+        self.model, self.tail = frame.model, frame.tail
+        self.raw = raw
 
 
 def encode_response(response: InferResponse) -> bytes | PiecedMessage:
@@ -72,11 +81,19 @@ def _slices(batch: OutputBatch, wanted: tuple[int, ...], rows: int) -> _Slices |
     """How such answers are cut, or False for others: several outputs, or large ones."""
     if rows < 0 or len(wanted) != 1:
         return False
-    array = batch.arrays[wanted[0]]
-    if not isinstance(array, np.ndarray) or array.dtype.hasobject or array.nbytes > _WHOLE_BYTES:
+    frame: _Frame | None = batch.shared.get((wanted, rows))
+    if frame is None:
+        frame = _Frame(batch, wanted[0], rows)
+        batch.share((wanted, rows), frame)
+    array = batch.arrays[frame.index]
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype.hasobject
+        or array.nbytes > _WHOLE_BYTES
+        or frame.size >= COPIED_ROW_BYTES
+    ):
         return False
-    slices = _Slices(batch, wanted[0], rows)
-    return slices if slices.size < COPIED_ROW_BYTES else False
+    return _Slices(frame, array.tobytes())
 
 
 def _encode(response: InferResponse) -> bytes | PiecedMessage:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from stoker.errors import InvalidRequest, ServingError, TooLarge
-from stoker.request import InferRequest
+from stoker.request import InferRequest, RequestKind
 from stoker.tensor import Array, DataType, Raw, Tensor, element_count, from_raw
 from stoker.transport.rest import json_data, known_calls
 from stoker.transport.rest.binary import cut
@@ -33,6 +33,52 @@ _COPIED: Final = frozenset((DataType.BYTES, DataType.BOOL))
 # Parsing depends on nothing but the text, and a client that sends its tensors as binary data sends
 # the same JSON with each request: 11 us become 0.1 us. Texts with an id are not kept.
 _remembered: dict[bytes, Envelope] = {}
+
+
+class KnownBody:
+    """A body of small JSON and binary tensors that may come again with other data."""
+
+    __slots__ = ("forms", "kind", "only", "parameters", "sizes", "text", "total")
+
+    def __init__(self, text: bytes, envelope: Envelope, kind: RequestKind) -> None:
+        sizes = envelope.sizes or ()
+        self.text = text
+        """Its JSON, all of it."""
+        self.total = len(text) + envelope.total
+        self.sizes = sizes
+        self.only = len(sizes) == 1
+        """All behind the JSON is the data of one input."""
+        self.kind = kind
+        self.parameters = envelope.parameters
+        self.forms = envelope.forms
+
+    def fits(self, body: bytes | memoryview) -> bool:
+        """Whether the body is like this but for its data."""
+        return type(body) is bytes and len(body) == self.total and body.startswith(self.text)
+
+    def request(self, body: bytes | memoryview) -> InferRequest:
+        """The call of a body that fits."""
+        at = len(self.text)
+        if self.only:
+            return InferRequest(self.kind, (body[at:],), parameters=self.parameters)
+        data: list[Raw | Array] = []
+        for size in self.sizes:
+            data.append(body[at : at + size])
+            at += size
+        return InferRequest(self.kind, tuple(data), parameters=self.parameters)
+
+
+def known_body(
+    model: str, version: str, body: bytes | memoryview, json_size: int | None
+) -> KnownBody | None:
+    """The layout of a body that `decode` has read, if another may be like it."""
+    if json_size is None or json_size > _REMEMBERED_BYTES or type(body) is not bytes:
+        return None
+    text = body[:json_size]
+    envelope = _remembered.get(text)  # has no id
+    if envelope is None or not envelope.sizes or len(body) != json_size + envelope.total:
+        return None
+    return KnownBody(text, envelope, envelope.kind(model, version))
 
 
 def decode(
@@ -65,17 +111,7 @@ def decode(
         return _call(model, version, body, json_size, envelope)
     # A client that repeats itself: all but the data is known.
     kind = envelope.kinds.get((model, version)) or envelope.kind(model, version)
-    if len(sizes) == 1:
-        return InferRequest(
-            kind, (body[json_size:],), envelope.id, parameters=envelope.parameters
-        ), envelope.forms
-    data: list[Raw | Array] = []
-    at = json_size
-    for size in sizes:
-        data.append(body[at : at + size])
-        at += size
-    request = InferRequest(kind, tuple(data), envelope.id, parameters=envelope.parameters)
-    return request, envelope.forms
+    return KnownBody(text, envelope, kind).request(body), envelope.forms
 
 
 def decode_in_steps(

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from stoker.request import InferResponse, OutputBatch
-from stoker.tensor import Array, to_raw
+from stoker.tensor import to_raw
 from stoker.transport.rest.envelope import OutputForms
 from stoker.transport.rest.json_data import to_json, to_json_rows
 from stoker.transport.wire.limits import COPIED_ROW_BYTES
@@ -59,45 +59,50 @@ def encode(response: InferResponse, forms: OutputForms) -> HttpResponse:
     return answer
 
 
+class _Frame:
+    """An answer with one binary output but its data and id, for as many rows."""
+
+    __slots__ = ("headers", "index", "row_bytes", "size", "text")
+
+    def __init__(self, batch: OutputBatch, index: int, rows: int) -> None:
+        head = batch.heads[index]
+        self.index = index
+        self.row_bytes = prod(head.shape[1:]) * head.datatype.size
+        self.size = rows * self.row_bytes
+        entry = _binary_entry(head.name, head.datatype.wire, (rows, *head.shape[1:]), self.size)
+        self.text = b'{%b"outputs":[%b]}' % (_model_part(batch.model, batch.version), entry)
+        self.headers = _binary_headers(self.text)
+
+
 class _Slices:
     """How the answers of one batch that have as many rows each are cut from it."""
 
     __slots__ = ("headers", "raw", "row_bytes", "size", "text")
 
-    def __init__(self, batch: OutputBatch, index: int, rows: int, array: Array) -> None:
-        head = batch.heads[index]
-        self.row_bytes = prod(head.shape[1:]) * head.datatype.size
-        self.size = rows * self.row_bytes
-        shape = (rows, *head.shape[1:])
-        self.text, self.headers = _binary_text(
-            batch.model, batch.version, head.name, head.datatype.wire, shape, self.size
-        )
-        self.raw = array.tobytes() if 0 < self.size < COPIED_ROW_BYTES else b""
+    def __init__(self, frame: _Frame, raw: bytes) -> None:
+        self.row_bytes, self.size = frame.row_bytes, frame.size
+        self.text, self.headers = frame.text, frame.headers
+        self.raw = raw
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _binary_text(
-    model: str, version: str, name: str, datatype: str, shape: tuple[int, ...], size: int
-) -> tuple[bytes, tuple[tuple[str, str], ...]]:
-    """The JSON of an answer with one binary output and no id, and its headers."""
-    text = b'{%b"outputs":[%b]}' % (
-        _model_part(model, version),
-        _binary_entry(name, datatype, shape, size),
-    )
-    return text, _binary_headers(text)
-
-
-def _slices(response: InferResponse) -> _Slices | Literal[False]:
+def _slices(response: InferResponse, place: object) -> _Slices | Literal[False]:
     """How such answers are cut; False for others: several outputs, or large ones."""
     batch = response.batch
     if response.rows < 0 or len(response.wanted) != 1:
         return False
-    (index,) = response.wanted
-    array = batch.arrays[index]
-    if not isinstance(array, np.ndarray) or array.dtype.hasobject or array.nbytes > _WHOLE_BYTES:
+    frame: _Frame | None = batch.shared.get(place)
+    if frame is None:
+        frame = _Frame(batch, response.wanted[0], response.rows)
+        batch.share(place, frame)
+    array = batch.arrays[frame.index]
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype.hasobject
+        or array.nbytes > _WHOLE_BYTES
+        or not 0 < frame.size < COPIED_ROW_BYTES
+    ):
         return False
-    slices = _Slices(batch, index, response.rows, array)
-    return slices if slices.raw else False
+    return _Slices(frame, array.tobytes())
 
 
 def _all_binary(response: InferResponse) -> HttpResponse:
@@ -105,7 +110,7 @@ def _all_binary(response: InferResponse) -> HttpResponse:
     place = ("rest", response.wanted, response.rows)
     slices: _Slices | Literal[False] | None = batch.encoded.get(place)
     if slices is None:
-        slices = batch.encoded[place] = _slices(response)
+        slices = batch.encoded[place] = _slices(response, place)
     if slices and not response.id and not response.parameters:
         at = response.start * slices.row_bytes
         data = slices.raw[at : at + slices.size]

@@ -6,6 +6,7 @@ Source: RFC 9112, section 4; RFC 9110, section 6.6.1 (Date).
 """
 
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final
 
@@ -22,21 +23,50 @@ _heads: dict[tuple[int, Headers, bool], bytes] = {}
 
 
 class Clock:
-    """The Date field, written once a second."""
+    """The Date field, written once a second, and the heads that end with it."""
 
-    __slots__ = ("_second", "_text")
+    __slots__ = ("_heads", "_now", "_second", "_text")
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """`now` gives the seconds since the epoch."""
+        self._now = now
         self._second = -1
         self._text = b""
+        self._heads: dict[int, tuple[Headers, int, int, bytes]] = {}
+        """Of this second's answers: header set, status, length and head, by the identity of the
+        header set, which is shared by answers of one form. To hash its texts takes 0.3 us."""
 
     def date(self) -> bytes:
         """The field and the end of the head."""
-        second = int(time.time())
+        second = int(self._now())
         if second != self._second:
-            self._second = second
-            self._text = b"\r\nDate: " + formatdate(second, usegmt=True).encode() + b"\r\n\r\n"
+            self._turn(second)
         return self._text
+
+    def head(self, response: HttpResponse, size: int) -> bytes:
+        """The whole head of an answer whose body has `size` bytes and whose connection stays."""
+        second = int(self._now())
+        if second != self._second:
+            self._turn(second)
+        headers = response.headers
+        known = self._heads.get(id(headers))
+        if (
+            known is not None
+            and known[0] is headers
+            and known[1] == response.status
+            and known[2] == size
+        ):
+            return known[3]
+        head = b"%b%d%b" % (_head(response.status, headers, False), size, self._text)
+        if len(self._heads) >= _REMEMBERED:
+            self._heads.clear()
+        self._heads[id(headers)] = headers, response.status, size, head
+        return head
+
+    def _turn(self, second: int) -> None:
+        self._second = second
+        self._text = b"\r\nDate: " + formatdate(second, usegmt=True).encode() + b"\r\n\r\n"
+        self._heads.clear()
 
 
 def encode(
@@ -45,12 +75,6 @@ def encode(
     """The answer, whose body has `size` bytes; `without_body` for the answer to a HEAD."""
     line = b"%b%d%b" % (_head(response.status, response.headers, closes), size, clock.date())
     return [line] if without_body else [line, *response.pieces]
-
-
-def encode_small(response: HttpResponse, size: int, clock: Clock) -> bytes:
-    """The answer, whose body is one small piece, to a request that keeps its connection."""
-    head = _head(response.status, response.headers, False)
-    return b"%b%d%b" % (head, size, clock.date()) + response.pieces[0]
 
 
 def _head(status: int, headers: Headers, closes: bool) -> bytes:

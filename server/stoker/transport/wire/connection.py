@@ -31,7 +31,7 @@ from typing import cast
 
 from stoker.errors import ServingError
 from stoker.transport.tls import ALPN_HTTP1, ALPN_HTTP2
-from stoker.transport.wire.answer import CONTINUE, encode, encode_small
+from stoker.transport.wire.answer import CONTINUE, encode
 from stoker.transport.wire.exchange import Exchange, cancel_all, refuse_unanswered
 from stoker.transport.wire.head import Head
 from stoker.transport.wire.host import Host
@@ -138,10 +138,10 @@ class Connection(asyncio.BufferedProtocol):
                     return
                 data, self._first = self._first or data, None
             elif (
-                (head := reader.known) is not None
-                and not self._exchanges
+                not self._exchanges
                 and not self._writer.is_paused
-                and (request := reader.take_known(head, data)) is not None
+                and (request := reader.take_known(data)) is not None
+                and (head := reader.known) is not None
             ):  # the usual case; `expire` sees that a request is under way
                 self._dispatch(head, request, head.content_length)
                 return
@@ -294,7 +294,7 @@ class Connection(asyncio.BufferedProtocol):
         host = self._host
         self._exchanges.popleft()
         host.in_flight -= 1
-        self._writer.write_small(encode_small(response, size, host.clock), size)
+        self._writer.write_small(host.clock.head(response, size) + response.pieces[0], size)
         if self._writer.is_paused:
             self._watch_stall()
         if not self._reader.is_between_requests or self._is_read_paused:

@@ -68,6 +68,12 @@ def parse_head(head: bytes) -> Head:
     return parsed
 
 
+def known_head(data: bytes) -> Head | None:
+    """The head that begins these bytes, if it is whole and came before."""
+    end = data.find(b"\r\n\r\n", 0, REMEMBERED_BYTES)
+    return None if end < 0 else _remembered.get(data[: end + 4])
+
+
 class _Split:
     """What llhttp finds in a head."""
 

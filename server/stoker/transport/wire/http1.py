@@ -11,8 +11,8 @@ States:  HEAD -> SIZED | CHUNKED -> HEAD ...    any -> BROKEN
   3. The memory of a body is reserved in the budget before it is allocated, and grows with arrival:
      `numpy.empty` maps pages that exist when they are written. (`bytearray(n)` writes zeros: 0.3 s
      for 1 GiB.) The reservation goes with the request; whoever takes the request gives it back.
-  4. A client that is answered before it sends again sends whole requests, all with the same head:
-     what comes is compared with the last head and is not searched (`take_known`).
+  4. A client that is answered before it sends again sends whole requests, nearly all with the same
+     head: what comes is compared with the last head and is not searched (`take_known`).
   5. After an error the stream's position is unknown: the state is BROKEN and nothing is read.
 Source: RFC 9112, sections 2.2, 6 and 7.  Hot path.
 """
@@ -24,7 +24,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from stoker.errors import TooLarge
-from stoker.transport.wire.head import REMEMBERED_BYTES, Head, parse_head
+from stoker.transport.wire.head import REMEMBERED_BYTES, Head, known_head, parse_head
 from stoker.transport.wire.limits import (
     MAX_CHUNK_LINE_BYTES,
     MAX_EMPTY_RATIO,
@@ -102,7 +102,7 @@ class RequestReader:
         self.wants_continue = False
         """The client waits for `100 Continue` before it sends the body."""
         self.known: Head | None = None
-        """The last head, if `take_known` may compare with it."""
+        """The last head, if it may come again with a body that is small and of known size."""
         self._limits = limits
         self._budget = budget
         self._rest = b""
@@ -157,13 +157,18 @@ class RequestReader:
         if self.state is not ReaderState.BROKEN:
             self._rest = self._rest + data if self._rest else data
 
-    def take_known(self, head: Head, data: bytes) -> HttpRequest | None:
-        """The request that `data` is: `head`, which is `known`, again and its whole body, which is
-        reserved in the budget. None, and nothing is taken, for all else: that is for `receive`."""
+    def take_known(self, data: bytes) -> HttpRequest | None:
+        """The request that `data` is: a head that came before, which is `known` then, and its whole
+        body, which is reserved in the budget. None, and nothing is taken, for all else: that is for
+        `receive`."""
+        head = self.known
+        if head is None or not data.startswith(head.text):
+            head = known_head(data)
+            if head is None or head.is_chunked or head.content_length > WHOLE_BODY_BYTES:
+                return None
         size, begins = head.content_length, len(head.text)
         if (
             len(data) != begins + size
-            or not data.startswith(head.text)
             or self._rest
             or self.state is not ReaderState.HEAD
             or self._skipped_line
@@ -173,6 +178,7 @@ class RequestReader:
         if budget.used + size > budget.limit:
             return None  # `take` says so
         budget.used += size
+        self.known = head
         return HttpRequest(head.request, data[begins:])
 
     def take(self) -> Received | None:
