@@ -309,6 +309,15 @@ def test_outputs_of_unknown_shape_are_allocated_by_onnx_runtime(
     scene.session.close()
 
 
+def test_on_the_host_a_batch_that_needs_a_lent_slab_is_never_run_without_one(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, relu(WIDE), sizes=Buckets((1, 8)))
+    with pytest.raises(ValueError, match="output 'y': 8 rows need a slab that is lent"):
+        scene.runs.warm()
+    scene.session.close()
+
+
 def test_the_steps_of_a_capture_are_those_of_a_run_with_the_largest_bucket_first(
     tmp_path: Path, cudart: CudartStub
 ) -> None:

@@ -268,7 +268,10 @@ class FixedRuns:
         outs = []
         for index in outputs:
             wanted = shapes.outputs[index]
-            address = self._output_address(index, lent.get(index))
+            into = lent.get(index)
+            if into is None and self._memory.is_host and self.needs_slab(index, bucket):
+                raise ValueError(f"output '{wanted.name}': {bucket} rows need a slab that is lent")
+            address = self._output_address(index, into)
             shape = shapes.shape(wanted, bucket)
             outs.append(BoundTensor(wanted.name, wanted.datatype, shape, address))
         return self._session.bind(ins, outs, graph)
