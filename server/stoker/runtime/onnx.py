@@ -38,6 +38,7 @@ from stoker.runtime.gpu_diagnosis import (
     gpu_of,
     gpu_unfitness,
     lost_provider_reason,
+    missing_cudnn,
 )
 from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory
 from stoker.runtime.gpu_hot_path import GpuHotPath
@@ -156,6 +157,9 @@ class OnnxRuntime:
         # It prints what it does not find, and the standard output is the ready line's.
         vars(self._library)["print"] = tell
         self._library.preload_dlls()
+        doubt = missing_cudnn(self._needs, loads)
+        if doubt is not None:
+            log.warning("%s", doubt)
 
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """Implements `Runtime`."""
