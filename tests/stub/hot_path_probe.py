@@ -21,6 +21,7 @@ from stoker.engine.plan import ModelPlan
 from stoker.errors import ServingError
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.buckets import Buckets
+from stoker.runtime.cuda_memory import CudaMemory
 from stoker.runtime.fixed import FixedRuns
 from stoker.runtime.fixed_shapes import fixed_shapes
 from stoker.runtime.onnx import OnnxRuntime
@@ -49,7 +50,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, object]:
         path = models.write_model(Path(folder) / "model.onnx", made)
         try:
             session = runtime.open(path, drafted, runtime.place(drafted)[0])
-            found["stream"] = int(session.report.options["user_compute_stream"])
+            assert isinstance(session.memory, CudaMemory)
+            found["stream"] = session.memory.stream
             found["graphs"] = str(session.graphs)
             config = replace(models.config_of(session, MOST), parameters=drafted.parameters)
             sizes = Buckets((1, 4, 8))

@@ -36,6 +36,7 @@ def test_options_are_told_as_onnx_runtime_stores_them(libraries: Libraries) -> N
     assert stored["arena_extend_strategy"] == "kSameAsRequested"
     assert stored["cudnn_conv_algo_search"] == "HEURISTIC"
     assert (stored["use_tf32"], stored["gpu_mem_limit"]) == ("0", "1048576")
+    assert stored["user_compute_stream"] == "set"  # its address is no client's business
 
 
 def test_a_node_on_the_cpu_is_told_with_the_copies_around_it(libraries: Libraries) -> None:

@@ -1,5 +1,6 @@
 """What models can be placed on, against a driver that is built for the test."""
 
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,6 +46,25 @@ def test_gpus_are_found_and_their_libraries_loaded_once(
         assert list(threads.map(lambda _: gpus(), range(4))) == [2] * 4
     assert looking.preloads == 1
     assert looking.found.gpus.count == 2
+
+
+def test_each_gpu_that_is_found_is_logged_once(
+    driver: Libraries, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("STUB_CUDA_DEVICES", "2")
+    monkeypatch.setenv("STUB_CUDA_CAPABILITY", "8.9,9.0")
+    looking = Looking(driver)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert looking.found.machine.gpus == 2
+    told = [
+        record.__dict__["stoker_fields"]
+        for record in caplog.records
+        if record.__dict__.get("stoker_event") == "gpu"
+    ]
+    assert [each["index"] for each in told] == [0, 1]
+    assert [each["compute_capability"] for each in told] == ["8.9", "9.0"]
+    assert {each["driver_cuda"] for each in told} == {"13.5"}
 
 
 def test_with_the_device_cpu_the_driver_is_not_asked(

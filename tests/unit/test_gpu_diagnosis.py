@@ -16,6 +16,7 @@ from stoker.runtime.gpu_diagnosis import (
     has_code_for,
     lost_provider_reason,
     lost_tensorrt_reason,
+    missing_cudnn,
 )
 from stoker.runtime.gpu_facts import Gpu, GpuFacts
 
@@ -145,6 +146,14 @@ def test_a_lost_provider_without_driver_is_explained_by_that() -> None:
 def test_a_lost_provider_that_nothing_explains_is_not_explained() -> None:
     reason = lost_provider_reason(machine(L4), CUDA_13, everything)
     assert reason.startswith("ONNX Runtime did not say why")
+
+
+def test_a_missing_cudnn_is_told_by_what_will_fail() -> None:
+    assert missing_cudnn(CUDA_13, everything) is None
+    assert missing_cudnn(None, only()) is None
+    assert (missing_cudnn(CUDA_13, only()) or "").startswith(
+        "libcudnn.so.9 could not be loaded: models with convolutions, pooling or recurrent layers"
+    )
 
 
 def test_a_tensorrt_of_another_major_is_told_by_both() -> None:

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable
 
 from stoker.runtime.cpu import read_budget
-from stoker.runtime.gpu_diagnosis import CudaNeeds, gpu_absence, gpu_unfitness
-from stoker.runtime.gpu_facts import DRIVER, GpuFacts, read_gpu_facts
+from stoker.runtime.gpu_diagnosis import CudaNeeds, gpu_absence, gpu_unfitness, version_text
+from stoker.runtime.gpu_facts import DRIVER, Gpu, GpuFacts, read_gpu_facts
 from stoker.runtime.placement import DeviceWish, Machine
+from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Discovery:
                     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
                     facts = read_gpu_facts(visible=visible, library=self._driver)
                     absence = self._absence(facts)
+                for gpu in facts.gpus:
+                    _log_gpu(gpu, facts.driver_version)
                 if absence is None:
                     self._preload()
                 count = 0 if absence else facts.count
@@ -72,3 +75,17 @@ class Discovery:
         if absence is not None and facts.has_driver:
             log.warning("an NVIDIA driver is here, and no GPU can be used: %s", absence)
         return absence
+
+
+def _log_gpu(gpu: Gpu, driver_version: int) -> None:
+    event(
+        log,
+        "gpu",
+        f"GPU {gpu.index} is {gpu.name or 'of unknown name'}",
+        index=gpu.index,
+        name=gpu.name,
+        compute_capability=gpu.capability_text,
+        memory_bytes=gpu.memory_bytes,
+        uuid=gpu.uuid,
+        driver_cuda=version_text(driver_version),
+    )

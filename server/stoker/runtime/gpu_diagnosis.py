@@ -67,11 +67,11 @@ def gpu_absence(facts: GpuFacts, needs: CudaNeeds | None) -> str | None:
     if needs is None:
         return NO_PROVIDER if facts.count else driver_reason(facts)
     if 0 < facts.driver_version < needs.major * 1000:
+        branch = _DRIVER_BRANCH.get(needs.major, "for it")
         return (
-            f"the NVIDIA driver is too old: it is for CUDA {_version(facts.driver_version)}, and "
-            f"this ONNX Runtime is built for CUDA {needs.major}; "
-            f"install a driver of branch {_DRIVER_BRANCH.get(needs.major, 'for it')} or later on "
-            "the node"
+            f"the NVIDIA driver is too old: it is for CUDA {version_text(facts.driver_version)}, "
+            f"and this ONNX Runtime is built for CUDA {needs.major}; "
+            f"install a driver of branch {branch} or later on the node"
         )
     return None if facts.count else driver_reason(facts)
 
@@ -112,6 +112,16 @@ def lost_provider_reason(
     return "ONNX Runtime did not say why; its own log on stderr does"
 
 
+def missing_cudnn(needs: CudaNeeds | None, loads: Callable[[str], bool]) -> str | None:
+    """What will not load for want of cuDNN; None where it is there."""
+    if needs is None or loads(needs.cudnn):
+        return None
+    return (
+        f"{needs.cudnn} could not be loaded: models with convolutions, pooling or recurrent layers "
+        f"will fail; {INSTALL}"
+    )
+
+
 def lost_tensorrt_reason(loads: Callable[[str], bool]) -> str:
     """Why a session that asked for TensorRT came without it."""
     missing = [name for name in TENSORRT_LIBRARIES if not loads(name)]
@@ -150,5 +160,6 @@ def driver_reason(facts: GpuFacts) -> str:
     return f"{words} (CUDA error {facts.code})"
 
 
-def _version(number: int) -> str:
+def version_text(number: int) -> str:
+    """CUDA's number of a version, 13050, as people write it: 13.5."""
     return f"{number // 1000}.{number % 1000 // 10}"

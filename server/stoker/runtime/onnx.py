@@ -15,18 +15,17 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from stoker.device import CPU, DeviceReport
+from stoker.device import DeviceReport
 from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest, OutOfMemory
 from stoker.model import ModelConfig
 from stoker.runtime import copies
-from stoker.runtime.assignment import Assignment, settle
+from stoker.runtime.assignment import settle
 from stoker.runtime.cpu import at_low_priority
 from stoker.runtime.cuda_graphs import GraphFacts, GraphSupport, ineligibility, wants_graphs
 from stoker.runtime.cuda_memory import CudaMemory
@@ -38,8 +37,9 @@ from stoker.runtime.gpu_diagnosis import (
     gpu_of,
     gpu_unfitness,
     lost_provider_reason,
+    missing_cudnn,
 )
-from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory
+from stoker.runtime.gpu_facts import GpuFacts, loads, read_free_memory
 from stoker.runtime.gpu_hot_path import GpuHotPath
 from stoker.runtime.installation import (
     BrokenInstallation,
@@ -65,6 +65,7 @@ from stoker.runtime.providers import (
     with_stream,
 )
 from stoker.runtime.session import Placement, Session
+from stoker.runtime.session_facts import assignment_of, report_of, reread
 from stoker.runtime.translation import Translation, translation
 from stoker.tensor import DataType
 
@@ -156,6 +157,9 @@ class OnnxRuntime:
         # It prints what it does not find, and the standard output is the ready line's.
         vars(self._library)["print"] = tell
         self._library.preload_dlls()
+        doubt = missing_cudnn(self._needs, loads)
+        if doubt is not None:
+            log.warning("%s", doubt)
 
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """Implements `Runtime`."""
@@ -201,7 +205,7 @@ class OnnxRuntime:
             session, _ = self._session(
                 path, translation(config.name, device, opening=path.name), options, providers
             )
-            report = _report(session, device, device, CPU_PROVIDER)
+            report = report_of(session, device, device, CPU_PROVIDER)
             return OnnxSession(
                 self._library, session, path, config.name, report, options, HostMemory()
             )
@@ -246,6 +250,7 @@ class OnnxRuntime:
             except (InvalidRequest, ExecutionFailed, OutOfMemory) as error:
                 graphs = replace(graphs, problem=error.message)
                 session, _ = create()
+            report = reread(report, session)
         return OnnxSession(
             self._library,
             session,
@@ -329,17 +334,10 @@ class OnnxRuntime:
             )
         tensors = [*session.get_inputs(), *session.get_outputs()]
         has_text = any(tensor.type == DataType.BYTES.onnx for tensor in tensors)
-        settled = settle(config, device, _assignment(session), has_text=has_text)
+        settled = settle(config, device, assignment_of(session), has_text=has_text)
         index = cuda_index(device)
         gpu = gpu_of(self.gpus, index) if index is not None else None
-        return _report(session, device, settled, wanted, copied, gpu)
-
-
-def _assignment(session: Any) -> Assignment:
-    return Assignment.of(
-        (str(part.ep_name), [str(node.op_type) for node in part.get_nodes()])
-        for part in session.get_provider_graph_assignment_info()
-    )
+        return report_of(session, device, settled, wanted, copied, gpu)
 
 
 def _graph_problem(
@@ -348,38 +346,11 @@ def _graph_problem(
     """Why a session on a GPU is not opened for CUDA graphs; None: it may be tried."""
     if memory is None:
         return "the model has no stream of its own"
-    operators = [name for each in _assignment(session).operators.values() for name in each]
+    operators = [name for each in assignment_of(session).operators.values() for name in each]
     return ineligibility(
         GraphFacts(
             operators,
             report.computing_on_cpu,
             shrinks_arena="memory.enable_memory_arena_shrinkage" in options.run_config_entries,
         )
-    )
-
-
-def _report(
-    session: Any,
-    requested: str,
-    device: str,
-    wanted: str,
-    copied: int | None = None,
-    gpu: Gpu | None = None,
-) -> DeviceReport:
-    assignment = _assignment(session)
-    if device == CPU:
-        return DeviceReport(requested, CPU, CPU_PROVIDER, assignment.nodes)
-    stored: Mapping[str, Mapping[str, str]] = session.get_provider_options()
-    known = gpu or Gpu(0)
-    return DeviceReport(
-        requested=requested,
-        device=device,
-        provider=wanted,
-        nodes=assignment.nodes,
-        computing_on_cpu=assignment.computing_on_cpu,
-        memcpy_nodes=copied,
-        options=dict(stored.get(wanted, {})),
-        device_name=known.name,
-        compute_capability=known.capability_text,
-        memory_bytes=known.memory_bytes,
     )

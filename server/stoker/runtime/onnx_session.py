@@ -24,6 +24,7 @@ from stoker.runtime.device_memory import DeviceMemory
 from stoker.runtime.memory import shrinks_arena
 from stoker.runtime.options import ARENA_SHRINKAGE, GRAPH_KEY, SessionOptions
 from stoker.runtime.session import Binding, BoundTensor
+from stoker.runtime.session_facts import reread
 from stoker.runtime.translation import translation
 from stoker.tensor import Array, DataType, TensorSpec, shape_text
 
@@ -246,6 +247,7 @@ class OnnxSession:
         if self._reopen is not None:
             self._end()  # its memory makes room for the other's
             self._session = self._reopen()
+            self._report = reread(self._report, self._session)
         self._run_options = self._options()  # the arena may shrink from here on
         self._shrinking_options = self._options(ran_out=True)
 
