@@ -10,6 +10,7 @@ from stoker.telemetry.gpu_reading import XID_CLASSES, Gpu, GpuCounts, GpuReading
 from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import INTERVAL_S, LoopLag
 from stoker.telemetry.machine import Machine
+from stoker.telemetry.metric import Metric
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.model_series import Facts
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
@@ -24,7 +25,7 @@ from tests.hand_loop import HandLoop
 
 START = 1000.0
 
-ON_A_GPU: Mapping[table.Metric, Facts] = {
+ON_A_GPU: Mapping[Metric, Facts] = {
     table.MODEL_INFO: {("cuda:0", "CUDAExecutionProvider"): 1.0},
     table.MODEL_NODES: {
         ("cuda:0", "CUDAExecutionProvider"): 118.0,

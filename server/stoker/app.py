@@ -48,6 +48,7 @@ from stoker.telemetry.demand import DemandMeter
 from stoker.telemetry.gpu import GpuPoller, show_gpus
 from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import LoopLag
+from stoker.telemetry.metric import Metric
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.data_ports import DataPorts
@@ -236,7 +237,7 @@ class Server:
         return has_ended
 
     def _version_ready(self, served: ServedModel, opened: OpenedVersion) -> None:
-        gauges: dict[table.Metric, Callable[[], float | None]] = {
+        gauges: dict[Metric, Callable[[], float | None]] = {
             table.MODEL_BATCH_LIMIT: lambda: served.policy.max_rows,
             table.MODEL_ROW_SECONDS: lambda: served.costs.usual_seconds_per_row(),
         }
@@ -328,7 +329,7 @@ class _DrainingStreams:
 
 def _device_facts(
     reports: Sequence[DeviceReport], memory: MemoryUse | None
-) -> Mapping[table.Metric, Mapping[tuple[str, ...], float]]:
+) -> Mapping[Metric, Mapping[tuple[str, ...], float]]:
     """What the metrics show of where a version's sessions run, of several on one device once, and
     of what they take."""
     return {
