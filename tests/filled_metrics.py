@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stoker.telemetry import metric_table as table
+from stoker.telemetry import tensorrt_table as tensorrt
 from stoker.telemetry.demand import DemandMeter
 from stoker.telemetry.gpu import show_gpus
 from stoker.telemetry.gpu_reading import XID_CLASSES, Gpu, GpuCounts, GpuReading, figures
@@ -167,6 +168,14 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     metrics.register_labelled(
         table.MODEL_READY, lambda: {("resnet", "3"): 1, ("idle", "1"): 1, ("broken", "1"): 0}
     )
+    metrics.register_labelled(
+        tensorrt.STATE,
+        lambda: {("resnet", "3", "serving"): 1, ("resnet", "3", "failed"): 0},
+    )
+    metrics.register_labelled(tensorrt.HITS, lambda: {("resnet", "3"): 1})
+    metrics.register_labelled(tensorrt.MISSES, lambda: {("resnet", "3"): 2})
+    metrics.register_labelled(tensorrt.BUILD_SECONDS, lambda: {("resnet", "3"): 93.25})
+    metrics.register_labelled(tensorrt.ENGINE_BYTES, lambda: {("resnet", "3"): 123_456_789})
     metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})
     metrics.register_info(
         table.BUILD, {"version": "0.1.0", "onnxruntime_version": "1.31.1", "device": "cpu"}

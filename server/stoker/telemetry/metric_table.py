@@ -12,6 +12,7 @@ has the table.
 from typing import Final
 
 from stoker.telemetry.metric import Metric, MetricType
+from stoker.telemetry.tensorrt_table import TENSORRT_METRICS
 
 _MODEL: Final = ("model", "version")
 _MODEL_REASON: Final = ("model", "version", "reason")
@@ -461,6 +462,7 @@ TABLE: Final = (
     MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
     LOOP_LAG, LOOP_BUSY,
+    *TENSORRT_METRICS,
     PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES,
     CONTAINER_MEMORY, CONTAINER_MEMORY_LIMIT,
     CONTAINER_CPU, CONTAINER_CPU_LIMIT, CONTAINER_THROTTLED,
