@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stoker.errors import ExecutionFailed, InvalidRequest, ServingError
+from stoker.errors import ExecutionFailed, InvalidRequest, OutOfMemory, ServingError
 from stoker.model import Accelerator, ModelConfig, Optimization, TensorConfig
 from stoker.runtime.candidate import CandidateRefused, Stop
 from stoker.runtime.gpu_facts import Gpu
@@ -38,6 +38,7 @@ class Builder:
         self.runtime = FakeRuntime()
         self.clock = clock
         self.error: ServingError | None = None
+        self.fails_once: ServingError | None = None
         self.gpus = {
             "cuda:0": Gpu(0, "NVIDIA L4", (8, 9)),
             "cuda:1": Gpu(1, "NVIDIA L4", (8, 9)),
@@ -64,6 +65,9 @@ class Builder:
         self.opened.append(options)
         if self.error is not None:
             raise self.error
+        once, self.fails_once = self.fails_once, None
+        if once is not None:
+            raise once
         folder = Path(options["trt_engine_cache_path"])
         engine = folder / "TensorrtExecutionProvider_graph_0_sm89.engine"
         if not engine.exists():
@@ -377,6 +381,35 @@ def test_tensors_inside_of_a_split_graph_are_named_with_what_to_write(scene: Sce
     scene.builder.error = error
     with pytest.raises(InvalidRequest, match="/a/Add_output_0, mask_2; write trt_profile_min"):
         scene.candidate().open(ON_GPU, Stop())
+
+
+def test_an_engine_of_the_cache_that_cannot_be_loaded_is_built_anew_and_replaced(
+    scene: Scene,
+) -> None:
+    first = scene.candidate()
+    first.open(ON_GPU, Stop())
+    first.keep()
+    scene.builder.fails_once = InvalidRequest("could not deserialize engine from cache")
+    second = scene.candidate()
+    second.open(ON_GPU, Stop())
+    assert (second.preparation.hits, second.preparation.misses) == (0, 1)
+    second.keep()
+    third = scene.candidate()
+    third.open(ON_GPU, Stop())
+    assert third.preparation.hits == 1
+    assert scene.builder.built == 2
+
+
+def test_memory_that_does_not_suffice_for_an_engine_leaves_it_in_the_cache(scene: Scene) -> None:
+    first = scene.candidate()
+    first.open(ON_GPU, Stop())
+    first.keep()
+    scene.builder.fails_once = OutOfMemory("no room")
+    with pytest.raises(OutOfMemory):
+        scene.candidate().open(ON_GPU, Stop())
+    again = scene.candidate()
+    again.open(ON_GPU, Stop())
+    assert again.preparation.hits == 1
 
 
 def test_any_other_failure_of_a_build_is_passed_on(scene: Scene) -> None:

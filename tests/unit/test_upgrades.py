@@ -11,7 +11,8 @@ import pytest
 from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, ServingError
-from stoker.lifecycle.upgrades import Upgrades, UpgradeState
+from stoker.lifecycle.upgrade import UpgradeState
+from stoker.lifecycle.upgrades import Upgrades
 from stoker.model import ModelConfig, ModelVersion, VersionState
 from stoker.runtime.agreement import record
 from stoker.runtime.independence import Independence

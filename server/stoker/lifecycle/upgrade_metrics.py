@@ -5,7 +5,8 @@ Series exist for versions that ask for TensorRT and for no other.
 
 from collections.abc import Callable
 
-from stoker.lifecycle.upgrades import Upgrades, UpgradeState
+from stoker.lifecycle.upgrade import UpgradeState
+from stoker.lifecycle.upgrades import Upgrades
 from stoker.runtime.candidate import Preparation
 from stoker.telemetry import tensorrt_table as table
 from stoker.telemetry.metrics import MetricsRegistry

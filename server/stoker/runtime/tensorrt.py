@@ -9,6 +9,7 @@ the CUDA provider's: what TensorRT does not take runs there.
   2. An engine is kept for other processes after its outputs were compared, not before.
 """
 
+import logging
 import re
 import shutil
 import time
@@ -32,6 +33,8 @@ from stoker.runtime.tensorrt_options import (
     tensorrt_request,
 )
 from stoker.runtime.tensorrt_profile import Profile, profile_of
+
+log = logging.getLogger(__name__)
 
 TITLE: Final = "TensorRT"
 
@@ -195,11 +198,8 @@ class TensorRtCandidate:
         building = self._buildings.get(identity.key)
         if building is not None:
             return self._open_in(building.path, placement, stop)
-        found = self._cache.find(identity, proceed) if self._is_cached else None
-        if found is not None:
-            session = self._open_in(found, placement, stop)
-            self.preparation.hits += 1
-            self.preparation.nbytes = folder_bytes(found)
+        session = self._open_known(identity, placement, stop) if self._is_cached else None
+        if session is not None:
             return session
         began = self._clock()
         building = self._cache.build(identity, keep=self._is_cached)
@@ -224,6 +224,25 @@ class TensorRtCandidate:
         for building in list(self._buildings.values()):
             building.discard()
         self._buildings.clear()
+
+    def _open_known(
+        self, identity: EngineIdentity, placement: Placement, stop: Stop
+    ) -> Session | None:
+        """A session of an engine in the cache; None where there is none that can be loaded."""
+        found = self._cache.find(identity, lambda: not stop.is_set)
+        if found is None:
+            return None
+        try:
+            session = self._open_in(found, placement, stop)
+        except InvalidRequest as error:  # no memory, or a broken device, says nothing of the engine
+            if stop.is_set:
+                raise
+            log.warning("an engine of the cache is built anew: %s", error.message)
+            self._cache.remove(found)
+            return None
+        self.preparation.hits += 1
+        self.preparation.nbytes = folder_bytes(found)
+        return session
 
     def _open_in(self, folder: Path, placement: Placement, stop: Stop) -> Session:
         options = {

@@ -151,7 +151,7 @@ class EngineCache:
         if _is_whole(folder, proceed):
             return folder
         log.warning("a damaged TensorRT engine is left out of use: %s", folder.name)
-        self._remove(folder)
+        self.remove(folder)
         return None
 
     def build(self, identity: EngineIdentity, *, keep: bool = True) -> Building:
@@ -190,7 +190,8 @@ class EngineCache:
         place.mkdir(parents=True)
         return place
 
-    def _remove(self, folder: Path) -> None:
+    def remove(self, folder: Path) -> None:
+        """Takes an engine away that is damaged or cannot be loaded, where that is possible."""
         away = self.root / _BUILDING / f"damaged-{uuid.uuid4().hex}"
         try:
             away.parent.mkdir(exist_ok=True)
