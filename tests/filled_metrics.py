@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from stoker.lifecycle.upgrade import UpgradeState
 from stoker.telemetry import metric_table as table
 from stoker.telemetry import tensorrt_table as tensorrt
 from stoker.telemetry.demand import DemandMeter
@@ -170,7 +171,10 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     )
     metrics.register_labelled(
         tensorrt.STATE,
-        lambda: {("resnet", "3", "serving"): 1, ("resnet", "3", "failed"): 0},
+        lambda: {
+            ("resnet", "3", state.value): float(state is UpgradeState.SERVING)
+            for state in UpgradeState
+        },
     )
     metrics.register_labelled(tensorrt.HITS, lambda: {("resnet", "3"): 1})
     metrics.register_labelled(tensorrt.MISSES, lambda: {("resnet", "3"): 2})

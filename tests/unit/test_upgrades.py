@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.served_model import ServedModel
-from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, ServingError
+from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
 from stoker.lifecycle.upgrade import UpgradeState
 from stoker.lifecycle.upgrades import Upgrades
 from stoker.model import ModelConfig, ModelVersion, VersionState
@@ -199,6 +199,37 @@ def test_a_build_that_fails_leaves_the_version_as_it_was_with_the_reason(
             assert scene.upgrades.sentences() == (f"model 'm' v1: TensorRT: failed: {reason}",)
             assert candidate.kept == 0
             assert candidate.discarded == 1
+
+    play(scenario)
+
+
+def test_a_build_that_breaks_the_device_for_the_process_is_told_as_the_devices_failure() -> None:
+    async def scenario() -> None:
+        dead = DeviceFailed("an illegal address was accessed", reach=Reach.PROCESS)
+        candidate = failing(dead)
+        async with upgrading(candidate) as scene:
+            served = scene.add(candidate)
+            told: asyncio.Future[DeviceFailed] = asyncio.get_running_loop().create_future()
+            served.on_device_failed = told.set_result
+            scene.upgrades.begin()
+            async with asyncio.timeout(PATIENCE):
+                assert await told is dead
+            assert scene.upgrades.states() == {M: UpgradeState.FAILED}
+
+    play(scenario)
+
+
+def test_a_build_that_fails_of_itself_is_no_failure_of_the_device() -> None:
+    async def scenario() -> None:
+        candidate = failing(DeviceFailed("no kernel for this GPU", reach=Reach.MODEL))
+        async with upgrading(candidate) as scene:
+            served = scene.add(candidate)
+            told: list[DeviceFailed] = []
+            served.on_device_failed = told.append
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.FAILED)
+            np.testing.assert_array_equal(await scene.infer(2, 5), exact(2, 5))
+            assert not told
 
     play(scenario)
 

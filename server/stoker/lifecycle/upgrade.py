@@ -15,6 +15,7 @@ from typing import Final
 
 from stoker.engine.engine import FasterWay, OpenedVersion
 from stoker.engine.served_model import ServedModel
+from stoker.errors import DeviceFailed
 from stoker.model import ModelVersion
 from stoker.runtime.candidate import Candidate, Preparation, Stop
 from stoker.runtime.session import Placement, Session
@@ -62,6 +63,8 @@ class Upgrade:
         self.state = UpgradeState.WAITING
         self.reason = ""
         self.difference = 0.0
+        self.device_failed: DeviceFailed | None = None
+        """Preparing it broke the device for the whole process."""
         self.sessions: list[tuple[Placement, Session]] = []
         """The candidate's, for as long as nobody else closes them."""
         self._clock = clock

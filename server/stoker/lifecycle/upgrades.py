@@ -20,7 +20,7 @@ from typing import Final
 from stoker.engine.engine import Engine, FasterWay, OpenedVersion, RefusedWay
 from stoker.engine.routing import Route
 from stoker.engine.served_model import ServedModel
-from stoker.errors import ExecutionFailed, ServingError
+from stoker.errors import DeviceFailed, ExecutionFailed, Reach, ServingError
 from stoker.lifecycle.upgrade import Upgrade, UpgradeState
 from stoker.model import ModelVersion
 from stoker.runtime.agreement import compare, disagreement
@@ -166,6 +166,10 @@ class Upgrades:
         except InterruptedError:
             self._give_up(upgrade, UpgradeState.STOPPED, "")
         except ServingError as error:
+            if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
+                # Freeing what lies in a dead context may hang, and the process ends anyway.
+                upgrade.device_failed = error
+                upgrade.sessions.clear()
             stopped = upgrade.stop.is_set
             self._give_up(
                 upgrade,
@@ -236,6 +240,8 @@ class Upgrades:
             upgrade.served.devices += tuple(each.report for _, each in upgrade.sessions)
         upgrade.way.record.forget()
         self._log(upgrade)
+        if upgrade.device_failed is not None:
+            upgrade.served.stop(upgrade.device_failed, upgrade.device_failed)
         self._on_change()
 
     def _closed(self, upgrade: Upgrade, reason: str) -> None:
