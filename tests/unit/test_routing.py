@@ -18,7 +18,7 @@ from stoker.request import InferRequest
 from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.runtime.buckets import Buckets
 from stoker.runtime.candidate import Shapes
-from stoker.runtime.session import Placement
+from stoker.runtime.session import Placement, Session
 from stoker.telemetry.statistics import BatchEnd
 from stoker.tensor import Array, DataType, Tensor
 
@@ -133,6 +133,10 @@ class Told:
         self.runner = runner
         self.error = error
         self.told: list[str] = []
+
+    @property
+    def session(self) -> Session:
+        return self.runner.session
 
     def prepare(self) -> None:
         self.told.append("prepare")

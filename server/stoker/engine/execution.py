@@ -103,6 +103,10 @@ class Outcome:
 class Runner(Protocol):
     """What an instance runs its batches with."""
 
+    @property
+    def session(self) -> Session:
+        """What it runs; of two, the one that runs everything."""
+
     def prepare(self) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one.
         Raises ServingError."""

@@ -27,6 +27,7 @@ from stoker.errors import (
 )
 from stoker.runtime.buckets import Buckets
 from stoker.runtime.candidate import Covers, Shapes
+from stoker.runtime.session import Session
 
 logger: Final = logging.getLogger(__name__)
 
@@ -75,6 +76,11 @@ class RoutedExecution:
         self._route = route
         self._plan = plan
         self._is_prepared = not prepares
+
+    @property
+    def session(self) -> Session:
+        """Implements `Runner`."""
+        return self._sure.session
 
     def prepare(self) -> None:
         """Implements `Runner`."""
