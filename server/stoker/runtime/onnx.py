@@ -15,6 +15,7 @@ import os
 import tempfile
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,7 @@ from stoker.runtime.gpu_diagnosis import (
     lost_provider_reason,
     missing_cudnn,
 )
-from stoker.runtime.gpu_facts import GpuFacts, loads, read_free_memory
+from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory
 from stoker.runtime.gpu_hot_path import GpuHotPath
 from stoker.runtime.installation import (
     BrokenInstallation,
