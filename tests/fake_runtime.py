@@ -22,6 +22,7 @@ import numpy as np
 from stoker.device import DeviceReport
 from stoker.errors import ExecutionFailed, ServingError
 from stoker.model import ModelConfig
+from stoker.runtime.candidate import Candidate
 from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
 from stoker.runtime.device_memory import DeviceMemory, HostMemory
 from stoker.runtime.session import Binding, BoundTensor, OutputMismatch, Placement, Session
@@ -102,6 +103,8 @@ class FakeRuntime:
         self.models = dict(models or {})
         self.placements = placements
         self.place_error = place_error
+        self.candidates: dict[str, Candidate] = {}
+        """By the model's name."""
         self.clock = clock
         self.sleep = sleep
         self.runs: list[Run] = []
@@ -131,6 +134,12 @@ class FakeRuntime:
             return self.placements
         instances = sum(max(1, group.count) for group in config.instance_groups)
         return (Placement("cpu", max(1, instances), 1),)
+
+    def candidate(
+        self, path: Path, folder: Path, config: ModelConfig, session: Session, *, max_rows: int
+    ) -> Candidate | None:
+        """What `candidates` has for the model."""
+        return self.candidates.get(config.name)
 
     def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
         """Never reads `path`: a fake model needs no file."""

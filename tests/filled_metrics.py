@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from stoker.lifecycle.upgrade import UpgradeState
 from stoker.telemetry import metric_table as table
+from stoker.telemetry import tensorrt_table as tensorrt
 from stoker.telemetry.demand import DemandMeter
 from stoker.telemetry.gpu import show_gpus
 from stoker.telemetry.gpu_reading import XID_CLASSES, Gpu, GpuCounts, GpuReading, figures
 from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import INTERVAL_S, LoopLag
 from stoker.telemetry.machine import Machine
+from stoker.telemetry.metric import Metric
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.model_series import Facts
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
@@ -24,7 +27,7 @@ from tests.hand_loop import HandLoop
 
 START = 1000.0
 
-ON_A_GPU: Mapping[table.Metric, Facts] = {
+ON_A_GPU: Mapping[Metric, Facts] = {
     table.MODEL_INFO: {("cuda:0", "CUDAExecutionProvider"): 1.0},
     table.MODEL_NODES: {
         ("cuda:0", "CUDAExecutionProvider"): 118.0,
@@ -166,6 +169,17 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     metrics.register_labelled(
         table.MODEL_READY, lambda: {("resnet", "3"): 1, ("idle", "1"): 1, ("broken", "1"): 0}
     )
+    metrics.register_labelled(
+        tensorrt.STATE,
+        lambda: {
+            ("resnet", "3", state.value): float(state is UpgradeState.SERVING)
+            for state in UpgradeState
+        },
+    )
+    metrics.register_labelled(tensorrt.HITS, lambda: {("resnet", "3"): 1})
+    metrics.register_labelled(tensorrt.MISSES, lambda: {("resnet", "3"): 2})
+    metrics.register_labelled(tensorrt.BUILD_SECONDS, lambda: {("resnet", "3"): 93.25})
+    metrics.register_labelled(tensorrt.ENGINE_BYTES, lambda: {("resnet", "3"): 123_456_789})
     metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})
     metrics.register_info(
         table.BUILD, {"version": "0.1.0", "onnxruntime_version": "1.31.1", "device": "cpu"}

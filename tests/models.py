@@ -162,6 +162,16 @@ def double(shape: Shape = ("batch", 4)) -> onnx.ModelProto:
     )
 
 
+def scaled(factor: float, shape: Shape = ("batch", 4)) -> onnx.ModelProto:
+    """FP32 y = factor * x."""
+    return build(
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        [tensor("x", DataType.FP32, shape)],
+        [tensor("y", DataType.FP32, shape)],
+        {"factor": np.array(factor, np.float32)},
+    )
+
+
 def scalar() -> onnx.ModelProto:
     """FP32 x [] -> y [] = 2x: no dimension at all."""
     return double(())

@@ -32,6 +32,8 @@ from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
 from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
+from stoker.lifecycle.upgrade_metrics import show_upgrades
+from stoker.lifecycle.upgrades import Upgrades
 from stoker.memory_limit import memory_limit_bytes
 from stoker.model import Readiness, VersionState
 from stoker.repository.local import Repository, scan
@@ -41,6 +43,7 @@ from stoker.runtime.installation import BrokenInstallation
 from stoker.runtime.memory import MemoryUse, memory_reader
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
+from stoker.runtime.tensorrt import TensorRtPlaces
 from stoker.settings import Settings
 from stoker.telemetry import log
 from stoker.telemetry import metric_table as table
@@ -48,6 +51,7 @@ from stoker.telemetry.demand import DemandMeter
 from stoker.telemetry.gpu import GpuPoller, show_gpus
 from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import LoopLag
+from stoker.telemetry.metric import Metric
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.data_ports import DataPorts
@@ -121,6 +125,7 @@ class Server:
             on_device_fault,
             lambda device: _known(runtime, self._memory, device),
         )
+        self._upgrades = Upgrades(self.engine, loop)
         self._loader = Loader(
             Opener(
                 runtime,
@@ -131,6 +136,7 @@ class Server:
             ),
             self.engine,
             self._registry,
+            self._upgrades,
             on_change=self.health.changed,
             on_ready=self._version_ready,
             on_gone=self._version_gone,
@@ -169,7 +175,7 @@ class Server:
         )
         management = management_handler(
             live=lambda: Readiness(True),
-            ready=self.health.readiness,
+            ready=lambda: replace(self.health.readiness(), details=self._upgrades.sentences()),
             started=self.health.startup,
             metrics=self._scrape,
         )
@@ -204,6 +210,7 @@ class Server:
     async def drain(self) -> int:
         """Empties the server, see `lifecycle/drain.py`. Gives how many requests got DRAINING."""
         self._board.drain()
+        self._upgrades.stop_all()  # what they build takes time from the requests that are left
         return await drain(
             self.health,
             self._draining(),
@@ -236,7 +243,7 @@ class Server:
         return has_ended
 
     def _version_ready(self, served: ServedModel, opened: OpenedVersion) -> None:
-        gauges: dict[table.Metric, Callable[[], float | None]] = {
+        gauges: dict[Metric, Callable[[], float | None]] = {
             table.MODEL_BATCH_LIMIT: lambda: served.policy.max_rows,
             table.MODEL_ROW_SECONDS: lambda: served.costs.usual_seconds_per_row(),
         }
@@ -273,6 +280,7 @@ class Server:
     def _show_server(self, runtime: Runtime) -> None:
         metrics = self._metrics
         show_load(metrics, self._demand, self._lag)
+        show_upgrades(metrics, self._upgrades)
         show_gpus(metrics, self._gpus.series)
         metrics.register(table.READY, lambda: float(self.health.readiness().ready))
         metrics.register_labelled(table.MODEL_READY, self._models_ready)
@@ -328,7 +336,7 @@ class _DrainingStreams:
 
 def _device_facts(
     reports: Sequence[DeviceReport], memory: MemoryUse | None
-) -> Mapping[table.Metric, Mapping[tuple[str, ...], float]]:
+) -> Mapping[Metric, Mapping[tuple[str, ...], float]]:
     """What the metrics show of where a version's sessions run, of several on one device once, and
     of what they take."""
     return {
@@ -380,6 +388,10 @@ def open_runtime(settings: Settings) -> OnnxRuntime:
         gpu_placement=settings.gpu_placement,
         cuda_graphs=settings.cuda_graphs,
         memory_bytes=memory_limit_bytes(),
+        tensorrt=TensorRtPlaces(
+            Path(settings.trt_cache_dir).absolute() if settings.trt_cache_dir else None,
+            tuple(Path(each).absolute() for each in settings.trt_plugin_libraries),
+        ),
     )
 
 

@@ -77,6 +77,7 @@ def load(
         given = {key: each for key, each in given.items() if key not in invalid}
         settings = _build(layers, known)
     settings = _with_sizes(settings, given, memory_limit_bytes)
+    settings = _with_cache(settings, os.environ if environ is None else environ)
     found = [
         *problems,
         *from_variables.problems,
@@ -169,6 +170,15 @@ def _with_sizes(
         max_message_bytes=message,
         max_json_bytes=json,
     )
+
+
+def _with_cache(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Fills in the cache folder that nobody wrote; without a home there is none."""
+    home = environ.get("HOME", "")
+    base = environ.get("XDG_CACHE_HOME", "") or (f"{home}/.cache" if home else "")
+    if settings.trt_cache_dir or not base:
+        return settings
+    return dataclasses.replace(settings, trt_cache_dir=f"{base}/stoker/tensorrt")
 
 
 def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[Problem]:

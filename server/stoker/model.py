@@ -46,6 +46,8 @@ class Readiness:
 
     ready: bool
     reasons: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    """What else is going on, which decides nothing: one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class ModelMetadata:
     outputs: tuple[TensorSpec, ...]
     devices: tuple[DeviceReport, ...] = ()
     """Where each session of the version really runs."""
+    faster: str = ""
+    """What became of a faster way that the model asks for; empty where it asks for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,22 @@ class Settings:
             for_check=True,
         ),
     )
+    trt_cache_dir: Annotated[str, kinds.FOLDER] = field(
+        default="",
+        metadata=_about(
+            "Folder of built TensorRT engines, which servers and pods may share; whoever may write "
+            "to it can run code in the server",
+            default_text="stoker/tensorrt in the user's cache folder (XDG_CACHE_HOME)",
+        ),
+    )
+    trt_plugin_libraries: Annotated[tuple[str, ...], kinds.FILES] = field(
+        default=(),
+        metadata=_about(
+            "Library of TensorRT plug-ins that the models' engines are built with; may be given "
+            "several times",
+            default_text="none",
+        ),
+    )
     grpc_transport: Annotated[GrpcTransport, _GRPC_TRANSPORT] = field(
         default="native", metadata=_about("Implementation of the gRPC protocol")
     )

@@ -12,6 +12,7 @@ import yaml
 from stoker import __version__, config
 from stoker.settings import Settings
 from stoker.telemetry import metric_table
+from stoker.telemetry.metric import MetricType
 
 from tests.contract.manifests import (
     K8S,
@@ -277,7 +278,7 @@ def test_the_autoscaler_reads_gauges_of_the_server_that_have_no_labels(target: s
     assert scaled_on[0] == metric_table.DEMAND.name
     gauges = {each.name: each for each in metric_table.TABLE}
     for name in scaled_on:
-        assert gauges[name].type is metric_table.MetricType.GAUGE
+        assert gauges[name].type is MetricType.GAUGE
         assert gauges[name].labels == ()
 
 

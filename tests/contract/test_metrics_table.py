@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from stoker.telemetry.metric_table import TABLE, Metric
+from stoker.telemetry.metric import Metric
+from stoker.telemetry.metric_table import TABLE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 

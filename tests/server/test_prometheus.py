@@ -8,7 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from stoker.telemetry.metric_table import TABLE, MetricType
+from stoker.telemetry.metric import MetricType
+from stoker.telemetry.metric_table import TABLE
 from stoker.telemetry.metrics import MetricsRegistry
 
 from tests.filled_metrics import filled_metrics

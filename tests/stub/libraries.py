@@ -2,7 +2,8 @@
 
 `libcuda.c` is a driver without computing, `libcudart.c` and `libcublas.c` a CUDA runtime whose
 device memory is host memory and whose kernels compute nothing: with those the CUDA provider opens
-sessions and places nodes as on a GPU. Their first comments say what they answer and how to set it.
+sessions and places nodes as on a GPU. `libnvinfer.c` is a TensorRT that builds nothing. Their first
+comments say what they answer and how to set it.
 """
 
 import json
@@ -32,11 +33,16 @@ class Libraries:
     """libnvidia-ml.so.1"""
     runtime: tuple[Path, ...] = ()
     """libcudart.so.13, libcublasLt.so.13, libcublas.so.13"""
+    tensorrt: tuple[Path, ...] = ()
+    """libnvinfer.so.10, libnvonnxparser.so.10"""
 
-    def preloaded(self, *, driver: bool = True, runtime: bool = False) -> dict[str, str]:
+    def preloaded(
+        self, *, driver: bool = True, runtime: bool = False, tensorrt: bool = False
+    ) -> dict[str, str]:
         """The environment in which a program finds them before any other."""
         chosen = [self.driver, self.nvml] if driver else []
         chosen += self.runtime if runtime else ()
+        chosen += self.tensorrt if tensorrt else ()
         return {"LD_PRELOAD": " ".join(map(str, chosen))}
 
 
@@ -57,7 +63,11 @@ def build_libraries(folder: Path) -> Libraries:
         _build(folder, "libcublas.c", "libcublasLt.so.13", versioned=True),
         _build(folder, "libcublas.c", "libcublas.so.13", versioned=True),
     )
-    return Libraries(built.driver, built.nvml, runtime)
+    tensorrt = (
+        _build(folder, "libnvinfer.c", "libnvinfer.so.10"),
+        _build(folder, "libnvonnxparser.c", "libnvonnxparser.so.10"),
+    )
+    return Libraries(built.driver, built.nvml, runtime, tensorrt)
 
 
 def _build(folder: Path, source: str, soname: str, *options: str, versioned: bool = False) -> Path:

@@ -83,6 +83,21 @@ def test_a_variable_separates_several_values_by_commas() -> None:
     assert settings.sources == ("x",)
 
 
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"XDG_CACHE_HOME": "/cache", "HOME": "/home/a"}, "/cache/stoker/tensorrt"),
+        ({"HOME": "/home/a"}, "/home/a/.cache/stoker/tensorrt"),
+        ({}, ""),
+        ({"HOME": "/home/a", "STOKER_TRT_CACHE_DIR": "/engines"}, "/engines"),
+    ],
+)
+def test_engines_are_cached_in_the_users_cache_folder_unless_another_is_named(
+    environ: dict[str, str], folder: str
+) -> None:
+    assert load({}, environ=environ).trt_cache_dir == folder
+
+
 def test_a_variable_can_name_the_file(tmp_path: Path) -> None:
     environ = {"STOKER_CONFIG": file_of(tmp_path, "http_port: 3")}
     assert load({}, environ=environ).http_port == 3

@@ -47,6 +47,15 @@ def test_a_server_that_is_not_ready_gives_its_reasons(path: str) -> None:
     assert ask(path, ready=Readiness(True)).status == 200
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_what_else_is_going_on_stands_in_the_body_and_changes_no_answer(ready: bool) -> None:
+    answer = ask("/readyz", ready=Readiness(ready, (), ("model 'm' v1: TensorRT: building 40 s",)))
+    assert answer.status == (200 if ready else 503)
+    body = json.loads(bytes(answer.pieces[0]))
+    assert body["ok"] is ready
+    assert body["details"] == ["model 'm' v1: TensorRT: building 40 s"]
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
 def test_metrics_are_given_as_the_scraper_accepts_them(path: str) -> None:
     answer = ask(path)

@@ -19,6 +19,7 @@ from tests.filled_metrics import ON_A_GPU, filled_metrics, serve_one, write_mach
 from tests.hand_loop import HandLoop
 
 LINES_OF_A_USED_MODEL = 115
+LINES_OF_TENSORRT = 10
 LINES_OF_A_LOADED_MODEL = 40
 LINES_OF_THE_SERVER = 80
 LINES_OF_A_GPU = 54
@@ -319,6 +320,9 @@ def test_the_series_stay_within_their_budget(tmp_path: Path) -> None:
 
     keys = list(samples(scrape(metrics)))
 
+    of_tensorrt = [key for key in keys if key.startswith("stoker_tensorrt_")]
+    assert len(of_tensorrt) == LINES_OF_TENSORRT
+    keys = [key for key in keys if key not in of_tensorrt]
     of_models = [key for key in keys if "model=" in key and not key.startswith("stoker_model_rea")]
     used = [key for key in of_models if 'model="resnet"' in key]
     loaded = [key for key in of_models if 'model="idle"' in key]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import onnx
 import pytest
 from onnx import helper
 from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest
-from stoker.model import ModelConfig, Optimization
+from stoker.model import Accelerator, ModelConfig, Optimization
+from stoker.runtime.candidate import Stop
 from stoker.runtime.cpu import at_low_priority
 from stoker.runtime.onnx import OnnxRuntime, library
 from stoker.runtime.session import Placement, Session
@@ -373,3 +375,27 @@ def test_an_output_in_bfloat16_that_is_an_input_is_a_copy_too(tmp_path: Path) ->
     kept, _ = session.run({"x": fed}, ["x", "y"])
     fed[:] = 99
     assert kept.tolist() == [[7] * 4]
+
+
+def test_a_tensorrt_session_of_the_cpu_package_is_refused_with_the_package_to_install(
+    tmp_path: Path,
+) -> None:
+    path = models.write_model(tmp_path / "model.onnx", models.double())
+    with pytest.raises(DeviceFailed, match="TensorRT is not to be had: the installed ONNX Runtime"):
+        OnnxRuntime("cpu").open_tensorrt(path, config(), Placement("cuda:0", 1, 1), {}, Stop())
+
+
+def test_a_model_on_the_cpu_has_no_candidate_and_its_parameters_are_checked_all_the_same(
+    tmp_path: Path,
+) -> None:
+    path = models.write_model(tmp_path / "model.onnx", models.double())
+    runtime = OnnxRuntime("cpu")
+    session = runtime.open(path, config(), CPU)
+
+    def asking(**parameters: str) -> ModelConfig:
+        accelerator = Accelerator("tensorrt", parameters)
+        return replace(config(), optimization=Optimization(gpu_accelerators=(accelerator,)))
+
+    assert runtime.candidate(path, tmp_path, asking(), session, max_rows=8) is None
+    with pytest.raises(InvalidRequest, match="'trt_fp16'"):
+        runtime.candidate(path, tmp_path, asking(trt_fp16="1"), session, max_rows=8)

@@ -3,7 +3,15 @@
 import pytest
 from stoker.errors import InvalidRequest
 from stoker.model import Accelerator, ModelConfig, Optimization
-from stoker.runtime.providers import CPU_PROVIDER, CUDA_PROVIDER, cuda_index, provider_list
+from stoker.runtime.providers import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    cuda_index,
+    provider_list,
+    tensorrt_provider_list,
+    with_stream,
+)
 
 
 def config(gpu: tuple[Accelerator, ...] = (), cpu: tuple[Accelerator, ...] = ()) -> ModelConfig:
@@ -27,10 +35,40 @@ def test_a_session_on_a_gpu_asks_for_cuda_first_with_its_options() -> None:
 
 
 def test_accelerators_that_cannot_be_had_fail_the_load_by_name() -> None:
-    with pytest.raises(InvalidRequest, match="gpu_execution_accelerator 'tensorrt'"):
-        provider_list(config((Accelerator("tensorrt", {}),)), "cuda:0")
+    with pytest.raises(InvalidRequest, match=r"gpu_execution_accelerator 'tensor_rt'.*'tensorrt'"):
+        provider_list(config((Accelerator("tensor_rt", {}),)), "cuda:0")
     with pytest.raises(InvalidRequest, match="cpu_execution_accelerator 'magic'"):
         provider_list(config(cpu=(Accelerator("magic", {}),)), "cpu")
+
+
+def test_a_model_that_asks_for_tensorrt_is_opened_without_it_once_its_parameters_are_right() -> (
+    None
+):
+    asking = config((Accelerator("tensorrt", {"precision_mode": "FP16"}),))
+    assert [name for name, _ in provider_list(asking, "cuda:0")] == [CUDA_PROVIDER, CPU_PROVIDER]
+    with pytest.raises(InvalidRequest, match="'precison_mode' of accelerator 'tensorrt'"):
+        provider_list(config((Accelerator("tensorrt", {"precison_mode": "FP16"}),)), "cuda:0")
+
+
+def test_a_tensorrt_session_leaves_what_it_does_not_take_to_cuda_with_the_models_options() -> None:
+    both = (Accelerator("tensorrt", {}), Accelerator("cuda", {"prefer_nhwc": "1"}))
+    listed = tensorrt_provider_list(config(both), "cuda:1", {"trt_fp16_enable": "1"})
+    assert [name for name, _ in listed] == [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER]
+    assert listed[0][1] == {"device_id": "1", "trt_fp16_enable": "1"}
+    assert listed[1][1]["prefer_nhwc"] == "1"
+
+
+def test_a_tensorrt_session_computes_in_one_stream_with_cudas_part_of_it_and_captures_nothing() -> (
+    None
+):
+    listed = tensorrt_provider_list(config((Accelerator("tensorrt", {}),)), "cuda:0", {})
+    (_, first), (_, second), _ = with_stream(listed, 4660, graphs=False)
+    assert first["user_compute_stream"] == second["user_compute_stream"] == "4660"
+    assert "enable_cuda_graph" not in second
+    (_, first), (_, second), _ = with_stream(listed, 0, graphs=True)
+    assert "user_compute_stream" not in first
+    assert "enable_cuda_graph" not in first
+    assert second["enable_cuda_graph"] == "1"
 
 
 def test_gpu_accelerators_do_not_matter_on_the_cpu() -> None:

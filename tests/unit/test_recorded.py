@@ -32,7 +32,10 @@ FAULTS = {
     "product_out_of_memory": Fault.MEMORY,
     "provider_misspelt": Fault.DATA,
     "system_not_ready": Fault.STARTUP,
+    "tensorrt_flag_as_a_number": Fault.DATA,
+    "tensorrt_flag_malformed": Fault.DATA,
     "tensorrt_libraries_missing": Fault.DATA,
+    "tensorrt_option_misspelt": Fault.DATA,
 }
 
 each_situation = pytest.mark.parametrize("situation", sorted(FAULTS))

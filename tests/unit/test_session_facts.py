@@ -32,6 +32,19 @@ def test_addresses_are_told_to_be_set_and_not_where() -> None:
     assert stored_options(session, "TensorrtExecutionProvider") == {}
 
 
+def test_paths_of_engines_and_plug_ins_are_told_to_be_set_and_not_where() -> None:
+    session = Stores(
+        trt_engine_cache_path="/var/cache/stoker/x",
+        trt_timing_cache_path="",
+        trt_extra_plugin_lib_paths="/opt/plugin.so",
+    )
+    assert stored_options(session, CUDA_PROVIDER) == {
+        "trt_engine_cache_path": "set",
+        "trt_timing_cache_path": "",
+        "trt_extra_plugin_lib_paths": "set",
+    }
+
+
 def test_a_session_in_anothers_place_is_told_by_its_own_options() -> None:
     before = DeviceReport(
         "cuda:0", "cuda:0", CUDA_PROVIDER, {CUDA_PROVIDER: 3}, options={"enable_cuda_graph": "1"}

@@ -24,6 +24,7 @@ from stoker.engine.pending import nothing_to_cancel
 from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
 from stoker.engine.registry import ModelRegistry, version_number
+from stoker.engine.routing import Route, RoutedExecution, covers_bindings
 from stoker.engine.served_model import ServedModel
 from stoker.engine.watchdog import HUNG_AFTER_S, Watchdog
 from stoker.errors import ModelNotReady, ServingError
@@ -37,8 +38,10 @@ from stoker.model import (
     VersionState,
 )
 from stoker.request import InferRequest, InferResponse
+from stoker.runtime.agreement import Record
 from stoker.runtime.bucket_dimension import dimension_buckets
 from stoker.runtime.buckets import EXACT, buckets
+from stoker.runtime.candidate import Candidate
 from stoker.runtime.independence import Independence
 from stoker.runtime.memory import MemoryUse
 from stoker.runtime.session import Placement, Session
@@ -64,6 +67,22 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class FasterWay:
+    """A candidate, and what the present sessions answer: the candidate must answer the same."""
+
+    candidate: Candidate
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedWay:
+    """A faster way that the model asks for and that cannot be had, with the reason."""
+
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedVersion:
     """A version that is open and warm: all that the engine needs to serve it."""
 
@@ -75,6 +94,8 @@ class OpenedVersion:
     load_seconds: float = 0.0
     memory: MemoryUse | None = None
     """What it takes of its devices; None: nobody looked."""
+    faster: FasterWay | RefusedWay | None = None
+    """A way to run it faster that is prepared once it serves."""
 
 
 class Engine:
@@ -157,6 +178,7 @@ class Engine:
             tuple(config.client_spec(each) for each in config.inputs),
             tuple(config.client_spec(each) for each in config.outputs),
             served.devices,
+            served.describe_faster(),
         )
 
     def config(self, model: str, version: str = "") -> ModelConfig:
@@ -244,6 +266,7 @@ class Engine:
             if opened.independence is not Independence.DEPENDENT:  # padding is another row
                 on_gpu = session.device != "cpu"
                 filled = buckets(config, largest, on_gpu=on_gpu, seconds=curve.seconds)
+            served.filled[session.device] = filled
             for executor in executors:
                 execution = Execution(
                     session,
@@ -289,6 +312,34 @@ class Engine:
 
         instance.executor.begin(work)
         await done
+
+    def upgrade(
+        self, served: ServedModel, sessions: Sequence[tuple[Placement, Session]], route: Route
+    ) -> None:
+        """Lets a version's instances run in faster `sessions` what `route` takes, each from its
+        next batch on. `sessions` are placed as those that the version was opened with, which it
+        keeps. Raises nothing: what is wrong with them shows in their first batch."""
+        largest = max(served.policy.max_rows, served.plan.max_batch_size)
+        faster = [each for placement, each in sessions for _ in range(placement.instances)]
+        for instance, session in zip(served.instances, faster, strict=True):
+            sizes = served.filled.get(session.device, EXACT)
+            execution = Execution(
+                session,
+                served.plan,
+                max_rows=largest,
+                budget=served.failure_budget,
+                clock=self._clock,
+                sizes=sizes,
+                # Bindings run every size when they are made; none may be outside of the route.
+                binds=covers_bindings(route.takes, served.plan, sizes, largest),
+            )
+            instance.execution = RoutedExecution(
+                instance.execution,
+                execution,
+                route,
+                served.plan,
+                prepares=session.device != "cpu",
+            )
 
     def retire(self, served: ServedModel) -> None:
         """Ends the threads of a version that has no requests left."""

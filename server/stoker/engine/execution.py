@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from stoker.engine.batch import InputSlabs, assemble, split, wanted_outputs
 from stoker.engine.fixed_batch import FixedBatches, fixed_batches
@@ -100,6 +100,21 @@ class Outcome:
         return self.failed_seconds > self.most_failed_seconds
 
 
+class Runner(Protocol):
+    """What an instance runs its batches with."""
+
+    @property
+    def session(self) -> Session:
+        """What it runs; of two, the one that runs everything."""
+
+    def prepare(self) -> None:
+        """What a device wants to be done on the thread that runs batches, before the first one.
+        Raises ServingError."""
+
+    def execute(self, batch: Batch) -> Outcome:
+        """Runs the batch. Never raises: every entry has a result."""
+
+
 class FailureBudget:
     """Device time that a model's failing batches may take: 10 % of a second.
 
@@ -138,8 +153,10 @@ class Execution:
         budget: "FailureBudget",
         clock: Callable[[], float] = time.monotonic,
         sizes: Buckets = EXACT,
+        binds: bool = True,
     ) -> None:
-        """`sizes`: what batches are filled up to where the model has fixed bindings."""
+        """`sizes`: what batches are filled up to where the model has fixed bindings. `binds`: it
+        may have some, which run every size when they are made."""
         self._session = session
         self._plan = plan
         self._slabs = InputSlabs(max_rows)
@@ -150,7 +167,11 @@ class Execution:
             max_rows=max_rows,
             allocate=fresh_bytes if memory is None else lambda nbytes: memory.slab(nbytes).array,
         )
-        self._fixed = fixed_batches(session, plan, self._pool, max_rows=max_rows, sizes=sizes)
+        self._fixed = (
+            fixed_batches(session, plan, self._pool, max_rows=max_rows, sizes=sizes)
+            if binds
+            else ()
+        )
         self._budget = budget
         self._clock = clock
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from stoker.engine.execution import Batch, Execution, Outcome
+from stoker.engine.execution import Batch, Outcome, Runner
 from stoker.engine.inbox import Bell, Doorbell
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Instance:
         "wait",
     )
 
-    def __init__(self, model: "ServedModel", execution: Execution, executor: "Executor") -> None:
+    def __init__(self, model: "ServedModel", execution: Runner, executor: "Executor") -> None:
         self.model = model
         self.execution = execution
         self.executor = executor

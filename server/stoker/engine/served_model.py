@@ -47,6 +47,7 @@ from stoker.errors import (
 )
 from stoker.inference import Cancel, Reply
 from stoker.request import InferRequest, InferResponse
+from stoker.runtime.buckets import Buckets
 from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalReason
 
 logger: Final = logging.getLogger(__name__)
@@ -87,6 +88,10 @@ class ServedModel:
         self.failure_budget = FailureBudget()
         self.instances: list[Instance] = []
         self.devices: tuple[DeviceReport, ...] = ()
+        self.filled: dict[str, Buckets] = {}
+        """What batches are filled up to where there are fixed bindings, by device."""
+        self.describe_faster: Callable[[], str] = lambda: ""
+        """What became of a faster way that the model asks for."""
         """Where each of its sessions really runs."""
         self.prior_slowdown = 1.0
         """How much longer a run took in warm-up when all instances ran at the same time."""

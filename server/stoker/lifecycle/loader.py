@@ -18,6 +18,7 @@ from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, Reach, ServingError
 from stoker.lifecycle.device_fault import DeviceFault
 from stoker.lifecycle.opening import ModelDefinition, Opener
+from stoker.lifecycle.upgrades import Upgrades
 from stoker.model import ModelVersion, VersionState
 from stoker.telemetry.log import event
 
@@ -35,6 +36,7 @@ class Loader:
         opener: Opener,
         engine: Engine,
         registry: ModelRegistry,
+        upgrades: Upgrades,
         *,
         on_change: Callable[[], None],
         on_ready: Callable[[ServedModel, OpenedVersion], None],
@@ -47,6 +49,7 @@ class Loader:
         self._opener = opener
         self._engine = engine
         self._registry = registry
+        self._upgrades = upgrades
         self._on_change = on_change
         self._on_ready = on_ready
         self._on_gone = on_gone
@@ -90,6 +93,7 @@ class Loader:
                     identity = ModelVersion(definition.name, version)
                     self._registry.set_state(identity, VersionState.LOADING)
                     tasks.create_task(self._load(definition, version), name=f"load {identity}")
+        self._upgrades.begin()
 
     async def _load(self, definition: ModelDefinition, version: int) -> None:
         identity = ModelVersion(definition.name, version)
@@ -133,6 +137,7 @@ class Loader:
         self._registry.set_state(identity, VersionState.READY, served=served)
         self._on_ready(served, opened)
         self._on_change()
+        self._upgrades.add(served, opened)
 
     async def _host(self, opened: OpenedVersion) -> ServedModel:
         """The version in the engine, prepared to serve. Where it raises, nothing of it is there."""
@@ -147,7 +152,9 @@ class Loader:
         return served
 
     async def unload_all(self) -> bool:
-        """Frees every version. All requests have been answered. False if a run goes on."""
+        """Frees every version. All requests have been answered. False if a run, or the preparation
+        of a faster session, goes on."""
+        self._upgrades.stop_all()
         for served in list(self._registry.served()):
             identity = served.plan.identity
             self._registry.set_state(identity, VersionState.UNLOADING)
@@ -156,13 +163,14 @@ class Loader:
             self._on_gone(served)
             self._registry.set_state(identity, VersionState.UNAVAILABLE, reason="unloaded")
         has_ended = await self._engine.close()
+        has_prepared = await self._upgrades.close(runs_have_ended=has_ended)
         if has_ended:
             for opened in self._sessions.values():
                 for _, session in opened.sessions:
                     session.close()
         self._sessions.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        return has_ended
+        return has_ended and has_prepared
 
     def _free(self, opened: OpenedVersion | None) -> None:
         """Frees what a load has opened that failed after it; what fails before frees itself."""
@@ -187,6 +195,7 @@ class Loader:
 
     def _broke(self, served: ServedModel, error: DeviceFailed) -> None:
         identity = served.plan.identity
+        self._upgrades.stop(identity)
         if self._registry.state(identity) is VersionState.READY:  # else it broke before
             event(
                 logger,

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from stoker.device import CPU, DeviceReport
-from stoker.engine.engine import OpenedVersion, Profile
+from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.policy import KNEE_LIMIT
 from stoker.errors import DeviceFailed, InvalidRequest, Reach, ServingError
+from stoker.lifecycle.faster_way import faster_way, largest_batch
 from stoker.lifecycle.memory_fit import MemoryFit, log_memory, memory_use
 from stoker.lifecycle.quiet import Quiet, Turn
 from stoker.model import ModelConfig, ModelVersion
@@ -167,6 +168,8 @@ class Opener:
                 meter.warming(turn),
             ):
                 profile = self._measure(sessions, config, independence, definition.folder)
+                rows = largest_batch(config, independence, profile)
+                faster = self._faster(definition, version, config, session, rows)
             memory = memory_use(path, config, len(sessions), meter)
             _log_profile(identity, profile)
             log_memory(identity, memory)
@@ -186,6 +189,7 @@ class Opener:
             independence,
             time.monotonic() - began,
             memory,
+            faster,
         )
 
     def inspect(self, definition: ModelDefinition, version: int) -> Inspection:
@@ -222,6 +226,10 @@ class Opener:
             independence = verdict.independence
             if verdict.is_doubt:
                 warnings.append(str(verdict))
+            rows = largest_batch(config, independence, Profile((), 0))
+            way = self._faster(definition, version, config, sessions[0][1], rows)
+            if isinstance(way, RefusedWay):
+                warnings.append(f"{way.title}: {way.reason}")
         except ServingError as error:
             problems.append(error.message)
         finally:
@@ -266,6 +274,17 @@ class Opener:
     def _measuring(self) -> AbstractContextManager[Turn]:
         """Alone where time is measured: another load would be timed as well."""
         return self._quiet.measurement() if self._profile_seconds > 0 else self._quiet.work()
+
+    def _faster(
+        self,
+        definition: ModelDefinition,
+        version: int,
+        config: ModelConfig,
+        session: Session,
+        max_rows: int,
+    ) -> FasterWay | RefusedWay | None:
+        path = definition.versions[version].absolute()
+        return faster_way(self._runtime, path, definition.folder, config, session, max_rows)
 
     def _prove(
         self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path

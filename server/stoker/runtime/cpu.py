@@ -128,10 +128,15 @@ def at_low_priority(action: Callable[[], T]) -> T:
 
 
 def _lowered(action: Callable[[], T]) -> T:
+    lower_priority()
+    return action()
+
+
+def lower_priority() -> None:
+    """Lets the calling thread run at nice +10, for good, and the threads that it starts."""
     thread = threading.get_native_id()
     try:
         current = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, min(19, current + COMPUTE_NICENESS))
     except OSError as error:  # systems where a thread has no priority of its own
         log.debug("the compute threads keep the process's priority: %s", error)
-    return action()

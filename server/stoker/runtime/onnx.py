@@ -15,6 +15,7 @@ import os
 import tempfile
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest, OutOfMe
 from stoker.model import ModelConfig
 from stoker.runtime import copies
 from stoker.runtime.assignment import settle
+from stoker.runtime.candidate import Candidate, Stop
 from stoker.runtime.cpu import at_low_priority
 from stoker.runtime.cuda_graphs import GraphFacts, GraphSupport, ineligibility, wants_graphs
 from stoker.runtime.cuda_memory import CudaMemory
@@ -39,7 +41,7 @@ from stoker.runtime.gpu_diagnosis import (
     lost_provider_reason,
     missing_cudnn,
 )
-from stoker.runtime.gpu_facts import GpuFacts, loads, read_free_memory
+from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory
 from stoker.runtime.gpu_hot_path import GpuHotPath
 from stoker.runtime.installation import (
     BrokenInstallation,
@@ -59,13 +61,18 @@ from stoker.runtime.placement import (
 from stoker.runtime.providers import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
     ProviderList,
     cuda_index,
     provider_list,
+    tensorrt_provider_list,
     with_stream,
 )
 from stoker.runtime.session import Placement, Session
 from stoker.runtime.session_facts import assignment_of, report_of, reread
+from stoker.runtime.tensorrt import NOWHERE, ModelSource, TensorRtPlaces, tensorrt_candidate
+from stoker.runtime.tensorrt_library import look as look_for_tensorrt
+from stoker.runtime.tensorrt_options import tensorrt_request
 from stoker.runtime.translation import Translation, translation
 from stoker.tensor import DataType
 
@@ -107,11 +114,13 @@ class OnnxRuntime:
         gpu_placement: GpuPlacement = "each",
         cuda_graphs: bool = False,
         memory_bytes: int | None = None,
+        tensorrt: TensorRtPlaces = NOWHERE,
     ) -> None:
         """`device`: `gpu` insists, `cpu` never looks for one, `auto` takes a GPU where there is
         one. `gpu_placement`: where a model goes that names no GPU, see `placement.spread`.
         `cuda_graphs`: models whose file says nothing of CUDA graphs ask for them. `memory_bytes`:
-        what the process may use, None without a limit.
+        what the process may use, None without a limit. `tensorrt`: where engines and plug-ins of
+        TensorRT lie.
 
         GPUs are looked for at the first model, which may take a second. Raises BrokenInstallation.
         """
@@ -119,6 +128,7 @@ class OnnxRuntime:
         self._gpu_placement: GpuPlacement = gpu_placement
         self._cuda_graphs = cuda_graphs
         self._hot_path = GpuHotPath(memory_bytes)
+        self._tensorrt = tensorrt
         self._library = library()
         self._needs = cuda_needs(str(getattr(self._library, "cuda_version", "")))
         self._discovery = Discovery(device, self._needs, preload=self._preload)
@@ -182,6 +192,75 @@ class OnnxRuntime:
         )
         self._turn += 1
         return chosen
+
+    def candidate(
+        self, path: Path, folder: Path, config: ModelConfig, session: Session, *, max_rows: int
+    ) -> Candidate | None:
+        """Implements `Runtime`: TensorRT is the one candidate, for models on a GPU."""
+        if cuda_index(session.device) is None:
+            tensorrt_request(config)  # what is written wrong is told here as well
+            return None
+        return tensorrt_candidate(
+            ModelSource(path, folder, config),
+            session,
+            self,
+            look_for_tensorrt,
+            self._tensorrt,
+            buckets=(1, max_rows),
+        )
+
+    def gpu(self, device: str) -> Gpu:
+        """Implements `TensorRtRuntime`."""
+        index = cuda_index(device)
+        return (gpu_of(self.gpus, index) if index is not None else None) or Gpu(0)
+
+    def open_tensorrt(
+        self,
+        path: Path,
+        config: ModelConfig,
+        placement: Placement,
+        options: Mapping[str, str],
+        stop: Stop,
+    ) -> Session:
+        """Implements `TensorRtRuntime`."""
+        device = placement.device
+        if TENSORRT_PROVIDER not in self._library.get_available_providers():
+            raise DeviceFailed(f"model '{config.name}': TensorRT is not to be had: {NO_PROVIDER}")
+        memory = self._hot_path.memory(config.name, cuda_index(device) or 0)
+        try:
+            return self._open_tensorrt(path, config, placement, options, stop, memory)
+        except BaseException:
+            if memory is not None:
+                memory.close()
+            raise
+
+    def _open_tensorrt(
+        self,
+        path: Path,
+        config: ModelConfig,
+        placement: Placement,
+        options: Mapping[str, str],
+        stop: Stop,
+        memory: CudaMemory | None,
+    ) -> Session:
+        device = placement.device
+        own = session_options(config, intra_op_threads=placement.intra_op_threads)
+        stream = 0 if memory is None else memory.stream
+        providers = tensorrt_provider_list(config, device, options)
+        providers = with_stream(providers, stream, graphs=False)
+        with (
+            self._hot_path.gate.opening(),
+            translation(config.name, device, opening=path.name),
+        ):
+            session = self._create(path, own, providers, stop=stop)
+        if not assignment_of(session).nodes.get(TENSORRT_PROVIDER):
+            raise InvalidRequest(
+                f"TensorRT took none of the nodes of '{config.name}': operators that it does not "
+                "know are left to CUDA, and so are parts of fewer nodes than "
+                f"trt_min_subgraph_size, {options.get('trt_min_subgraph_size', '1')}"
+            )
+        report = self._settled(session, config, device, TENSORRT_PROVIDER, None)
+        return OnnxSession(self._library, session, path, config.name, report, own, memory)
 
     def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
         """Implements `Runtime`. Raises DeviceFailed where the GPU that was asked for is not used.
@@ -296,8 +375,10 @@ class OnnxRuntime:
         options: SessionOptions,
         providers: ProviderList,
         written: Path | None = None,
+        stop: Stop | None = None,
     ) -> Any:
-        """`written`: where ONNX Runtime writes the graph as it runs it."""
+        """`written`: where ONNX Runtime writes the graph as it runs it. `stop` ends the opening
+        between two of its steps."""
         ort = self._library
         chosen = ort.SessionOptions()
         chosen.graph_optimization_level = getattr(
@@ -315,6 +396,8 @@ class OnnxRuntime:
         for key, value in options.config_entries.items():
             chosen.add_session_config_entry(key, value)
         chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if stop is not None:
+            stop.on_set(lambda: chosen.set_load_cancellation_flag(True))
         named = [(name, dict(each)) if each else name for name, each in providers]
         # Else ONNX Runtime's Python layer opens the session once more, on the CPU, where
         # this fails and in a run whose provider fails.

@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stoker.device import DeviceReport
 from stoker.model import ModelConfig
@@ -42,6 +42,10 @@ class Binding(Protocol):
 
     def made(self, name: str) -> Array:
         """An output that was bound without address, as the last run made it."""
+
+
+if TYPE_CHECKING:
+    from stoker.runtime.candidate import Candidate
 
 
 class Session(Protocol):
@@ -141,6 +145,15 @@ class Runtime(Protocol):
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """The sessions that a model's instance groups ask for. Raises InvalidRequest for a group
         that this machine cannot have (a GPU that is not there), with the sentence for the user."""
+
+    def candidate(
+        self, path: Path, folder: Path, config: ModelConfig, session: Session, *, max_rows: int
+    ) -> "Candidate | None":
+        """A faster way to run a model that is open as `session`; None where none is asked for.
+
+        `config` is complete, `folder` is the model's own, batches have at most `max_rows` rows.
+        Raises CandidateRefused where one is asked for and cannot be had.
+        """
 
     def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
         """Opens a model file (blocking). `config` may be incomplete: only its parameters and

@@ -1,7 +1,7 @@
 """What a session of ONNX Runtime tells of itself: where its nodes are, what its provider stores.
 
 Read when a session is opened, and again when another takes its place. Clients see the result, so
-addresses of this process are left out.
+addresses of this process and paths of this machine are left out.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,15 @@ _ADDRESSES: Final = frozenset(
         "gpu_external_alloc",
         "gpu_external_free",
         "gpu_external_empty_cache",
+        "trt_engine_cache_path",
+        "trt_timing_cache_path",
+        "trt_extra_plugin_lib_paths",
+        "trt_onnx_bytestream",
+        "trt_external_data_bytestream",
     }
 )
-"""Options whose value is an address: clients are only told whether it is set."""
-_UNSET: Final = "0"
+"""Options whose value is an address or a path: clients are only told whether it is set."""
+_UNSET: Final = ("", "0")
 _SET: Final = "set"
 
 
@@ -38,7 +43,7 @@ def stored_options(session: Any, provider: str) -> dict[str, str]:
     """A provider's options as ONNX Runtime stores them."""
     stored: Mapping[str, Mapping[str, str]] = session.get_provider_options()
     return {
-        key: _SET if key in _ADDRESSES and value != _UNSET else str(value)
+        key: _SET if key in _ADDRESSES and value not in _UNSET else str(value)
         for key, value in stored.get(provider, {}).items()
     }
 

@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from stoker.telemetry.metric_table import Metric, MetricType
+from stoker.telemetry.metric import Metric, MetricType
 from stoker.telemetry.statistics import Histogram
 
 END: Final = b"# EOF\n"

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from stoker.telemetry import metric_table as table
-from stoker.telemetry.metric_table import Metric
+from stoker.telemetry.metric import Metric
 
 Figures: TypeAlias = dict[Metric, dict[tuple[str, ...], float]]
 """The value of each series by its metric and the values of its labels."""

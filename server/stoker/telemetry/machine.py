@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from stoker.telemetry import metric_table as table
-from stoker.telemetry.metric_table import Metric
+from stoker.telemetry.metric import Metric
 
 _NO_LIMIT_V1: Final = 1 << 60
 """Version 1 writes a number near 2^63 when there is no memory limit."""

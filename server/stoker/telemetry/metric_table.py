@@ -9,37 +9,10 @@ It is long because it is one list. Source of the `nv_*` names: Triton's metrics,
 has the table.
 """
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
-
-class MetricType(Enum):
-    """How a metric behaves. A Triton counter carries no `_total`; see `exposition.family`."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-    INFO = "info"
-
-
-@dataclass(frozen=True, slots=True, eq=False)  # each is one object: hashed by identity
-class Metric:
-    """One metric. `name` is the one in the classic text: our counters end in `_total`."""
-
-    name: str
-    type: MetricType
-    unit: str
-    help: str
-    labels: tuple[str, ...] = ()
-    per_model: bool = False
-    """Read from each model version's statistics; its series also carry the model's metric tags."""
-
-    @property
-    def is_triton(self) -> bool:
-        """Whether the name is Triton's, to be kept to the letter."""
-        return self.name.startswith("nv_")
-
+from stoker.telemetry.metric import Metric, MetricType
+from stoker.telemetry.tensorrt_table import TENSORRT_METRICS
 
 _MODEL: Final = ("model", "version")
 _MODEL_REASON: Final = ("model", "version", "reason")
@@ -489,6 +462,7 @@ TABLE: Final = (
     MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
     LOOP_LAG, LOOP_BUSY,
+    *TENSORRT_METRICS,
     PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES,
     CONTAINER_MEMORY, CONTAINER_MEMORY_LIMIT,
     CONTAINER_CPU, CONTAINER_CPU_LIMIT, CONTAINER_THROTTLED,

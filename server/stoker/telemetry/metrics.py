@@ -31,7 +31,8 @@ from stoker.telemetry.exposition import (
     negotiate,
 )
 from stoker.telemetry.machine import Machine
-from stoker.telemetry.metric_table import TABLE, Metric
+from stoker.telemetry.metric import Metric
+from stoker.telemetry.metric_table import TABLE
 from stoker.telemetry.model_series import (
     MODEL_METRICS,
     Facts,

@@ -21,7 +21,7 @@ from stoker.telemetry.exposition import (
     number,
     prefix,
 )
-from stoker.telemetry.metric_table import Metric, MetricType
+from stoker.telemetry.metric import Metric, MetricType
 from stoker.telemetry.statistics import (
     LATENCY_BUCKETS_S,
     ROWS_BUCKETS,

@@ -79,16 +79,13 @@ def _scraped(given: tuple[str, bytes] | ServingError) -> HttpResponse:
 
 
 def _probed(state: Readiness) -> HttpResponse:
-    if state.ready:
-        return HttpResponse(OK, JSON, (b'{"ok":true}',))
-    body = orjson.dumps(
-        {
-            "ok": False,
-            "error": "; ".join(state.reasons) or "not ready",
-            "reasons": state.reasons,
-        }
-    )
-    return HttpResponse(NOT_READY, JSON, (body,))
+    said: dict[str, object] = {"ok": state.ready}
+    if not state.ready:
+        said["error"] = "; ".join(state.reasons) or "not ready"
+        said["reasons"] = state.reasons
+    if state.details:
+        said["details"] = state.details
+    return HttpResponse(OK if state.ready else NOT_READY, JSON, (orjson.dumps(said),))
 
 
 def _error(

@@ -30,7 +30,8 @@ def server_metadata(info: ServerInfo) -> bytes:
 
 
 def model_metadata(metadata: ModelMetadata) -> bytes:
-    """The answer to `GET /v2/models/NAME`; `stoker_devices` is ours, clients pass over it."""
+    """The answer to `GET /v2/models/NAME`; what begins with `stoker_` is ours, clients pass
+    over it."""
     answer: dict[str, object] = {
         "name": metadata.name,
         "versions": metadata.versions,
@@ -40,6 +41,8 @@ def model_metadata(metadata: ModelMetadata) -> bytes:
     }
     if metadata.devices:
         answer["stoker_devices"] = [each.facts() for each in metadata.devices]
+    if metadata.faster:
+        answer["stoker_faster"] = metadata.faster
     return orjson.dumps(answer)
 
 

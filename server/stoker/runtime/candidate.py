@@ -1,0 +1,98 @@
+"""The boundary to a faster way to run a model that takes minutes to prepare: a candidate.
+
+The model serves from the sessions that it was opened with while a thread prepares the candidate's
+(`lifecycle/upgrades.py`); what of a batch the candidate may run, `covers` decides. TensorRT is the
+one candidate there is (`tensorrt.py`); nothing behind this file knows its name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stoker.errors import InvalidRequest
+from stoker.runtime.session import Placement, Session
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of each input of one run, the model's own, rows first where it batches."""
+
+Covers = Callable[[Shapes], bool]
+
+
+@dataclass(slots=True)
+class Preparation:
+    """What preparing took, written by the thread that prepares and read by scrapes."""
+
+    hits: int = 0
+    """Sessions that were opened from what was prepared before."""
+    misses: int = 0
+    """Sessions that had to be prepared."""
+    seconds: float = 0.0
+    """Time of that, over all misses."""
+    nbytes: int = 0
+    """Bytes of what is prepared, on disk."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Tells a preparation that nobody waits for it any more; any thread may."""
+
+    _is_set: bool = False
+    _actions: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was told."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Tells it, and whoever must be woken up."""
+        self._is_set = True
+        for action in list(self._actions):
+            action()
+
+    def on_set(self, action: Callable[[], None]) -> None:
+        """Calls `action` when it is told; at once where it has been."""
+        self._actions.append(action)
+        if self._is_set:
+            action()
+
+
+class CandidateRefused(InvalidRequest):
+    """A model asks for a candidate that it cannot have; it is served without it."""
+
+    def __init__(self, title: str, reason: str) -> None:
+        super().__init__(reason)
+        self.title = title
+
+
+class Candidate(Protocol):
+    """One way to run one model version faster. Methods block and are called by one thread."""
+
+    @property
+    def title(self) -> str:
+        """What users call it: `TensorRT`."""
+
+    def tolerance(self, rounding: float) -> float:
+        """The greatest difference from the present sessions' outputs, as a part of the greatest
+        value of an output, with which it may serve. `rounding` is what the model's own datatypes
+        lose anyhow."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What preparing took so far."""
+
+    def corners(self) -> Sequence[Shapes]:
+        """Shapes at the ends of what it covers; its outputs are compared there."""
+
+    def covers(self, shapes: Shapes) -> bool:
+        """Whether it may run a batch of these shapes. Pure; on the way of a request."""
+
+    def open(self, placement: Placement, stop: Stop) -> Session:
+        """Prepares and opens a session, which may take minutes. Raises ServingError with the
+        reason, InterruptedError when told to stop."""
+
+    def keep(self) -> None:
+        """The sessions were proved right: what was prepared is kept for the next process."""
+
+    def discard(self) -> None:
+        """Removes what was prepared and not kept. Harmless after `keep`, and when repeated."""

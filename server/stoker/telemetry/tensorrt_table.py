@@ -1,0 +1,47 @@
+"""The metrics of TensorRT, a part of `metric_table.py`; absent where no model asks for it."""
+
+from typing import Final
+
+from stoker.telemetry.metric import Metric, MetricType
+
+_MODEL: Final = ("model", "version")
+
+STATE: Final = Metric(
+    "stoker_tensorrt_state",
+    MetricType.GAUGE,
+    "boolean",
+    "1 for what TensorRT is at for the version: waiting, building, comparing, serving, failed, "
+    "stopped. Absent for models that do not ask for it.",
+    ("model", "version", "state"),
+)
+HITS: Final = Metric(
+    "stoker_tensorrt_cache_hits_total",
+    MetricType.COUNTER,
+    "engines",
+    "TensorRT engines that were loaded from the cache.",
+    _MODEL,
+)
+MISSES: Final = Metric(
+    "stoker_tensorrt_cache_misses_total",
+    MetricType.COUNTER,
+    "engines",
+    "TensorRT engines that had to be built.",
+    _MODEL,
+)
+BUILD_SECONDS: Final = Metric(
+    "stoker_tensorrt_build_seconds_total",
+    MetricType.COUNTER,
+    "seconds",
+    "Time that building TensorRT engines took, while the version served without them.",
+    _MODEL,
+)
+ENGINE_BYTES: Final = Metric(
+    "stoker_tensorrt_engine_bytes",
+    MetricType.GAUGE,
+    "bytes",
+    "Size of the version's TensorRT engine in the cache.",
+    _MODEL,
+)
+
+TENSORRT_METRICS: Final = (STATE, HITS, MISSES, BUILD_SECONDS, ENGINE_BYTES)
+"""All of them, in the order of the text."""
