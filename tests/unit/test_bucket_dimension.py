@@ -196,6 +196,71 @@ def test_costs_are_kept_by_what_is_really_run(tmp_path: Path) -> None:
     assert (short.size, short.edge) == (5, 8)
 
 
+def pooled(hidden: int = 1024) -> onnx.ModelProto:
+    """x FP32 [batch, length, 1] -> y [batch, length, hidden], x in every column; total
+    [batch, 4 * hidden], whose rows need no symbol."""
+    return models.build(
+        [
+            helper.make_node("Mul", ["x", "wide"], ["y"]),
+            helper.make_node("ReduceSum", ["x", "first"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["sum", "wider"], ["total"]),
+        ],
+        [models.tensor("x", DataType.FP32, ["batch", "length", 1])],
+        [
+            models.tensor("y", DataType.FP32, ["batch", "length", hidden]),
+            models.tensor("total", DataType.FP32, ["batch", 4 * hidden]),
+        ],
+        {
+            "wide": np.ones(hidden, np.float32),
+            "wider": np.ones(4 * hidden, np.float32),
+            "first": np.array([1], np.int64),
+        },
+    )
+
+
+@pytest.mark.parametrize("length", [7, 8])
+def test_a_large_output_of_the_dimension_beside_a_large_one_without_it_is_answered(
+    length: int, tmp_path: Path
+) -> None:
+    scene = Scene(tmp_path, model=pooled())
+    for seed in range(3):  # only `total` has slabs that are lent
+        arrays = [values(4, length, 10 * seed + each)[..., :1] for each in range(4)]
+        requests = [
+            InferRequest.of("m", inputs=[Tensor("x", DataType.FP32, each.shape, each.tobytes())])
+            for each in arrays
+        ]
+        for answer, array in zip(scene.execute(*requests), arrays, strict=True):
+            made = {tensor.name: tensor.array() for tensor in answer.outputs}
+            np.testing.assert_array_equal(made["y"], np.broadcast_to(array, made["y"].shape))
+            np.testing.assert_allclose(made["total"][:, :1], array.sum(axis=1), rtol=1e-5)
+            if answer.lease is not None:
+                answer.lease.release()
+
+
+def pairs(width: int = 8) -> onnx.ModelProto:
+    """x FP32 [batch, length, length, width] -> y, twice x."""
+    shape: list[int | str | None] = ["batch", "length", "length", width]
+    return models.build(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [models.tensor("x", DataType.FP32, shape)],
+        [models.tensor("y", DataType.FP32, shape)],
+    )
+
+
+@pytest.mark.parametrize("length", [30, 40])
+def test_a_large_lone_request_with_the_dimension_twice_in_an_input_is_answered(
+    length: int, tmp_path: Path
+) -> None:
+    scene = Scene(tmp_path, model=pairs(), text="x:1=30,40")
+    for seed in range(3):
+        x = np.random.default_rng(seed).standard_normal((2, length, length, 8)).astype(np.float32)
+        request = InferRequest.of("m", inputs=[Tensor("x", DataType.FP32, x.shape, x.tobytes())])
+        (answer,) = scene.execute(request)
+        np.testing.assert_array_equal(answer.outputs[0].array(), 2 * x)
+        if answer.lease is not None:
+            answer.lease.release()
+
+
 # Edges
 
 

@@ -309,6 +309,59 @@ def test_outputs_of_unknown_shape_are_allocated_by_onnx_runtime(
     scene.session.close()
 
 
+def test_an_output_of_unknown_shape_stays_as_it_is_when_the_next_batch_runs(
+    tmp_path: Path, cudart: CudartStub
+) -> None:
+    model = models.build(
+        [helper.make_node("Compress", ["x", "kept"], ["z"], axis=1)],
+        [models.tensor("x", DataType.FP32, ["batch", 4])],
+        [models.tensor("z", DataType.FP32, ["batch", "some"])],
+        {"kept": np.array([True, False, True, True])},
+    )
+    scene = Scene(tmp_path, model, cudart)
+    first, second = rows(3, seed=1), rows(3, seed=2)
+    scene.lay({"x": first})
+    (kept,) = scene.runs.run(3, (0,), {}, 0)
+    scene.lay({"x": second})
+    (made,) = scene.runs.run(3, (0,), {}, 0)
+    np.testing.assert_array_equal(kept, first[:, [0, 2, 3]])
+    np.testing.assert_array_equal(made, second[:, [0, 2, 3]])
+    scene.session.close()
+
+
+def test_an_output_of_unknown_shape_may_have_another_one_in_the_next_batch(
+    tmp_path: Path, cudart: CudartStub
+) -> None:
+    model = models.build(
+        [helper.make_node("NonZero", ["x"], ["z"])],
+        [models.tensor("x", DataType.FP32, ["batch", 4])],
+        [models.tensor("z", DataType.INT64, [2, "some"])],
+    )
+    scene = Scene(tmp_path, model, cudart)
+    for count in (1, 3, 2):
+        given = np.zeros((1, 4), np.float32)
+        given[0, :count] = 1
+        scene.lay({"x": given})
+        (made,) = scene.runs.run(1, (0,), {}, 0)
+        np.testing.assert_array_equal(made, np.nonzero(given))
+    scene.session.close()
+
+
+def test_a_device_copies_outputs_to_a_slab_of_its_own_after_batches_whose_slabs_were_lent(
+    tmp_path: Path, cudart: CudartStub
+) -> None:
+    scene = Scene(tmp_path, relu(WIDE), cudart)
+    first, second = rows(2, WIDE, seed=1), rows(2, WIDE, seed=2)
+    slab = np.empty((2, WIDE), np.float32)
+    scene.lay({"x": first})
+    (kept,) = scene.runs.run(2, (0,), {0: slab}, 1)
+    scene.lay({"x": second})
+    (made,) = scene.runs.run(2, (0,), {}, 0)
+    np.testing.assert_array_equal(kept, np.maximum(first, 0))
+    np.testing.assert_array_equal(made, np.maximum(second, 0))
+    scene.session.close()
+
+
 def test_on_the_host_a_batch_that_needs_a_lent_slab_is_never_run_without_one(
     tmp_path: Path,
 ) -> None:

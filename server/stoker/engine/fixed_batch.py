@@ -182,8 +182,8 @@ class FixedBatches:
     def run(
         self, wanted: tuple[int, ...], rows: int, shares: int, lone: Sequence[Array] | None
     ) -> tuple[BatchLease | None, list[Array]] | None:
-        """Runs what was gathered. None: no slab is free for outputs that need one. Raises as
-        `Binding.run`."""
+        """Runs what was gathered. None: there is no slab for an output that needs one. Raises
+        as `Binding.run`."""
         runs = self._running()
         bucket = runs.bucket(rows)
         lent = (
@@ -191,13 +191,17 @@ class FixedBatches:
             if self._pool.is_empty
             else self._pool.lend(self._plan.names(wanted), bucket, shares)
         )
-        if lent is None:
-            if runs.is_host and any(runs.needs_slab(index, bucket) for index in wanted):
-                return None
-            return None, runs.run(rows, wanted, {}, 0, lone)
-        arrays, lease = lent
+        arrays, lease = lent if lent is not None else ({}, None)
         names = self._plan.output_names
         into = {index: arrays[names[index]] for index in wanted if names[index] in arrays}
+        if runs.is_host and any(
+            index not in into and runs.needs_slab(index, bucket) for index in wanted
+        ):  # none is free, or the pool has none for an output of the bucketed dimension
+            if lease is not None:
+                lease.release_all()
+            return None
+        if lease is None:
+            return None, runs.run(rows, wanted, {}, 0, lone)
         try:
             return lease, runs.run(rows, wanted, into, lease.number, lone)
         except BaseException:
@@ -212,9 +216,9 @@ class FixedBatches:
     def _in_place(self, request: InferRequest, form: RequestForm) -> list[Array] | None:
         """The request's own arrays, in the model's order; None where one is not aligned."""
         arrays = []
-        for planned, order in zip(self._plan.inputs, form.order, strict=True):
-            shape = (form.rows, *planned.model_dims) if self._plan.batches else planned.model_dims
-            array = as_array(request.data[order], planned.datatype, shape)
+        for tensor, order in zip(self._shapes.inputs, form.order, strict=True):
+            shape = self._shapes.shape(tensor, form.rows)
+            array = as_array(request.data[order], tensor.datatype, shape)
             if not (array.flags.aligned and array.flags.c_contiguous):
                 return None
             arrays.append(array)

@@ -59,11 +59,16 @@ class OnnxBinding:
             else:
                 self._binding.bind_output(name, "cpu")
         self._outputs = {each.name: place for place, each in enumerate(outputs)}
+        self._allocated = [each.name for each in outputs if not each.address]
         self._datatypes = {each.name: each.datatype for each in outputs}
         self._run, self._inner = _bare_run(session, self._binding)
 
     def run(self) -> None:
         """Implements `Binding`.  Hot path."""
+        # What the last run allocated would be written again, though its answers may be unsent, and
+        # would have to have this run's shape.
+        for name in self._allocated:
+            self._binding.bind_output(name, "cpu")
         try:
             self._run(self._inner, self._run_options)
         except Exception as error:

@@ -129,6 +129,9 @@ class FixedRuns:
                 self._pad(rows, bucket)
             binding.run()
         else:
+            for index in outputs:  # the binding may have been made beside slabs that were lent
+                if index not in lent and index not in self._own:
+                    self._output_address(index, None)
             with memory.calls():
                 self._steps(binding, rows, outputs, lent)
         return self._made(binding, rows, outputs, lent)
