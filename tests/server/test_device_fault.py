@@ -16,6 +16,7 @@ import pytest
 from stoker.errors import DeviceFailed, Reach
 from stoker.lifecycle.device_fault import LEAVE_WITHIN_S
 from stoker.protocol.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from stoker.runtime.cuda_graphs import GraphSupport
 from stoker.runtime.session import Placement
 from stoker.settings import GrpcTransport
 
@@ -159,15 +160,22 @@ def test_a_run_that_hangs_on_the_cpu_is_told_and_ends_nothing(tmp_path: Path) ->
             assert client.send("m", {"x": rows(GOOD)}).answer().status == "OK"
 
 
-def test_a_model_that_breaks_the_gpu_while_it_is_loaded_ends_the_process(
-    serve: Serving, tmp_path: Path
-) -> None:
-    def fail(feeds: object) -> DeviceFailed:
-        return DeviceFailed(SENTENCE, reach=Reach.PROCESS)
+def death(anything: object) -> DeviceFailed:
+    return DeviceFailed(SENTENCE, reach=Reach.PROCESS)
 
-    runtime = FakeRuntime(
-        models={"bad": FakeModel(fail=fail)}, placements=(Placement("cuda:0", 1, 1),)
-    )
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        FakeModel(fail=death),
+        FakeModel(graphs=GraphSupport(is_wanted=True), capture_error=death),
+    ],
+    ids=["warm-up", "capture"],
+)
+def test_a_model_that_breaks_the_gpu_while_it_is_loaded_ends_the_process(
+    model: FakeModel, serve: Serving, tmp_path: Path
+) -> None:
+    runtime = FakeRuntime(models={"bad": model}, placements=(Placement("cuda:0", 1, 1),))
     entry = models.ModelEntry(b"fake", BATCHING)
     server = serve(
         models.write_repository(tmp_path / "repository", {"bad": entry}), runtime=runtime

@@ -105,14 +105,14 @@ class Loader:
             )
             served = await self._host(opened)
         except ServingError as error:
-            self._free(opened)
+            self._free(opened, error)
             self._failed(identity, error.message)
             if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
                 self._on_device_fault(DeviceFault(error, identity, ()))
             return
-        except Exception:
+        except Exception as error:
             logger.exception("loading %s failed for a reason that is a bug", identity)
-            self._free(opened)
+            self._free(opened, error)
             self._failed(identity, "internal error; the server's log has the details")
             return
         self._sessions[identity] = opened
@@ -172,10 +172,10 @@ class Loader:
         self._threads.shutdown(wait=False, cancel_futures=True)
         return has_ended and has_prepared
 
-    def _free(self, opened: OpenedVersion | None) -> None:
+    def _free(self, opened: OpenedVersion | None, error: Exception) -> None:
         """Frees what a load has opened that failed after it; what fails before frees itself."""
-        for _, session in opened.sessions if opened is not None else ():
-            session.close()
+        if opened is not None:
+            self._opener.free(opened.sessions, error)
 
     def _failed(self, identity: ModelVersion, reason: str) -> None:
         text = (

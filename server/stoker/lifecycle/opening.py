@@ -174,12 +174,7 @@ class Opener:
             _log_profile(identity, profile)
             log_memory(identity, memory)
         except BaseException as error:
-            if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
-                # Freeing what lies in a dead context may hang, and the process ends anyway.
-                self._abandoned += [each for _, each in sessions]
-            else:
-                for _, each in sessions:
-                    each.close()
+            self.free(sessions, error)
             raise
         return OpenedVersion(
             identity,
@@ -191,6 +186,15 @@ class Opener:
             memory,
             faster,
         )
+
+    def free(self, sessions: Sequence[tuple[Placement, Session]], error: BaseException) -> None:
+        """Closes the sessions of a load that failed; but what lies in a dead context is kept:
+        freeing it may hang, and the process ends anyway."""
+        if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
+            self._abandoned += [each for _, each in sessions]
+            return
+        for _, each in sessions:
+            each.close()
 
     def inspect(self, definition: ModelDefinition, version: int) -> Inspection:
         """What would be served, warmed and proved but not measured, or every problem of it."""
