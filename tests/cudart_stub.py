@@ -1,17 +1,13 @@
-"""A CUDA runtime without a GPU, built from `cudart_stub.c`: what was called, and what shall fail.
+"""A CUDA runtime without a GPU (`drivers/cudart.c`): what was called, and what shall fail.
 
-stub = CudartStub.build(folder)          # None where there is no C compiler
+stub = CudartStub(build(folder, CUDART) / CUDART)
 cuda = CudaRuntime(str(stub.path))
 stub.fail("cudaMalloc", 2)               # from now on
 stub.calls                               # ["set_device 0", "stream_create 1", ...]
 """
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
-
-SOURCE = Path(__file__).with_name("cudart_stub.c")
 
 
 class CudartStub:
@@ -22,17 +18,6 @@ class CudartStub:
         self._library = ctypes.CDLL(str(path))
         self._library.stub_line.restype = ctypes.c_char_p
         self.reset()
-
-    @classmethod
-    def build(cls, folder: Path) -> "CudartStub | None":
-        """Compiles it into `folder`."""
-        compiler = shutil.which("gcc") or shutil.which("cc")
-        if compiler is None:
-            return None
-        path = folder / "libcudart.so.13"
-        command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(path), str(SOURCE)]
-        subprocess.run(command, check=True, capture_output=True)
-        return cls(path)
 
     def reset(self) -> None:
         """Forgets everything."""

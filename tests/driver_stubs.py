@@ -22,16 +22,25 @@ CUDART: Final = "libcudart.so.13"
 _FILES: Final = {NVML: "nvml.c", CUDART: "cudart.c"}
 
 
-def build(folder: Path, *libraries: str) -> Path:
-    """Compiles these libraries into `folder`; gives it. Skips the test without a compiler."""
-    compiler = require_tool("gcc")
+def build(folder: Path, *libraries: str, preloads: bool = False) -> Path:
+    """Compiles these libraries into `folder`; gives it. Skips the test without a compiler.
+
+    `preloads`: a program that preloads one finds it by its name. Otherwise it has none: a process
+    that loads it by its path does not find it by name, and tests of other files see the machine as
+    it is.
+    """
     for library in libraries:
-        command = [compiler, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O1"]
-        # Without a soname: a process that loads one by its path does not find it by its name, so
-        # that tests of other files see the machine as it is.
-        command += ["-o", str(folder / library)]
-        subprocess.run([*command, str(SOURCES / _FILES[library])], check=True)
+        compile_library(SOURCES / _FILES[library], folder / library, preloads=preloads)
     return folder
+
+
+def compile_library(source: Path, target: Path, *options: str, preloads: bool) -> Path:
+    """Gives `target`, with the soname of its file name where it `preloads`."""
+    command = [require_tool("gcc"), "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
+    command += ["-shared", "-fPIC", "-O1", "-o", str(target), str(source), *options]
+    command += [f"-Wl,-soname,{target.name}"] if preloads else []
+    subprocess.run(command, check=True)
+    return target
 
 
 def pynvml_of(folder: Path) -> ModuleType:

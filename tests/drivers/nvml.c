@@ -4,7 +4,8 @@
    `gpus=GPU-...,MIG-...;driver=580.95;power=250000;FUNCTION=!CODE;wait=PATH`. A number replaces an
    answer, `!CODE` makes the function of that name fail with that code of NVML. `xids=0:79,1:13` are
    Xid errors of those GPUs by index, each told once; `0:94:3:0` is one of GPU instance 3, compute
-   instance 0. `wait=PATH` blocks nvmlDeviceGetUtilizationRates until somebody writes to that FIFO.
+   instance 0. `free=100,200` are the free bytes of the GPUs; one that is not among them does not
+   tell its memory. `wait=PATH` blocks nvmlDeviceGetUtilizationRates until somebody writes to that FIFO.
    Without the variable there is no driver. Names and structures are those of nvml.h, version 13. */
 
 #include <fcntl.h>
@@ -73,6 +74,8 @@ int nvmlInitWithFlags(unsigned flags) {
   for (int i = 0; i < 2 * MOST_GPUS; i++) gpus[i].index = i;
   return refusal("nvmlInit");
 }
+
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 int nvmlShutdown(void) { return refusal("nvmlShutdown"); }
 
@@ -151,8 +154,14 @@ typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
 
 int nvmlDeviceGetMemoryInfo(gpu_t *gpu, memory_t *into) {
+  char list[LINE], *part = NULL, *rest = list;
   *into = (memory_t){8000, 4900, 3100};
   into->used += (unsigned long long)gpu->index;
+  if (setting("free", list)) {
+    for (int i = 0; i <= gpu->index / 2; i++) part = strsep(&rest, ",");
+    if (!part) return NOT_SUPPORTED;
+    into->free = strtoull(part, NULL, 0), into->total = into->free + into->used;
+  }
   return refusal("nvmlDeviceGetMemoryInfo");
 }
 

@@ -10,17 +10,21 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.tools import PATIENCE, require_tool
+from tests.driver_stubs import NVML, build, compile_library
+from tests.tools import PATIENCE
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
 
 ONE_GPU: Final = {"STUB_CUDA_DEVICES": "1"}
+MOST_GPUS: Final = 4
+"""That NVML knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +50,24 @@ class Libraries:
         return {"LD_PRELOAD": " ".join(map(str, chosen))}
 
 
-def build_driver(folder: Path, *options: str) -> Libraries:
+def build_driver(folder: Path, *options: str, preloads: bool = False) -> Libraries:
     """Driver and NVML only: for tests that need no CUDA package. Needs gcc, which gets `options`
-    for the driver."""
-    return Libraries(
-        _build(folder, "libcuda.c", "libcuda.so.1", *options),
-        _build(folder, "libnvml.c", "libnvidia-ml.so.1"),
+    for the driver. `preloads`: as in `driver_stubs.build`."""
+    driver = compile_library(
+        HERE / "libcuda.c", folder / "libcuda.so.1", *options, preloads=preloads
     )
+    return Libraries(driver, build(folder, NVML, preloads=preloads) / NVML)
+
+
+def free_memory(*free: int) -> dict[str, str]:
+    """The environment in which NVML knows the driver's GPUs and tells these free bytes of them."""
+    gpus = ",".join(f"GPU-{uuid.UUID(int=number)}" for number in range(MOST_GPUS))
+    return {"NVML_STUB": f"gpus={gpus};free={','.join(map(str, free))}"}
 
 
 def build_libraries(folder: Path) -> Libraries:
     """All of them. Needs gcc."""
-    built = build_driver(folder)
+    built = build_driver(folder, preloads=True)
     runtime = (
         _build(folder, "libcudart.c", "libcudart.so.13", versioned=True),
         _build(folder, "libcublas.c", "libcublasLt.so.13", versioned=True),
@@ -70,19 +80,14 @@ def build_libraries(folder: Path) -> Libraries:
     return Libraries(built.driver, built.nvml, runtime, tensorrt)
 
 
-def _build(folder: Path, source: str, soname: str, *options: str, versioned: bool = False) -> Path:
+def _build(folder: Path, source: str, soname: str, *, versioned: bool = False) -> Path:
     """Symbols of CUDA's libraries carry the library's name as their version."""
-    target = folder / soname
-    command = [
-        *(require_tool("gcc"), "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"),
-        *(f"-Wl,-soname,{soname}", "-o", str(target), str(HERE / source), *options),
-    ]
+    options = []
     if versioned:
         script = folder / f"{soname}.map"
         script.write_text(f"{soname} {{ global: *; }};\n")
-        command.append(f"-Wl,--version-script={script}")
-    subprocess.run(command, check=True)
-    return target
+        options.append(f"-Wl,--version-script={script}")
+    return compile_library(HERE / source, folder / soname, *options, preloads=True)
 
 
 def run_python(

@@ -21,7 +21,7 @@ from tests.calls import Answer, Connect, GrpcClient, RestClient, on_both_protoco
 from tests.conftest import PATIENCE, StokerProcess, run_stoker
 from tests.models import ModelEntry, build, tensor, write_repository
 from tests.stub import stub_models
-from tests.stub.libraries import ONE_GPU, Libraries
+from tests.stub.libraries import ONE_GPU, Libraries, free_memory
 
 CONFIG = """
 max_batch_size: 4
@@ -44,7 +44,7 @@ def serving(
     environment = {
         **libraries.preloaded(runtime=True),
         **ONE_GPU,
-        "STUB_NVML_FREE": str(60 << 30),
+        **free_memory(60 << 30),
         "BREAK_NAME": name,
         "BREAK_VALUE": str(value),
     }
@@ -148,7 +148,7 @@ def test_a_model_that_does_not_fit_beside_what_is_there_is_refused_with_the_numb
             **os.environ,
             **libraries.preloaded(runtime=True),
             **ONE_GPU,
-            "STUB_NVML_FREE": str(free),
+            **free_memory(free),
         },
         capture_output=True,
         text=True,

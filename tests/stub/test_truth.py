@@ -8,7 +8,7 @@ from stoker.runtime.providers import CPU_PROVIDER, CUDA_PROVIDER
 
 from tests.models import ModelEntry, write_repository
 from tests.stub import stub_models
-from tests.stub.libraries import ONE_GPU, Libraries, ask, run_python
+from tests.stub.libraries import ONE_GPU, Libraries, ask, free_memory, run_python
 from tests.stub.recording import is_as_recorded
 
 WITHOUT_CUDNN = {"enable_cudnn": "0"}
@@ -80,7 +80,6 @@ def test_a_model_without_gpus_goes_to_each_or_to_the_one_that_has_most_memory(
     request = {"parameters": WITHOUT_CUDNN}
     (each,) = ask("open_probe", [request], environment)
     assert each["placed"] == ["cuda:0", "cuda:1"]
-    free = {"STUB_NVML_FREE": "1000,2000"}
     by_memory = {**request, "gpu_placement": "free-memory"}
     chosen, *after_one, beside_one = ask(
         "open_probe",
@@ -90,7 +89,7 @@ def test_a_model_without_gpus_goes_to_each_or_to_the_one_that_has_most_memory(
             {**by_memory, "loads_done": 1},
             {**by_memory, "loads_under_way": 1},
         ],
-        {**environment, **free},
+        {**environment, **free_memory(1000, 2000)},
     )
     assert chosen["report"]["device"] == "cuda:1"
     assert [each["placed"] for each in (chosen, *after_one)] == [["cuda:1"]] * 3

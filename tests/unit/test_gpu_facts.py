@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from stoker.runtime.gpu_facts import Gpu, GpuFacts, loads, read_free_memory, read_gpu_facts
 
-from tests.stub.libraries import Libraries, build_driver
+from tests.stub.libraries import Libraries, build_driver, free_memory
 
 GPUS = (
     Gpu(0, "NVIDIA L4", (8, 9), 80 << 30, "GPU-00000000-0000-0000-0000-000000000000"),
@@ -74,7 +74,7 @@ def test_a_driver_that_is_too_old_to_tell_uuids_tells_the_rest(
 
 
 def test_free_memory_is_told_per_gpu(driver: Libraries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STUB_NVML_FREE", "1000,2000")
+    monkeypatch.setenv(*free_memory(1000, 2000).popitem())
     assert read_free_memory(GPUS, library=str(driver.nvml)) == (1000, 2000)
 
 
@@ -83,9 +83,10 @@ def test_free_memory_that_nobody_tells_is_unknown(
 ) -> None:
     assert read_free_memory(GPUS, library="libnvidia-ml-that-is-not-here.so.1") == (None, None)
     assert read_free_memory(GPUS, library=str(driver.nvml)) == (None, None)
-    monkeypatch.setenv("STUB_NVML_FREE", "1000")
+    name, said = free_memory(1000).popitem()
+    monkeypatch.setenv(name, said)
     assert read_free_memory((*GPUS, Gpu(2)), library=str(driver.nvml)) == (1000, None, None)
-    monkeypatch.setenv("STUB_NVML_INIT", "9")
+    monkeypatch.setenv(name, f"{said};nvmlInit=!9")
     assert read_free_memory(GPUS, library=str(driver.nvml)) == (None, None)
 
 
