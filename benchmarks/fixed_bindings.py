@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,7 +24,6 @@ from typing import cast
 import numpy as np
 import onnx
 from onnx import helper
-from stoker.device import DeviceReport
 from stoker.engine.execution import Batch, Execution, FailureBudget
 from stoker.engine.pending import Pending
 from stoker.engine.plan import ModelPlan
@@ -32,13 +31,11 @@ from stoker.engine.served_model import ServedModel
 from stoker.model import DynamicBatching, ModelVersion
 from stoker.request import InferRequest, InferResponse
 from stoker.runtime.buckets import EXACT
-from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
-from stoker.runtime.device_memory import DeviceMemory
 from stoker.runtime.fixed import FixedRuns
 from stoker.runtime.fixed_shapes import fixed_shapes
-from stoker.runtime.session import Binding, BoundTensor, Session
+from stoker.runtime.session import Session
 from stoker.telemetry.statistics import BatchEnd
-from stoker.tensor import Array, DataType, Tensor, TensorSpec
+from stoker.tensor import Array, DataType, Tensor
 
 from benchmarks.figures import facts, ratios, spread
 from benchmarks.networks import IMG, MLP, TINY, Network
@@ -61,76 +58,17 @@ def wide() -> onnx.ModelProto:
 WIDE = Network("wide", wide, (WIDTH,), WIDTH)
 
 
-class Unbound:
-    """A session that cannot be bound: level 0 for whoever uses it. Implements `Session`."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.outputs
-
-    @property
-    def dimension_names(self) -> Mapping[str, tuple[str | None, ...]]:
-        return self._session.dimension_names
-
-    @property
-    def unranked(self) -> frozenset[str]:
-        return self._session.unranked
-
-    @property
-    def device(self) -> str:
-        return self._session.device
-
-    @property
-    def report(self) -> DeviceReport:
-        return self._session.report
-
-    @property
-    def memory(self) -> DeviceMemory | None:
-        return None
-
-    @property
-    def graphs(self) -> GraphSupport:
-        return NO_GRAPHS
-
-    def give_up_graphs(self, problem: str) -> None:
-        raise AssertionError("the session has no graphs")
-
-    def bind(
-        self,
-        inputs: Sequence[BoundTensor],
-        outputs: Sequence[BoundTensor],
-        graph: int = NOT_CAPTURED,
-    ) -> Binding:
-        raise AssertionError("this session is for level 0")
-
-    def run(
-        self,
-        feeds: Mapping[str, Array],
-        outputs: Sequence[str],
-        into: Mapping[str, Array] | None = None,
-    ) -> list[Array]:
-        return self._session.run(feeds, outputs, into)
-
-    def close(self) -> None:
-        self._session.close()
-
-
 class Level:
     """One instance of a model, at one level."""
 
-    def __init__(self, session: Session, network: Network) -> None:
+    def __init__(self, session: Session, network: Network, *, binds: bool) -> None:
         config = replace(
             models.config_of(session, MAX_ROWS, network.name), batching=DynamicBatching()
         )
         self.plan = ModelPlan(ModelVersion(network.name, 1), config)
-        self.execution = Execution(session, self.plan, max_rows=MAX_ROWS, budget=FailureBudget())
+        self.execution = Execution(
+            session, self.plan, max_rows=MAX_ROWS, budget=FailureBudget(), binds=binds
+        )
 
     def batch(self, pieces: Sequence[Array]) -> Batch:
         """One request of each piece, its tensor the bytes of the wire."""
@@ -209,7 +147,10 @@ def main() -> None:
     for network in (TINY, MLP, IMG, WIDE):
         with tempfile.TemporaryDirectory() as folder:
             session = models.open_on_cpu(Path(folder), network.make())
-        levels = {"level 0": Level(Unbound(session), network), "level 1": Level(session, network)}
+        levels = {
+            f"level {level}": Level(session, network, binds=binds)
+            for level, binds in enumerate((False, True))
+        }
         for rows in (1, 4, 16, 64):
             kinds = {f"{rows} x 1 row": [network.rows(1, seed) for seed in range(rows)]}
             if rows > 1:

@@ -7,6 +7,7 @@ from stoker.telemetry.metric_table import GPU_METRICS
 
 from tests.calls import wait_until
 from tests.conftest import Endpoints, run_stoker
+from tests.driver_stubs import NVML
 from tests.stub.libraries import build_driver
 
 FIRST = "GPU-00000000-0000-0000-0000-000000000000"
