@@ -87,3 +87,15 @@ def documented() -> dict[int, str]:
 
 def test_every_xid_error_with_a_class_stands_in_the_table() -> None:
     assert documented() == {number: each.value for number, each in XID_CLASSES.items()}
+
+
+def test_the_table_of_checks_has_every_file_of_checks() -> None:
+    """Whoever reads a report finds each of its checks explained, and no check that is not there."""
+    lines = section("Checking on hardware")
+    told = {
+        name
+        for line in lines
+        if line.startswith("|")
+        for name in re.findall(r"`(test_\w+\.py)`", line)
+    }
+    assert told == {each.name for each in (DOCUMENTS.parent / "tests" / "gpu").glob("test_*.py")}
