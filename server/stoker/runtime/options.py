@@ -1,8 +1,8 @@
 """What a model's configuration asks of ONNX Runtime, as values that need no ONNX Runtime.
 
 `session_options` reads `parameters` and `optimization` of a ModelConfig and refuses by name what
-cannot be obeyed; `onnx.py` applies the result. Switches of other readers (`SWITCHES`) are looked at here
-too, before anything is opened; all other parameters are a user's own.
+cannot be obeyed; `onnx.py` applies the result. Switches of other readers (`SWITCHES`) are looked at
+here too, before anything is opened; other parameters are theirs, or a user's own.
 Source: Triton's ONNX Runtime backend, "Model Config Options"; ONNX Runtime's session config keys.
 """
 
