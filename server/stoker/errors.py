@@ -24,7 +24,7 @@ the machine or a stack trace.
 """
 
 from enum import Enum
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 
 class ErrorCode(Enum):
@@ -158,6 +158,10 @@ class Reach(Enum):
     """Every later call of this process to a GPU fails as well: only a new process helps."""
 
 
+RESTART_S: Final = 1.0
+"""Another replica answers at once; a lone one is gone within two seconds, and then starts."""
+
+
 class DeviceFailed(ServingError):
     """The device broke, for one run, one model or the whole process."""
 
@@ -166,6 +170,10 @@ class DeviceFailed(ServingError):
     def __init__(
         self, message: str, *, reach: Reach = Reach.MODEL, retry_after: float | None = None
     ) -> None:
+        """What no run of this process can answer, another process can: without a word on the time
+        to retry, it may be sent again after RESTART_S."""
+        if retry_after is None and reach is Reach.PROCESS:
+            retry_after = RESTART_S
         super().__init__(message, retry_after=retry_after)
         self.reach = reach
 

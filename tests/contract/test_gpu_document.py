@@ -1,5 +1,6 @@
 """docs/gpu.md and the code say the same of options, GPUs and Xid errors."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -87,3 +88,48 @@ def documented() -> dict[int, str]:
 
 def test_every_xid_error_with_a_class_stands_in_the_table() -> None:
     assert documented() == {number: each.value for number, each in XID_CLASSES.items()}
+
+
+def test_the_table_of_checks_has_every_file_of_checks() -> None:
+    """Whoever reads a report finds each of its checks explained, and no check that is not there."""
+    lines = section("Checking on hardware")
+    told = {
+        name
+        for line in lines
+        if line.startswith("|")
+        for name in re.findall(r"`(test_\w+\.py)`", line)
+    }
+    assert told == {each.name for each in (DOCUMENTS.parent / "tests" / "gpu").glob("test_*.py")}
+
+
+def sentences_of_the_code() -> str:
+    """All texts in the server's modules, a line each; what is filled in at run time is `...`."""
+    found = []
+    for module in (DOCUMENTS.parent / "server" / "stoker").rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [
+                    each.value if isinstance(each, ast.Constant) else "..." for each in node.values
+                ]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_the_sentences_that_troubleshooting_quotes_are_the_codes() -> None:
+    """Who copies an error into a search finds its row. Names and numbers are filled in."""
+    said = sentences_of_the_code()
+    quoted = [
+        sentence
+        for line in section("Troubleshooting")
+        if line.startswith(('| "', "| warning"))
+        for sentence in re.findall(r'"([^"]+)"', line.split("|")[1])
+    ]
+    assert len(quoted) >= 20
+    for sentence in quoted:
+        longest = max(
+            re.split(r"\.\.\.|'|\d+(?:\.\d+)*|lib\w+|\(NVIDIA \w+\)", sentence), key=len
+        ).strip(" .:;")
+        assert len(longest.split()) >= 2, sentence
+        assert longest in said, sentence

@@ -10,6 +10,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # annotated, but not
 import pytest
 import yaml
 from stoker import __version__, config
+from stoker.runtime import copies
 from stoker.settings import Settings
 from stoker.telemetry import metric_table
 from stoker.telemetry.metric import MetricType
@@ -249,6 +250,29 @@ def test_a_gpu_pod_asks_for_one_gpu_and_insists_on_it(target: str) -> None:
     assert "NVIDIA_VISIBLE_DEVICES" not in environment(target)
     (toleration,) = objects(pod(target), "spec", "tolerations")
     assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+def mebibytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
+
+
+@every_target
+def test_no_pod_is_evicted_for_what_its_volumes_may_hold(target: str) -> None:
+    sizes = [
+        mebibytes(str(at(each, "emptyDir", "sizeLimit"))) for each in volumes(target, "emptyDir")
+    ]
+    limits = strings(container(target), "resources", "limits")
+    assert sum(sizes) < mebibytes(limits["ephemeral-storage"])
+
+
+@with_gpu
+def test_the_temporary_folder_of_a_gpu_pod_holds_the_largest_graph_that_is_written(
+    target: str,
+) -> None:
+    (tmp,) = [each for each in volumes(target, "emptyDir") if each["name"] == "tmp"]
+    # An optimised graph can be larger than its model: constants are folded.
+    assert mebibytes(str(at(tmp, "emptyDir", "sizeLimit"))) << 20 >= 2 * copies.LARGEST_BYTES
 
 
 @with_gpu

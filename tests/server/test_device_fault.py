@@ -13,7 +13,7 @@ from typing import get_args
 import grpc
 import numpy as np
 import pytest
-from stoker.errors import DeviceFailed, Reach
+from stoker.errors import RESTART_S, DeviceFailed, Reach
 from stoker.lifecycle.device_fault import LEAVE_WITHIN_S
 from stoker.protocol.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from stoker.runtime.cuda_graphs import GraphSupport
@@ -91,6 +91,7 @@ def test_a_sticky_fault_answers_everyone_retryably_and_ends_the_process_with_70(
             answer = call.answer()
             assert answer.status == connect.statuses["DEVICE_FAILED"]
             assert SENTENCE in answer.error
+            assert answer.retry_after == RESTART_S
         code, log = ended(running, began)
     assert code == 70
     (fault,) = [record for record in log if record.get("event") == "device_failed"]

@@ -48,6 +48,7 @@ def test_a_file_or_the_server_asks_for_graphs_and_a_parameter_excepts_a_model() 
     assert wants_graphs(asking(in_file=False), by_default=True)
     assert not wants_graphs(asking(in_file=False), by_default=False)
     assert not wants_graphs(asking(in_file=False, parameter="off"), by_default=True)
+    assert wants_graphs(asking(in_file=False, parameter="on"), by_default=False)
 
 
 def test_support_is_told_in_words() -> None:

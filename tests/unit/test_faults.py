@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest, OutOfMemory, Reach
+from stoker.errors import (
+    RESTART_S,
+    DeviceFailed,
+    ExecutionFailed,
+    InvalidRequest,
+    OutOfMemory,
+    Reach,
+)
 from stoker.runtime.faults import Fault, classify, open_error, public_reason, run_error
 
 CUDA = (
@@ -96,6 +103,13 @@ def test_a_failure_that_hides_a_sticky_one_is_told_by_the_probe() -> None:
     assert type(error) is DeviceFailed
     assert error.reach is Reach.PROCESS
     assert "the device answers with CUDA error 700, cudaErrorIllegalAddress" in error.message
+
+
+def test_who_met_a_dead_device_is_told_when_to_send_again() -> None:
+    """Another process can answer; what one run or one model cannot do, no time mends."""
+    dead = run_error(CUBLAS, model="m", on_gpu=True, probe=lambda: 700)
+    well = run_error(CUBLAS, model="m", on_gpu=True, probe=lambda: 0)
+    assert (dead.retry_after, well.retry_after) == (RESTART_S, None)
 
 
 def test_a_device_that_cannot_be_asked_is_not_trusted() -> None:

@@ -71,6 +71,10 @@ def test_every_parameter_is_obeyed() -> None:
         ("enable_mem_arena", "yes"),
         ("enable_mem_pattern", ""),
         ("session.use_device_allocator_for_initializers", "2"),
+        ("batching_proof", "of"),
+        ("split_oversized", "never"),
+        ("cuda_graphs", "max"),
+        ("strict_placement", "2"),
     ],
 )
 def test_a_value_without_meaning_is_refused_by_name(key: str, value: str) -> None:

@@ -89,7 +89,6 @@ class DeviceFaults:
         error = DeviceFailed(
             f"the GPU failed and the server restarts; send the request again: {reason}",
             reach=Reach.PROCESS,
-            retry_after=1.0,
         )
         for model in list(self._served()):
             if model.is_on_gpu:

@@ -12,7 +12,7 @@ from typing import Final
 from stoker.device import CPU, DeviceReport
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig
-from stoker.runtime.options import flag
+from stoker.runtime.options import STRICT, flag
 from stoker.runtime.providers import CPU_PROVIDER
 
 _SHAPE_OPERATORS: Final = frozenset(
@@ -58,10 +58,6 @@ class Assignment:
     def computing_on_cpu(self) -> tuple[str, ...]:
         """Those on the CPU that do more than compute shapes, one entry a node, in order."""
         return tuple(sorted(name for name in self.on_cpu if name not in _SHAPE_OPERATORS))
-
-
-STRICT: Final = "strict_placement"
-"""The parameter by which a model refuses to be served while it computes on the CPU in part."""
 
 
 def settle(config: ModelConfig, device: str, assignment: Assignment, *, has_text: bool) -> str:

@@ -17,7 +17,7 @@ from stoker.model import ModelConfig
 PARAMETER: Final = "batch_buckets"
 
 DEAR_PADDING: Final = 0.25
-"""Where the largest batch of a bucket costs more than this share above its smallest one, the rows
+"""Where the smallest batch of a bucket wastes more than this share of the bucket's run, the rows
 between get a bucket of their own."""
 
 MOST_BUCKETS: Final = 16

@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from stoker.model import ModelConfig
+from stoker.runtime.options import switch
 from stoker.tensor import Array, DataType
 
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
@@ -38,11 +39,10 @@ NOT_CAPTURED: Final = -1
 
 
 def wants_graphs(config: ModelConfig, *, by_default: bool) -> bool:
-    """Whether a model asks for graphs: `optimization.cuda.graphs` of its file, or the server's
-    `--cuda-graphs`, which the parameter `cuda_graphs` = `off` excepts it from."""
-    if config.parameters.get("cuda_graphs", "").strip().lower() in ("off", "0", "false", "no"):
-        return False
-    return config.optimization.cuda_graphs or by_default
+    """Whether a model asks for graphs: its parameter `cuda_graphs`; without that
+    `optimization.cuda.graphs` of its file, or the server's `--cuda-graphs`."""
+    own = switch(config, "cuda_graphs")
+    return (config.optimization.cuda_graphs or by_default) if own is None else own
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import numpy as np
 
 from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.model import ModelConfig
+from stoker.runtime.options import switch
 from stoker.runtime.rows import RowSource, find
 from stoker.runtime.session import Session
 from stoker.runtime.warmup import Feeds, samples
@@ -85,7 +86,7 @@ def prove(session: Session, config: ModelConfig, folder: Path) -> Verdict:
     Takes about twenty runs of one to four rows. Raises DeviceFailed if the device breaks, and
     InvalidRequest for a broken warm-up sample.
     """
-    if config.parameters.get("batching_proof", "").strip().lower() == "off":
+    if switch(config, "batching_proof") is False:
         return Verdict(Independence.UNPROVEN, "the parameter 'batching_proof' is 'off'")
     if not config.batches:
         return Verdict(Independence.UNPROVEN, "the model has no batch dimension")

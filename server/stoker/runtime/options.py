@@ -1,8 +1,8 @@
 """What a model's configuration asks of ONNX Runtime, as values that need no ONNX Runtime.
 
 `session_options` reads `parameters` and `optimization` of a ModelConfig and refuses by name what
-cannot be obeyed; `onnx.py` applies the result. Parameters of other readers (`batching_proof`,
-`split_oversized`, a user's own) are none of its business.
+cannot be obeyed; `onnx.py` applies the result. Switches of other readers (`SWITCHES`) are looked at
+here too, before anything is opened; other parameters are theirs, or a user's own.
 Source: Triton's ONNX Runtime backend, "Model Config Options"; ONNX Runtime's session config keys.
 """
 
@@ -22,6 +22,13 @@ GRAPH_KEY: Final = "gpu_graph_id"
 
 ARENA_SHRINKAGE: Final = "memory.enable_memory_arena_shrinkage"
 """Parameter of a model, and key of ONNX Runtime's run options: which arenas a run shrinks."""
+
+
+SWITCHES: Final = ("batching_proof", "split_oversized", "cuda_graphs")
+"""Parameters that are `on` or `off`. On a machine that has no use for one its value counts as well:
+a file is checked on one and served on another."""
+STRICT: Final = "strict_placement"
+"""The parameter by which a model refuses to be served while it computes on the CPU in part."""
 
 
 class GraphLevel(Enum):
@@ -61,6 +68,9 @@ def session_options(config: ModelConfig, *, intra_op_threads: int) -> SessionOpt
     Raises InvalidRequest for a value that ONNX Runtime has no meaning for. Spinning is always off:
     waiting threads burn a pod's CPU quota (six times the CPU at a duty cycle of a tenth).
     """
+    for key in SWITCHES:
+        switch(config, key)
+    flag(config, STRICT, default=False)
     level = _GRAPH_LEVELS.get(config.optimization.graph_level)
     if level is None:
         raise InvalidRequest(
@@ -108,6 +118,13 @@ def flag(config: ModelConfig, key: str, *, default: bool) -> bool:
     return choice(
         config, key, {"0": False, "1": True, "false": False, "true": True}, default=default
     )
+
+
+def switch(config: ModelConfig, key: str) -> bool | None:
+    """A parameter that is on or off; None without it."""
+    words = {"on": True, "off": False, "1": True, "0": False}
+    more = {"true": True, "false": False, "yes": True, "no": False}
+    return choice(config, key, {**words, **more}, default=None)
 
 
 def choice(config: ModelConfig, key: str, values: Mapping[str, T], *, default: T) -> T:
