@@ -28,11 +28,12 @@ from tests.hand_loop import HandLoop
 START = 1000.0
 
 ON_A_GPU: Mapping[Metric, Facts] = {
-    table.MODEL_INFO: {("cuda:0", "CUDAExecutionProvider"): 1.0},
+    table.MODEL_INFO: {("cuda:0", "CUDAExecutionProvider", "cuda:0", "NVIDIA L4", "8.9"): 1.0},
     table.MODEL_NODES: {
         ("cuda:0", "CUDAExecutionProvider"): 118.0,
         ("cuda:0", "CPUExecutionProvider"): 2.0,
     },
+    table.MODEL_COPIES: {("cuda:0",): 4.0},
     table.MODEL_MEMORY: {
         ("weights",): 97_000_000.0,
         ("tensors",): 19_000_000.0,

@@ -38,6 +38,7 @@ from stoker.memory_limit import memory_limit_bytes
 from stoker.model import Readiness, VersionState
 from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
+from stoker.runtime.assignment import placement_doubt
 from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.runtime.installation import BrokenInstallation
 from stoker.runtime.memory import MemoryUse, memory_reader
@@ -175,7 +176,7 @@ class Server:
         )
         management = management_handler(
             live=lambda: Readiness(True),
-            ready=lambda: replace(self.health.readiness(), details=self._upgrades.sentences()),
+            ready=lambda: replace(self.health.readiness(), details=self._details()),
             started=self.health.startup,
             metrics=self._scrape,
         )
@@ -183,6 +184,18 @@ class Server:
             management, replace(limits, max_connections=MANAGEMENT_CONNECTIONS), budget
         )
         self._show_server(runtime)
+
+    def _details(self) -> tuple[str, ...]:
+        """What an operator should know of models that serve: where they do not wholly run on their
+        GPU, and how far their faster sessions are."""
+        share = self._settings.cpu_node_warning_share
+        doubts = {
+            f"model {served.plan.identity} {doubt}": None
+            for served in self._registry.served()
+            for report in served.devices
+            if (doubt := placement_doubt(report, share)) is not None
+        }
+        return (*doubts, *self._upgrades.sentences())
 
     async def start(self) -> Addresses:
         """Opens all ports: live at once, ready when the models are. Raises OSError."""
@@ -340,11 +353,20 @@ def _device_facts(
     """What the metrics show of where a version's sessions run, of several on one device once, and
     of what they take."""
     return {
-        table.MODEL_INFO: {(each.device, each.provider): 1.0 for each in reports},
+        table.MODEL_INFO: {
+            (
+                *(each.device, each.provider, each.requested),
+                *(each.device_name, each.compute_capability),
+            ): 1.0
+            for each in reports
+        },
         table.MODEL_NODES: {
             (each.device, provider): count
             for each in reports
             for provider, count in each.nodes.items()
+        },
+        table.MODEL_COPIES: {
+            (each.device,): each.memcpy_nodes for each in reports if each.memcpy_nodes is not None
         },
         table.MODEL_MEMORY: {
             (kind,): nbytes for kind, nbytes in (memory.kinds() if memory else {}).items()

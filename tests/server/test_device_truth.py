@@ -71,9 +71,20 @@ def test_clients_that_know_nothing_of_it_read_the_metadata_as_ever(
 
 def test_metrics_tell_device_provider_and_nodes(on_a_gpu: RunningServer) -> None:
     labels = {"model": "m", "version": "1", "device": "cuda:0"}
-    assert on_a_gpu.at.metric("stoker_model_info", **labels, provider=CUDA) == 1
+    gpu = {"requested": "cuda:0", "device_name": "NVIDIA L4", "compute_capability": "8.9"}
+    assert on_a_gpu.at.metric("stoker_model_info", **labels, **gpu, provider=CUDA) == 1
+    assert on_a_gpu.at.metric("stoker_model_memcpy_nodes", **labels) == 4
     assert on_a_gpu.at.metric("stoker_model_nodes", **labels, provider=CUDA) == 8
     assert on_a_gpu.at.metric("stoker_model_nodes", **labels, provider=CPU) == 2
+
+
+def test_readiness_tells_what_computes_too_much_on_the_cpu_and_stays_true(
+    on_a_gpu: RunningServer,
+) -> None:
+    status, said = on_a_gpu.at.probe("/readyz")
+    assert status == 200
+    (detail,) = json.loads(said)["details"]
+    assert detail.startswith("model 'm' v1 on cuda:0, 2 of 10 nodes compute on the CPU (TopK, Uni")
 
 
 def test_a_model_on_the_cpu_tells_that_too(serve: Serving, tmp_path: Path) -> None:

@@ -354,7 +354,11 @@ def test_a_models_place_is_told_by_device_and_provider(tmp_path: Path) -> None:
     metrics.add_model(statistics, facts=ON_A_GPU)
     found = samples(scrape(metrics))
     labels = '_team="a",device="cuda:0",model="m",provider="CUDAExecutionProvider",version="1"'
-    assert found[f"stoker_model_info{{{labels}}}"] == "1.0"
+    info = (
+        '_team="a",compute_capability="8.9",device="cuda:0",device_name="NVIDIA L4",model="m",'
+        'provider="CUDAExecutionProvider",requested="cuda:0",version="1"'
+    )
+    assert found[f"stoker_model_info{{{info}}}"] == "1.0"
     assert found[f"stoker_model_nodes{{{labels}}}"] == "118.0"
     assert found[f"stoker_model_nodes{{{labels.replace('CUDA', 'CPU')}}}"] == "2.0"
     metrics.remove_model(statistics)

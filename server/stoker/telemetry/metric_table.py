@@ -184,8 +184,9 @@ MODEL_INFO: Final = _of_model(
     "stoker_model_info",
     MetricType.INFO,
     "",
-    "Where the version really runs: device and execution provider of its sessions.",
-    ("model", "version", "device", "provider"),
+    "Where the version really runs: device and execution provider of its sessions, the device that "
+    "was asked for, and the GPU.",
+    ("model", "version", "device", "provider", "requested", "device_name", "compute_capability"),
 )
 MODEL_NODES: Final = _of_model(
     "stoker_model_nodes",
@@ -193,6 +194,14 @@ MODEL_NODES: Final = _of_model(
     "nodes",
     "Nodes of the version's graph by the execution provider that runs them, for each device.",
     ("model", "version", "device", "provider"),
+)
+MODEL_COPIES: Final = _of_model(
+    "stoker_model_memcpy_nodes",
+    _GAUGE,
+    "nodes",
+    "Copies between CPU and GPU in the version's graph, for each GPU; absent where they were not "
+    "counted.",
+    ("model", "version", "device"),
 )
 MODEL_MEMORY: Final = _of_model(
     "stoker_model_memory_bytes",
@@ -459,7 +468,7 @@ TABLE: Final = (
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
     OUT_OF_MEMORY, DEVICE_RETRIES, HUNG_RUNS, SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED,
     MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT, MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
-    MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
+    MODEL_COPIES, MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
     LOOP_LAG, LOOP_BUSY,
     *TENSORRT_METRICS,

@@ -41,7 +41,7 @@ Facts: TypeAlias = Mapping[tuple[str, ...], float]
 MODEL_METRICS: Final = tuple(metric for metric in table.TABLE if metric.per_model)
 MODEL_GAUGES: Final = (table.MODEL_DEMAND, table.MODEL_BATCH_LIMIT, table.MODEL_ROW_SECONDS)
 """Metrics of a model that do not come from its statistics: whoever adds the model gives them."""
-MODEL_FACTS: Final = (table.MODEL_INFO, table.MODEL_NODES, table.MODEL_MEMORY)
+MODEL_FACTS: Final = (table.MODEL_INFO, table.MODEL_NODES, table.MODEL_COPIES, table.MODEL_MEMORY)
 """Likewise, for what is known once it is loaded."""
 
 _NS_PER_S: Final = 1e9
