@@ -20,9 +20,11 @@ from stoker.engine.execution import Batch, Outcome, Result, Runner
 from stoker.engine.plan import ModelPlan
 from stoker.errors import (
     DeadlineExceeded,
+    DeviceFailed,
     ExecutionFailed,
     Internal,
     OutOfMemory,
+    Reach,
     ServingError,
 )
 from stoker.runtime.buckets import Buckets
@@ -31,7 +33,7 @@ from stoker.runtime.session import Session
 
 logger: Final = logging.getLogger(__name__)
 
-_OWN_FAILURES: Final = (ExecutionFailed, OutOfMemory, Internal)
+_OWN_FAILURES: Final = (ExecutionFailed, OutOfMemory, Internal, DeviceFailed)
 """What a request's own run ended in. That it was not run again beside a failing neighbour says
 nothing of the session."""
 
@@ -98,7 +100,10 @@ class RoutedExecution:
                 self._route.close(f"it could not be prepared: {error.message}")
                 return self._sure.execute(batch)
         outcome = self._faster.execute(batch)
-        if outcome.device_failed is not None or not _failed(outcome.results):
+        broken = outcome.device_failed
+        if broken is not None and broken.reach is Reach.PROCESS:  # the sure way is dead as well
+            return outcome
+        if not _failed(outcome.results):
             return outcome
         return self._again(outcome)
 
@@ -125,6 +130,7 @@ class RoutedExecution:
             failed_seconds=outcome.failed_seconds + again.failed_seconds,
             bisections=outcome.bisections + again.bisections,
             out_of_memory_rows=again.out_of_memory_rows,
+            device_retries=outcome.device_retries + again.device_retries,
             device_failed=again.device_failed,
             bug=again.bug,
         )
