@@ -5,6 +5,7 @@ is ready; the assignment of `Instance.execution` is the whole swap: a run under 
 began, the next batch is routed. Which way a batch goes is decided from its shapes alone, so the
 faster session never meets a shape that it would have to be built for.
   1. A request fails only if the sure way fails it as well.
+     What its device failed is run the sure way as well, unless the whole process lost the device.
   2. The faster way is given up for good when it fails a request that the sure way answers, or
      when it cannot be prepared on the instance's thread, which its first batch waits for.
 Hot path.
@@ -48,6 +49,11 @@ class Route:
         self._is_open = True
         self._closing = threading.Lock()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes anything at all."""
+        return self._is_open
+
     def takes(self, shapes: Shapes) -> bool:
         """Whether a batch of these shapes goes the faster way."""
         return self._is_open and self._covers(shapes)
@@ -90,7 +96,8 @@ class RoutedExecution:
 
     def execute(self, batch: Batch) -> Outcome:
         """Implements `Runner`."""
-        if not self._route.takes(batch_shapes(batch, self._plan)):
+        route = self._route
+        if not route.is_open or not route.takes(batch_shapes(batch, self._plan)):
             return self._sure.execute(batch)
         if not self._is_prepared:
             self._is_prepared = True
