@@ -188,7 +188,10 @@ def test_shapes_that_the_candidate_does_not_cover_stay_where_they_were() -> None
         (DeviceFailed("libnvinfer.so.10 not found"), "libnvinfer.so.10 not found"),
         (OutOfMemory("no room for two"), "no room for two"),
         (ExecutionFailed("no kernel"), "no kernel"),
-        (OSError(errno.ENOSPC, "No space left on device"), "a file or folder that it needs cannot be used: No space left on device"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "a file or folder that it needs cannot be used: No space left on device",
+        ),
         (KeyError("never foreseen"), "internal error; the server's log has the details"),
     ],
 )
