@@ -12,7 +12,7 @@ from stoker.engine.pending import Pending
 from stoker.engine.plan import ModelPlan
 from stoker.engine.routing import Route, RoutedExecution, batch_shapes, covers_bindings
 from stoker.engine.served_model import ServedModel
-from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, ServingError
+from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
 from stoker.model import ModelConfig, ModelVersion, TensorConfig
 from stoker.request import InferRequest
 from stoker.runtime.bucket_dimension import DimensionBuckets
@@ -222,12 +222,37 @@ def test_neighbours_that_were_not_run_again_say_nothing_of_the_faster_session() 
 
 def test_a_broken_device_is_told_and_nothing_is_run_again() -> None:
     def broken(feeds: Mapping[str, Array]) -> ServingError | None:
-        return DeviceFailed("the device is gone")
+        return DeviceFailed("the device is gone", reach=Reach.PROCESS)
 
     scene = Scene(faster=FakeModel(fail=broken))
     outcome = scene.execute(request())
     assert outcome.device_failed is not None
     assert not scene.sure_runs
+    assert not scene.closed
+
+
+@pytest.mark.parametrize("reach", [Reach.RUN, Reach.MODEL])
+def test_a_device_fault_of_the_faster_session_alone_ends_that_way_and_not_the_model(
+    reach: Reach,
+) -> None:
+    def failing(feeds: Mapping[str, Array]) -> ServingError | None:
+        return DeviceFailed("CUBLAS failure 13; the device answers well after it", reach=reach)
+
+    scene = Scene(faster=FakeModel(fail=failing))
+    outcome = scene.execute(request(1, 5), request(1, 6))
+    np.testing.assert_array_equal(answer(outcome.results[0]), 2 * numbers(1, 5))
+    np.testing.assert_array_equal(answer(outcome.results[1]), 2 * numbers(1, 6))
+    assert outcome.device_failed is None
+    assert len(scene.closed) == 1
+
+
+def test_a_device_fault_that_both_ways_meet_is_told() -> None:
+    def failing(feeds: Mapping[str, Array]) -> ServingError | None:
+        return DeviceFailed("CUBLAS failure 13", reach=Reach.RUN)
+
+    scene = Scene(FakeModel(fail=failing), FakeModel(fail=failing))
+    outcome = scene.execute(request())
+    assert outcome.device_failed is not None
     assert not scene.closed
 
 

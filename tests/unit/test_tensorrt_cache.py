@@ -197,6 +197,24 @@ def test_what_processes_that_are_gone_left_behind_is_removed(root: Path) -> None
     assert not left.path.exists()
 
 
+def test_without_a_root_nothing_of_the_working_directory_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    somebodys = tmp_path / ".building" / "work"
+    somebodys.mkdir(parents=True)
+    os.utime(somebodys, (0, 0))
+    EngineCache(Path()).build(IDENTITY, keep=False).discard()
+    assert somebodys.exists()
+
+
+def test_a_stray_file_among_the_buildings_keeps_no_other_from_being_removed(root: Path) -> None:
+    left = built(EngineCache(root))
+    (left.path.parent / "stray").write_bytes(b"")
+    EngineCache(root).sweep(now=left.path.stat().st_mtime + ABANDONED_S + 60)
+    assert not left.path.exists()
+
+
 def test_reading_an_engine_through_stops_when_told(root: Path) -> None:
     built(EngineCache(root)).publish()
     with pytest.raises(InterruptedError):

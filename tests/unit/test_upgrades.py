@@ -1,6 +1,9 @@
 """A faster session is prepared while the version serves, proved, and swapped in between batches."""
 
 import asyncio
+import errno
+import gc
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stoker.device import DeviceReport
 from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
@@ -16,6 +20,7 @@ from stoker.lifecycle.upgrades import Upgrades
 from stoker.model import ModelConfig, ModelVersion, VersionState
 from stoker.runtime.agreement import record
 from stoker.runtime.independence import Independence
+from stoker.runtime.session import Placement
 from stoker.tensor import Array
 
 from tests.engine_parts import PATIENCE, Serving, answer, config, numbers, play, request, serving
@@ -183,6 +188,10 @@ def test_shapes_that_the_candidate_does_not_cover_stay_where_they_were() -> None
         (DeviceFailed("libnvinfer.so.10 not found"), "libnvinfer.so.10 not found"),
         (OutOfMemory("no room for two"), "no room for two"),
         (ExecutionFailed("no kernel"), "no kernel"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "a file or folder that it needs cannot be used: No space left on device",
+        ),
         (KeyError("never foreseen"), "internal error; the server's log has the details"),
     ],
 )
@@ -215,6 +224,26 @@ def test_a_build_that_breaks_the_device_for_the_process_is_told_as_the_devices_f
             async with asyncio.timeout(PATIENCE):
                 assert await told is dead
             assert scene.upgrades.states() == {M: UpgradeState.FAILED}
+
+    play(scenario)
+
+
+def test_sessions_on_a_device_that_a_comparison_broke_are_neither_closed_nor_let_go() -> None:
+    """Ending it calls CUDA in a dead context, which may hang with the interpreter's lock held."""
+
+    async def scenario() -> None:
+        dead = DeviceFailed("an illegal address was accessed", reach=Reach.PROCESS)
+        candidate = FakeCandidate(FakeRuntime(FakeModel(fail=lambda feeds: dead)))
+        async with upgrading(candidate) as scene:
+            scene.at.runtime.placements = (Placement("cpu", 1, 1), Placement("cpu", 1, 1))
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.FAILED)
+            session = weakref.ref(candidate.runtime.sessions[1])
+            assert candidate.sessions == [False, False]
+            candidate.runtime.sessions.clear()
+            gc.collect()
+            assert session() is not None
 
     play(scenario)
 
@@ -283,6 +312,24 @@ def test_a_serving_candidate_that_fails_a_good_request_gives_way_for_good() -> N
             assert said.endswith("failed: a run failed that succeeds without it: enqueue failed")
             model.fail = None
             np.testing.assert_array_equal(await scene.infer(2, 5), exact(2, 5))
+
+    play(scenario)
+
+
+def test_the_devices_that_metadata_shows_are_those_of_ways_that_are_open() -> None:
+    async def scenario() -> None:
+        report = DeviceReport("cuda:0", "cuda:0", "TensorrtExecutionProvider")
+        model = FakeModel(compute=nearly_double, report=report)
+        candidate = FakeCandidate(FakeRuntime(model))
+        async with upgrading(candidate) as scene:
+            served = scene.add(candidate)
+            before = served.devices
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            assert served.devices == (*before, report)
+            model.fail = lambda feeds: ExecutionFailed("enqueue failed")
+            await scene.infer(2, 5)
+            assert served.devices == before
 
     play(scenario)
 

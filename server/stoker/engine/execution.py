@@ -86,7 +86,7 @@ class Outcome:
     out_of_memory_runs: int = 0
     device_failed: DeviceFailed | None = None
     device_retries: int = 0
-    """Runs that were tried again after a device fault of one run: at most one a batch."""
+    """Runs that were tried again after a device fault of one run: one a batch and session."""
     bug: Exception | None = None
     """An exception that nobody foresaw; its requests got Internal."""
     alone: bool = True

@@ -5,6 +5,7 @@ is ready; the assignment of `Instance.execution` is the whole swap: a run under 
 began, the next batch is routed. Which way a batch goes is decided from its shapes alone, so the
 faster session never meets a shape that it would have to be built for.
   1. A request fails only if the sure way fails it as well.
+     What its device failed is run the sure way as well, unless the whole process lost the device.
   2. The faster way is given up for good when it fails a request that the sure way answers, or
      when it cannot be prepared on the instance's thread, which its first batch waits for.
 Hot path.
@@ -20,9 +21,11 @@ from stoker.engine.execution import Batch, Outcome, Result, Runner
 from stoker.engine.plan import ModelPlan
 from stoker.errors import (
     DeadlineExceeded,
+    DeviceFailed,
     ExecutionFailed,
     Internal,
     OutOfMemory,
+    Reach,
     ServingError,
 )
 from stoker.runtime.buckets import Buckets
@@ -31,7 +34,7 @@ from stoker.runtime.session import Session
 
 logger: Final = logging.getLogger(__name__)
 
-_OWN_FAILURES: Final = (ExecutionFailed, OutOfMemory, Internal)
+_OWN_FAILURES: Final = (ExecutionFailed, OutOfMemory, Internal, DeviceFailed)
 """What a request's own run ended in. That it was not run again beside a failing neighbour says
 nothing of the session."""
 
@@ -45,6 +48,11 @@ class Route:
         self._on_closed = on_closed
         self._is_open = True
         self._closing = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes anything at all."""
+        return self._is_open
 
     def takes(self, shapes: Shapes) -> bool:
         """Whether a batch of these shapes goes the faster way."""
@@ -88,7 +96,8 @@ class RoutedExecution:
 
     def execute(self, batch: Batch) -> Outcome:
         """Implements `Runner`."""
-        if not self._route.takes(batch_shapes(batch, self._plan)):
+        route = self._route
+        if not route.is_open or not route.takes(batch_shapes(batch, self._plan)):
             return self._sure.execute(batch)
         if not self._is_prepared:
             self._is_prepared = True
@@ -98,7 +107,10 @@ class RoutedExecution:
                 self._route.close(f"it could not be prepared: {error.message}")
                 return self._sure.execute(batch)
         outcome = self._faster.execute(batch)
-        if outcome.device_failed is not None or not _failed(outcome.results):
+        broken = outcome.device_failed
+        if broken is not None and broken.reach is Reach.PROCESS:  # the sure way is dead as well
+            return outcome
+        if not _failed(outcome.results):
             return outcome
         return self._again(outcome)
 
@@ -125,6 +137,7 @@ class RoutedExecution:
             failed_seconds=outcome.failed_seconds + again.failed_seconds,
             bisections=outcome.bisections + again.bisections,
             out_of_memory_rows=again.out_of_memory_rows,
+            device_retries=outcome.device_retries + again.device_retries,
             device_failed=again.device_failed,
             bug=again.bug,
         )

@@ -88,11 +88,11 @@ class ServedModel:
         self.failure_budget = FailureBudget()
         self.instances: list[Instance] = []
         self.devices: tuple[DeviceReport, ...] = ()
+        """Where each of its sessions really runs."""
         self.filled: dict[str, Buckets] = {}
         """What batches are filled up to where there are fixed bindings, by device."""
         self.describe_faster: Callable[[], str] = lambda: ""
         """What became of a faster way that the model asks for."""
-        """Where each of its sessions really runs."""
         self.prior_slowdown = 1.0
         """How much longer a run took in warm-up when all instances ran at the same time."""
         self.add_demand: Callable[[float, float], None] | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final
 
+from stoker.device import DeviceReport
 from stoker.engine.engine import FasterWay, OpenedVersion
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed
@@ -67,6 +68,10 @@ class Upgrade:
         """Preparing it broke the device for the whole process."""
         self.sessions: list[tuple[Placement, Session]] = []
         """The candidate's, for as long as nobody else closes them."""
+        self.abandoned: list[tuple[Placement, Session]] = []
+        """Those in a dead context. Held to the end of the process: to free them may hang."""
+        self.devices_before: tuple[DeviceReport, ...] = ()
+        """Where the version ran when the candidate began to serve."""
         self._clock = clock
         self._since = clock()
         self._beginning = threading.Lock()

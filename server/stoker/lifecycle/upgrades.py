@@ -169,6 +169,7 @@ class Upgrades:
             if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
                 # Freeing what lies in a dead context may hang, and the process ends anyway.
                 upgrade.device_failed = error
+                upgrade.abandoned += upgrade.sessions
                 upgrade.sessions.clear()
             stopped = upgrade.stop.is_set
             self._give_up(
@@ -176,6 +177,10 @@ class Upgrades:
                 UpgradeState.STOPPED if stopped else UpgradeState.FAILED,
                 "" if stopped else error.message,
             )
+        except OSError as error:
+            why = f"a file or folder that it needs cannot be used: {error.strerror}"
+            logger.exception("preparing a faster session of %s failed", upgrade.identity)
+            self._give_up(upgrade, UpgradeState.FAILED, why)
         except Exception:
             logger.exception("preparing a faster session of %s failed", upgrade.identity)
             self._give_up(
@@ -236,8 +241,10 @@ class Upgrades:
                 upgrade.candidate.covers, on_closed=lambda reason: self._closed(upgrade, reason)
             )
             upgrade.move(UpgradeState.SERVING)
-            self._engine.upgrade(upgrade.served, upgrade.sessions, route)
+            # First: from the swap on a run may find that the way has to be closed.
+            upgrade.devices_before = upgrade.served.devices
             upgrade.served.devices += tuple(each.report for _, each in upgrade.sessions)
+            self._engine.upgrade(upgrade.served, upgrade.sessions, route)
         upgrade.way.record.forget()
         self._log(upgrade)
         if upgrade.device_failed is not None:
@@ -248,6 +255,7 @@ class Upgrades:
         """On an executor's thread: the version runs as before from here on. The sessions stay open
         until it is unloaded, since other instances may be in the middle of a run."""
         upgrade.move(UpgradeState.FAILED, reason)
+        upgrade.served.devices = upgrade.devices_before
         self._log(upgrade)
 
     def _log(self, upgrade: Upgrade) -> None:

@@ -156,8 +156,8 @@ class EngineCache:
 
     def build(self, identity: EngineIdentity, *, keep: bool = True) -> Building:
         """A new folder to build in, with what is known of kernels of this GPU in it."""
-        self.sweep()
         if keep:
+            self.sweep()
             home = self.root / identity.environment
             try:
                 home.mkdir(parents=True, exist_ok=True)
@@ -179,11 +179,13 @@ class EngineCache:
         """Removes what processes that are gone left in `.building`."""
         oldest = (time.time() if now is None else now) - ABANDONED_S
         try:
-            left = [each for each in (self.root / _BUILDING).iterdir() if _newest(each) < oldest]
+            found = list((self.root / _BUILDING).iterdir())
         except OSError:
             return
-        for each in left:
-            shutil.rmtree(each, ignore_errors=True)
+        for each in found:
+            with contextlib.suppress(OSError):  # another process removes it, or it is no folder
+                if _newest(each) < oldest:
+                    shutil.rmtree(each, ignore_errors=True)
 
     def _private(self, key: str) -> Path:
         place = self.root / _BUILDING / f"{key}-{uuid.uuid4().hex}"
