@@ -83,6 +83,12 @@ class DeviceFaults:
         if self.has_struck:
             return
         self.has_struck = True
+        try:
+            self._give_up(fault)
+        finally:  # whatever breaks on the way: a server with a dead GPU must not live on
+            self._leave()
+
+    def _give_up(self, fault: DeviceFault) -> None:
         reason = fault.cause.message
         self._health.break_down(f"a GPU failed and this process cannot use it any more: {reason}")
         self._tell(fault)
@@ -93,7 +99,6 @@ class DeviceFaults:
         for model in list(self._served()):
             if model.is_on_gpu:
                 model.stop(error, error)
-        self._leave()
 
     def _tell(self, fault: DeviceFault) -> None:
         batch, last = fault.batch, fault.last_run_ms
