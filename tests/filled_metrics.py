@@ -98,6 +98,10 @@ def filled_statistics() -> ModelStatistics:
     for turn in range(40):
         serve_one(statistics, seconds=0.0002 * turn**2, rows=1 + turn * 9, requests=1 + turn % 3)
     serve_one(statistics, seconds=12_345.678)
+    for number, seconds in enumerate((0.0102, 0.0104, 12_345.678)):
+        statistics.note_exemplar(
+            round(seconds * 1e9) + 400_000, f"{number + 10:032x}", 1_700_000_000.125 + number
+        )
     for reason in FailureReason:
         statistics.record_failure(reason, 1_000_000)
     for refusal in RefusalReason:
