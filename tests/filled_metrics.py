@@ -34,6 +34,7 @@ ON_A_GPU: Mapping[Metric, Facts] = {
         ("cuda:0", "CPUExecutionProvider"): 2.0,
     },
     table.MODEL_COPIES: {("cuda:0",): 4.0},
+    table.MODEL_CPU_NODES: {("cuda:0",): 1.0},
     table.MODEL_MEMORY: {
         ("weights",): 97_000_000.0,
         ("tensors",): 19_000_000.0,
@@ -186,6 +187,7 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     metrics.register_labelled(tensorrt.BUILD_SECONDS, lambda: {("resnet", "3"): 93.25})
     metrics.register_labelled(tensorrt.ENGINE_BYTES, lambda: {("resnet", "3"): 123_456_789})
     metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})
+    metrics.register(table.CONNECTION_LIMIT, lambda: 16_384)
     metrics.register_info(
         table.BUILD, {"version": "0.1.0", "onnxruntime_version": "1.31.1", "device": "cpu"}
     )

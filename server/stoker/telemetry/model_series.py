@@ -44,7 +44,10 @@ _TRACED: Final = MODEL_METRICS.index(table.REQUEST_SECONDS)
 """The one metric whose buckets have exemplars."""
 MODEL_GAUGES: Final = (table.MODEL_DEMAND, table.MODEL_BATCH_LIMIT, table.MODEL_ROW_SECONDS)
 """Metrics of a model that do not come from its statistics: whoever adds the model gives them."""
-MODEL_FACTS: Final = (table.MODEL_INFO, table.MODEL_NODES, table.MODEL_COPIES, table.MODEL_MEMORY)
+MODEL_FACTS: Final = (
+    table.MODEL_INFO, table.MODEL_NODES, table.MODEL_COPIES, table.MODEL_CPU_NODES,
+    table.MODEL_MEMORY,
+)  # fmt: skip
 """Likewise, for what is known once it is loaded."""
 
 _NS_PER_S: Final = 1e9
