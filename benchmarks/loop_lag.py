@@ -90,10 +90,16 @@ def load(at: Endpoint, body: bytes, length: int, seconds: float, clients: int) -
         thread.join()
 
 
+def scrape(at: Endpoint) -> str:
+    """What `/metrics` says, as classic text."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{at.metrics}/metrics") as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 def lag_counts(at: Endpoint) -> dict[str, float]:
     """The server's own lag histogram, cumulative by upper bound."""
-    text = urllib.request.urlopen(f"http://127.0.0.1:{at.metrics}/metrics").read().decode()
-    found = re.findall(r'stoker_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', text)
+    found = re.findall(r'stoker_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', scrape(at))
     return {bound: float(count) for bound, count in found}
 
 
@@ -104,7 +110,7 @@ def cpu_wait(at: Endpoint) -> float:
 
 def inference_counts(at: Endpoint) -> tuple[float, float]:
     """Rows and runs of the model."""
-    text = urllib.request.urlopen(f"http://127.0.0.1:{at.metrics}/metrics").read().decode()
+    text = scrape(at)
     rows, runs = (
         float(re.findall(rf"{name}\{{.*?\}} (\S+)", text)[0])
         for name in ("nv_inference_count", "nv_inference_exec_count")

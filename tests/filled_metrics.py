@@ -34,6 +34,7 @@ ON_A_GPU: Mapping[Metric, Facts] = {
         ("cuda:0", "CPUExecutionProvider"): 2.0,
     },
     table.MODEL_COPIES: {("cuda:0",): 4.0},
+    table.MODEL_CPU_NODES: {("cuda:0",): 1.0},
     table.MODEL_MEMORY: {
         ("weights",): 97_000_000.0,
         ("tensors",): 19_000_000.0,
@@ -98,6 +99,10 @@ def filled_statistics() -> ModelStatistics:
     for turn in range(40):
         serve_one(statistics, seconds=0.0002 * turn**2, rows=1 + turn * 9, requests=1 + turn % 3)
     serve_one(statistics, seconds=12_345.678)
+    for number, seconds in enumerate((0.0102, 0.0104, 12_345.678)):
+        statistics.note_exemplar(
+            round(seconds * 1e9) + 400_000, f"{number + 10:032x}", 1_700_000_000.125 + number
+        )
     for reason in FailureReason:
         statistics.record_failure(reason, 1_000_000)
     for refusal in RefusalReason:
@@ -182,6 +187,7 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     metrics.register_labelled(tensorrt.BUILD_SECONDS, lambda: {("resnet", "3"): 93.25})
     metrics.register_labelled(tensorrt.ENGINE_BYTES, lambda: {("resnet", "3"): 123_456_789})
     metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})
+    metrics.register(table.CONNECTION_LIMIT, lambda: 16_384)
     metrics.register_info(
         table.BUILD, {"version": "0.1.0", "onnxruntime_version": "1.31.1", "device": "cpu"}
     )

@@ -16,7 +16,7 @@ from typing import Final
 
 import stoker
 from stoker.checking import CheckReport
-from stoker.device import DeviceReport
+from stoker.device import CPU, DeviceReport
 from stoker.engine.engine import Engine, OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
@@ -304,6 +304,8 @@ class Server:
                 ("management",): self._management.open_connections,
             },
         )
+        most = self._settings.max_connections
+        metrics.register(table.CONNECTION_LIMIT, lambda: most)
         metrics.register_info(
             table.BUILD,
             {
@@ -367,6 +369,9 @@ def _device_facts(
         },
         table.MODEL_COPIES: {
             (each.device,): each.memcpy_nodes for each in reports if each.memcpy_nodes is not None
+        },
+        table.MODEL_CPU_NODES: {
+            (each.device,): len(each.computing_on_cpu) for each in reports if each.device != CPU
         },
         table.MODEL_MEMORY: {
             (kind,): nbytes for kind, nbytes in (memory.kinds() if memory else {}).items()

@@ -74,6 +74,7 @@ def test_metrics_tell_device_provider_and_nodes(on_a_gpu: RunningServer) -> None
     gpu = {"requested": "cuda:0", "device_name": "NVIDIA L4", "compute_capability": "8.9"}
     assert on_a_gpu.at.metric("stoker_model_info", **labels, **gpu, provider=CUDA) == 1
     assert on_a_gpu.at.metric("stoker_model_memcpy_nodes", **labels) == 4
+    assert on_a_gpu.at.metric("stoker_model_cpu_compute_nodes", **labels) == 2
     assert on_a_gpu.at.metric("stoker_model_nodes", **labels, provider=CUDA) == 8
     assert on_a_gpu.at.metric("stoker_model_nodes", **labels, provider=CPU) == 2
 

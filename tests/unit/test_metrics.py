@@ -18,6 +18,7 @@ from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalR
 from tests.filled_metrics import ON_A_GPU, filled_metrics, serve_one, write_machine
 from tests.hand_loop import HandLoop
 
+OPENMETRICS = "application/openmetrics-text"
 LINES_OF_A_USED_MODEL = 115
 LINES_OF_TENSORRT = 10
 LINES_OF_A_LOADED_MODEL = 40
@@ -43,7 +44,7 @@ def empty(tmp_path: Path) -> MetricsRegistry:
 def test_openmetrics_text_is_the_librarys_to_the_byte(tmp_path: Path) -> None:
     metrics = filled_metrics(tmp_path)
 
-    text = scrape(metrics, "application/openmetrics-text")
+    text = scrape(metrics, OPENMETRICS)
 
     assert text == generate_openmetrics(metrics.library).decode()  # type: ignore[no-untyped-call]
 
@@ -71,7 +72,7 @@ def test_every_metric_of_the_table_has_a_series_in_the_filled_registry(tmp_path:
 
 
 def test_openmetrics_text_is_read_by_the_librarys_strict_parser(tmp_path: Path) -> None:
-    text = scrape(filled_metrics(tmp_path), "application/openmetrics-text")
+    text = scrape(filled_metrics(tmp_path), OPENMETRICS)
 
     families = {
         family.name: family
@@ -82,6 +83,32 @@ def test_openmetrics_text_is_read_by_the_librarys_strict_parser(tmp_path: Path) 
     assert families["nv_inference_count"].samples[0].name == "nv_inference_count"
     assert families["stoker_batches"].type == "counter"
     assert families["stoker_request_duration_seconds"].unit == "seconds"
+
+
+def test_the_newest_trace_of_a_bucket_is_its_exemplar_in_openmetrics_text_only(
+    tmp_path: Path,
+) -> None:
+    metrics = empty(tmp_path)
+    statistics = ModelStatistics("m", 1)
+    metrics.add_model(statistics)
+    for request_ns in (3_000_000, 4_000_000, 70_000_000):
+        statistics.record_success(request_ns, 1_000)
+    plain = scrape(metrics, OPENMETRICS)
+    classic = scrape(metrics)
+    statistics.note_exemplar(3_000_000, "0" * 31 + "a", 1_700_000_000.5)
+    statistics.note_exemplar(4_000_000, "0" * 31 + "b", 1_700_000_001.5)
+    statistics.note_exemplar(70_000_000, "0" * 31 + "c", 1_700_000_002.5)
+
+    traced = scrape(metrics, OPENMETRICS)
+
+    changed = set(traced.splitlines()) - set(plain.splitlines())
+    bucket = 'stoker_request_duration_seconds_bucket{le="%s",model="m",version="1"} '
+    assert changed == {
+        bucket % "0.005" + '2.0 # {trace_id="0000000000000000000000000000000b"} 0.004 1700000001.5',
+        bucket % "0.1" + '3.0 # {trace_id="0000000000000000000000000000000c"} 0.07 1700000002.5',
+    }
+    assert scrape(metrics) == classic
+    assert list(text_string_to_metric_families(traced))  # type: ignore[no-untyped-call]  # theirs
 
 
 def test_a_models_lines_have_its_numbers(tmp_path: Path) -> None:
@@ -132,7 +159,7 @@ def test_a_change_of_any_number_shows_in_the_next_scrape(tmp_path: Path) -> None
     statistics = ModelStatistics("m", 1)
     gauges = {"demand": 0.0}
     metrics.add_model(statistics, {table.MODEL_DEMAND: lambda: gauges["demand"]})
-    before = scrape(metrics)
+    before = scrape(metrics, OPENMETRICS)
     changes: tuple[Callable[[], object], ...] = (
         lambda: serve_one(statistics, requests=0),
         lambda: statistics.record_success(5_000_000, 1_000_000),
@@ -147,15 +174,14 @@ def test_a_change_of_any_number_shows_in_the_next_scrape(tmp_path: Path) -> None
         lambda: setattr(statistics, "slow_loop_runs", 7),
         lambda: setattr(statistics, "wrong_refusals", 7),
         lambda: setattr(statistics, "load_seconds", 7.5),
+        lambda: statistics.note_exemplar(5_000_000, "1" * 32, 1_700_000_000.0),
         lambda: gauges.update(demand=0.25),
     )
     for change in changes:
         change()
-        after = scrape(metrics)
+        after = scrape(metrics, OPENMETRICS)
         assert after != before
-        assert after == generate_latest(metrics.library).decode().replace(
-            " untyped\n", " counter\n"
-        )
+        assert after == generate_openmetrics(metrics.library).decode()  # type: ignore[no-untyped-call]
         before = after
 
 
@@ -163,7 +189,7 @@ def test_the_accept_header_chooses_the_content_type(tmp_path: Path) -> None:
     metrics = empty(tmp_path)
 
     classic, text = asyncio.run(metrics.render("*/*"))
-    openmetrics, om_text = asyncio.run(metrics.render("application/openmetrics-text"))
+    openmetrics, om_text = asyncio.run(metrics.render(OPENMETRICS))
 
     assert classic == "text/plain; version=0.0.4; charset=utf-8"
     assert openmetrics == "application/openmetrics-text; version=1.0.0; charset=utf-8"

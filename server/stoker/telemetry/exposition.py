@@ -28,7 +28,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from stoker.telemetry.metric import Metric, MetricType
-from stoker.telemetry.statistics import Histogram
+from stoker.telemetry.statistics import Exemplar, Histogram
 
 END: Final = b"# EOF\n"
 """The last line of OpenMetrics text."""
@@ -156,3 +156,9 @@ def histogram_values(histogram: Histogram, divisor: float) -> list[float]:
     cumulative: list[float] = list(accumulate(histogram.counts))
     total = histogram.total if divisor == 1 else histogram.total / divisor
     return [*cumulative, cumulative[-1], total]
+
+
+def exemplar_text(exemplar: Exemplar, divisor: float) -> str:
+    """What follows a bucket's number in OpenMetrics text; `divisor` as in `histogram_values`."""
+    labels = f'{{trace_id="{_escaped(exemplar.trace_id)}"}}'
+    return f" # {labels} {number(exemplar.value / divisor)} {exemplar.at}"

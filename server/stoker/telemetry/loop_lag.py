@@ -14,9 +14,14 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from stoker.telemetry.loop_load import LoopLoad, ThreadClock
-from stoker.telemetry.statistics import LATENCY_BUCKETS_NS, Histogram
+from stoker.telemetry.statistics import Histogram
 
 INTERVAL_S: Final = 0.05
+LAG_BUCKETS_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""As those of requests, but for 2 ms, which is what the lag shall stay within at its p99."""
 _RESOLUTION_S: Final = 0.001
 _TICKS_PER_LOAD: Final = 10
 _KEPT: Final = 600
@@ -41,7 +46,7 @@ class LoopLag:
     """Probes one loop from `start` to `stop`. Made, started and stopped on the loop's thread."""
 
     def __init__(self, timers: Timers, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.histogram = Histogram(LATENCY_BUCKETS_NS)
+        self.histogram = Histogram(tuple(round(bound * 1e9) for bound in LAG_BUCKETS_S))
         """Nanoseconds, since the start."""
         self.load = LoopLoad()
         self._timers = timers

@@ -9,6 +9,7 @@ cgroup-v2.rst and cgroup-v1/, proc(5).
 """
 
 import os
+import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,9 @@ class Machine:
             figures[table.PROCESS_FILES] = len(os.listdir(self._proc / "self/fd"))
         except OSError:
             pass
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY:
+            figures[table.PROCESS_MOST_FILES] = limit
         return figures
 
     def _node(self) -> dict[Metric, float]:

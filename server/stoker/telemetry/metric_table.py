@@ -203,6 +203,14 @@ MODEL_COPIES: Final = _of_model(
     "counted.",
     ("model", "version", "device"),
 )
+MODEL_CPU_NODES: Final = _of_model(
+    "stoker_model_cpu_compute_nodes",
+    _GAUGE,
+    "nodes",
+    "Nodes that compute on the CPU though the session is on a GPU, for each GPU; those that compute "
+    "shapes do not count.",
+    ("model", "version", "device"),
+)
 MODEL_MEMORY: Final = _of_model(
     "stoker_model_memory_bytes",
     _GAUGE,
@@ -282,6 +290,13 @@ CONNECTIONS: Final = Metric(
     "Those that have their last answer are not counted.",
     ("transport",),
 )
+CONNECTION_LIMIT: Final = Metric(
+    "stoker_connection_limit",
+    _GAUGE,
+    "connections",
+    "Most connections that the ports rest and grpc take together: --max-connections, or what the "
+    "limit of descriptors leaves.",
+)
 LOOP_LAG: Final = Metric(
     "stoker_loop_lag_seconds",
     _HISTOGRAM,
@@ -302,6 +317,9 @@ PROCESS_MEMORY: Final = Metric(
 )
 PROCESS_FILES: Final = Metric(
     "stoker_process_open_fds", _GAUGE, "files", "Open file descriptors of the process."
+)
+PROCESS_MOST_FILES: Final = Metric(
+    "stoker_process_max_fds", _GAUGE, "files", "File descriptors that the process may have."
 )
 CONTAINER_MEMORY: Final = Metric(
     "stoker_container_memory_working_set_bytes",
@@ -468,11 +486,11 @@ TABLE: Final = (
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
     OUT_OF_MEMORY, DEVICE_RETRIES, HUNG_RUNS, SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED,
     MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT, MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
-    MODEL_COPIES, MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
+    MODEL_COPIES, MODEL_CPU_NODES, MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
-    LOOP_LAG, LOOP_BUSY,
+    CONNECTION_LIMIT, LOOP_LAG, LOOP_BUSY,
     *TENSORRT_METRICS,
-    PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES,
+    PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES, PROCESS_MOST_FILES,
     CONTAINER_MEMORY, CONTAINER_MEMORY_LIMIT,
     CONTAINER_CPU, CONTAINER_CPU_LIMIT, CONTAINER_THROTTLED,
     CPU_UTILIZATION, CPU_MEMORY_TOTAL, CPU_MEMORY_USED,

@@ -191,7 +191,7 @@ class MetricsRegistry:
         models: list[tuple[bytes, ...]] = []
         for model in list(self._models.values()):
             work += model.refresh() + _LINES_PER_CHECK
-            models.append(model.parts)
+            models.append(model.parts if form is Format.CLASSIC else model.openmetrics_parts)
             if work >= LINES_PER_TURN:
                 yield work
                 work = 0

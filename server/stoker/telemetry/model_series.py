@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Final, TypeAlias
 
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 from stoker.telemetry import metric_table as table
 from stoker.telemetry.exposition import (
+    exemplar_text,
     histogram_keys,
     histogram_values,
     label_name,
@@ -39,9 +40,14 @@ Facts: TypeAlias = Mapping[tuple[str, ...], float]
 """Values that never change, by those of the metric's labels that follow `model` and `version`."""
 
 MODEL_METRICS: Final = tuple(metric for metric in table.TABLE if metric.per_model)
+_TRACED: Final = MODEL_METRICS.index(table.REQUEST_SECONDS)
+"""The one metric whose buckets have exemplars."""
 MODEL_GAUGES: Final = (table.MODEL_DEMAND, table.MODEL_BATCH_LIMIT, table.MODEL_ROW_SECONDS)
 """Metrics of a model that do not come from its statistics: whoever adds the model gives them."""
-MODEL_FACTS: Final = (table.MODEL_INFO, table.MODEL_NODES, table.MODEL_COPIES, table.MODEL_MEMORY)
+MODEL_FACTS: Final = (
+    table.MODEL_INFO, table.MODEL_NODES, table.MODEL_COPIES, table.MODEL_CPU_NODES,
+    table.MODEL_MEMORY,
+)  # fmt: skip
 """Likewise, for what is known once it is loaded."""
 
 _NS_PER_S: Final = 1e9
@@ -104,6 +110,7 @@ _changing: Final = attrgetter(
     "pending",
     "in_flight",
     "load_seconds",
+    "exemplar_count",
 )
 
 
@@ -137,10 +144,12 @@ def _keys(
 
 
 class ModelSeries:
-    """One model version. `parts` is its text, one entry for each of MODEL_METRICS."""
+    """One model version. `parts` is its text, one entry for each of MODEL_METRICS;
+    `openmetrics_parts` the same with exemplars, which the classic text cannot carry."""
 
     __slots__ = (
-        "_bring_up_to_date", "_facts", "_gauges", "_prefixes", "_seen", "parts", "statistics",
+        "_bring_up_to_date", "_facts", "_gauges", "_prefixes", "_seen",
+        "openmetrics_parts", "parts", "statistics",
     )  # fmt: skip
 
     def __init__(
@@ -160,6 +169,7 @@ class ModelSeries:
                 )
         self.statistics = statistics
         self.parts: tuple[bytes, ...] = ()
+        self.openmetrics_parts: tuple[bytes, ...] = ()
         self._bring_up_to_date = bring_up_to_date
         self._gauges = tuple(gauges.items())
         self._facts = facts
@@ -196,9 +206,20 @@ class ModelSeries:
                 if values
                 else b""
             )
-        self.parts = tuple(parts)
+        self.parts = self.openmetrics_parts = tuple(parts)
+        if statistics.request_histogram.exemplars:
+            parts[_TRACED] = self._with_exemplars(parts[_TRACED])
+            self.openmetrics_parts = tuple(parts)
+            lines += len(self._prefixes[_TRACED])
         self._seen = seen
         return lines
+
+    def _with_exemplars(self, text: bytes) -> bytes:
+        """The lines of the request durations, each bucket's with the newest trace in it."""
+        lines = text.decode().splitlines()
+        for place, exemplar in self.statistics.request_histogram.exemplars.items():
+            lines[place] += exemplar_text(exemplar, _NS_PER_S)
+        return "".join([f"{line}\n" for line in lines]).encode()
 
     def samples(self, metric: Metric) -> list[Sample]:
         """The same numbers as the library's samples."""
@@ -209,9 +230,14 @@ class ModelSeries:
         if not values:
             return []
         keys = _keys(metric, model_labels(self.statistics), self._facts.get(metric, {}))
-        return [
+        found = [
             Sample(name, labels, value) for (name, labels), value in zip(keys, values, strict=True)
         ]
+        if metric is table.REQUEST_SECONDS:
+            for place, (trace, value, at) in self.statistics.request_histogram.exemplars.items():
+                known = Exemplar({"trace_id": trace}, value / _NS_PER_S, at)
+                found[place] = found[place]._replace(exemplar=known)
+        return found
 
     def _values(self, gauges: Mapping[Metric, float | None]) -> list[Sequence[float]]:
         return [

@@ -11,7 +11,7 @@ run in `batch_stats`. Only successful runs count in compute_*. All durations are
 from bisect import bisect_left
 from collections.abc import Mapping
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class FailureReason(Enum):
@@ -60,15 +60,28 @@ ROWS_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LATENCY_BUCKETS_NS: Final = tuple(round(bound * 1e9) for bound in LATENCY_BUCKETS_S)
 
 
+class Exemplar(NamedTuple):
+    """One observation of a histogram's bucket, and the trace that tells of it."""
+
+    trace_id: str
+    """32 hexadecimal digits, as W3C Trace Context writes them."""
+    value: int
+    """In the unit of the histogram's bounds."""
+    at: float
+    """Seconds since the epoch."""
+
+
 class Histogram:
     """Counts per bucket (not cumulative; the last is +Inf) and the sum of what was observed."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[int, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0
+        self.exemplars: dict[int, Exemplar] = {}
+        """The newest of each bucket that has one, by its place in `counts`."""
 
     def observe(self, value: int, count: int = 1) -> None:
         """Adds one observation, or several of one value, in the unit of `bounds`."""
@@ -99,6 +112,7 @@ class ModelStatistics:
         "compute_histogram",
         "device_retries",
         "execution_count",
+        "exemplar_count",
         "failure_count",
         "failure_ns",
         "failures",
@@ -159,6 +173,8 @@ class ModelStatistics:
         """Runs that lasted so long that they are not expected to end."""
         self.slow_loop_runs = 0
         """Runs on the event loop that held it for long."""
+        self.exemplar_count = 0
+        """Exemplars that were ever noted: it tells a scrape that there is a new one."""
         self.failures = dict.fromkeys(FailureReason, 0)
         self.refusals = dict.fromkeys(RefusalReason, 0)
         self.batch_ends = dict.fromkeys(BatchEnd, 0)
@@ -219,6 +235,16 @@ class ModelStatistics:
         requests.total += request_ns
         self.queue_ns += queue_ns
         queue.total += queue_ns
+
+    def note_exemplar(self, request_ns: int, trace_id: str, at: float) -> None:
+        """Names the trace of a request that `record_success` counted as an example of its bucket.
+
+        `trace_id` is 32 hexadecimal digits, `at` seconds since the epoch. Tracing calls it for the
+        requests that it samples; without tracing nobody does, and nothing here costs anything.
+        """
+        place = bisect_left(LATENCY_BUCKETS_NS, request_ns)
+        self.request_histogram.exemplars[place] = Exemplar(trace_id, request_ns, at)
+        self.exemplar_count += 1
 
     def record_failure(self, reason: FailureReason, request_ns: int) -> None:
         """One request that was accepted, or refused by a full queue, and got an error."""
