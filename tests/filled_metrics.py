@@ -160,6 +160,8 @@ def filled_metrics(root: Path) -> MetricsRegistry:
         filled_statistics(),
         {
             table.MODEL_DEMAND: lambda: demand.ratio(loop.clock()),
+            table.MODEL_DEMAND_5S: lambda: demand.ratio(loop.clock(), 5.0),
+            table.MODEL_DEMAND_1S: lambda: demand.ratio(loop.clock(), 1.0),
             table.MODEL_BATCH_LIMIT: lambda: 32,
             table.MODEL_ROW_SECONDS: lambda: 0.00025,
         },

@@ -48,7 +48,7 @@ from stoker.runtime.tensorrt import TensorRtPlaces
 from stoker.settings import Settings
 from stoker.telemetry import log
 from stoker.telemetry import metric_table as table
-from stoker.telemetry.demand import DemandMeter
+from stoker.telemetry.demand import SHORT_WINDOW_S, SHORTEST_WINDOW_S, DemandMeter, LateDemand
 from stoker.telemetry.gpu import GpuPoller, show_gpus
 from stoker.telemetry.load_metrics import show_load
 from stoker.telemetry.loop_lag import LoopLag
@@ -260,15 +260,19 @@ class Server:
             table.MODEL_BATCH_LIMIT: lambda: served.policy.max_rows,
             table.MODEL_ROW_SECONDS: lambda: served.costs.usual_seconds_per_row(),
         }
-        if opened.profile.costs:
-            devices = list(dict.fromkeys(session.device for _, session in opened.sessions))
-            for device in devices if len(served.instances) > 1 else ():
-                overlap = max(opened.profile.overlap or 1.0, self._overlaps.get(device, 1.0))
-                self._overlaps[device] = overlap
-                self._demand.set_overlap(device, overlap)
-            demand = self._demand.add_model(devices)
-            served.add_demand = demand.add
-            gauges[table.MODEL_DEMAND] = lambda: demand.ratio(time.monotonic())
+        devices = list(dict.fromkeys(session.device for _, session in opened.sessions))
+        for device in devices if len(served.instances) > 1 else ():
+            overlap = max(opened.profile.overlap or 1.0, self._overlaps.get(device, 1.0))
+            self._overlaps[device] = overlap
+            self._demand.set_overlap(device, overlap)
+        is_measured = bool(opened.profile.costs)
+        demand = (
+            self._demand.add_model(devices) if is_measured else LateDemand(self._demand, devices)
+        )
+        served.add_demand = demand.add
+        gauges[table.MODEL_DEMAND] = lambda: demand.ratio(time.monotonic())
+        gauges[table.MODEL_DEMAND_5S] = lambda: demand.ratio(time.monotonic(), SHORT_WINDOW_S)
+        gauges[table.MODEL_DEMAND_1S] = lambda: demand.ratio(time.monotonic(), SHORTEST_WINDOW_S)
         self._metrics.add_model(
             served.statistics,
             gauges,

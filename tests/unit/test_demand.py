@@ -3,7 +3,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.telemetry.demand import SHORT_WINDOW_S, WINDOW_S, DemandMeter, ModelDemand
+from stoker.telemetry.demand import (
+    SHORT_WINDOW_S,
+    SHORTEST_WINDOW_S,
+    WINDOW_S,
+    DemandMeter,
+    LateDemand,
+    ModelDemand,
+)
 
 START = 1000.0
 
@@ -37,7 +44,7 @@ def test_open_loop_double_load_is_a_demand_of_2() -> None:
     load=st.floats(min_value=0.05, max_value=20),
     elapsed=st.floats(min_value=5.5, max_value=200),
     start=st.floats(min_value=0, max_value=1e7),
-    window=st.sampled_from([SHORT_WINDOW_S, WINDOW_S]),
+    window=st.sampled_from([SHORTEST_WINDOW_S, SHORT_WINDOW_S, WINDOW_S]),
 )
 def test_any_even_load_is_measured_at_any_moment_after_5_seconds(
     load: float, elapsed: float, start: float, window: float
@@ -188,3 +195,80 @@ def test_an_overlap_below_1_and_a_model_without_devices_are_refused() -> None:
         meter.set_overlap("gpu:0", 0.5)
     with pytest.raises(ValueError, match="at least one device"):
         meter.add_model([])
+
+
+# --- envelopes ----------------------------------------------------------------------------------
+
+
+def test_the_envelope_keeps_a_burst_for_30_seconds() -> None:
+    meter = begun()
+    model = meter.add_model(["gpu:0"])
+    offer(model, load=0.2, since=START, until=START + 40)
+    offer(model, load=3.0, since=START + 40, until=START + 42)
+    offer(model, load=0.2, since=START + 42, until=START + 60)
+
+    assert meter.ratio(START + 60, SHORTEST_WINDOW_S) == pytest.approx(0.2, abs=0.01)
+    assert meter.peak(START + 60, SHORTEST_WINDOW_S) == pytest.approx(3.0, rel=0.01)
+    assert meter.peak(START + 60, SHORT_WINDOW_S) == pytest.approx(
+        (2 * 3.0 + 3 * 0.2) / 5, rel=0.01
+    )
+    offer(model, load=0.2, since=START + 60, until=START + 75)
+    assert meter.peak(START + 75, SHORTEST_WINDOW_S) == pytest.approx(0.2, abs=0.01)
+
+
+@given(
+    adds=st.lists(
+        st.tuples(st.floats(min_value=0, max_value=29), st.floats(min_value=0, max_value=3)),
+        min_size=1,
+        max_size=60,
+    ),
+    window=st.sampled_from([SHORTEST_WINDOW_S, SHORT_WINDOW_S]),
+)
+def test_no_window_of_whole_half_seconds_holds_more_than_the_envelope_and_one_holds_as_much(
+    adds: list[tuple[float, float]], window: float
+) -> None:
+    meter = begun()
+    model = meter.add_model(["gpu:0"])
+    for moment, seconds in sorted(adds):
+        model.add(seconds, START + moment)
+
+    peak = meter.peak(START + 29.5, window)
+
+    held = [
+        sum(seconds for moment, seconds in adds if end - window <= moment < end)
+        for end in [half / 2 for half in range(round(2 * window), 60)]
+    ]
+    assert peak == pytest.approx(max(held) / window, abs=1e-6)
+
+
+def test_the_envelope_is_of_the_busiest_device_or_the_loop_and_overlap_divides() -> None:
+    meter = begun()
+    first, second = meter.add_model(["gpu:0"]), meter.add_model(["gpu:0"])
+    other = meter.add_model(["gpu:1"])
+    for model, seconds in ((first, 1.0), (second, 2.0), (other, 1.0)):
+        model.add(seconds, START + 10)
+    assert meter.peak(START + 11, SHORTEST_WINDOW_S) == pytest.approx(3.0)
+
+    meter.set_overlap("gpu:0", 2.0)
+
+    assert meter.peak(START + 11, SHORTEST_WINDOW_S) == pytest.approx(1.5)
+    assert meter.peak(START + 11, SHORTEST_WINDOW_S, loop=1.75) == 1.75
+
+
+def test_the_envelope_is_absent_before_a_cost_is_measured_and_0_when_idle() -> None:
+    meter = begun()
+    assert meter.peak(START + 60, SHORT_WINDOW_S) is None
+    meter.add_model(["gpu:0"]).add(1.0, START)
+    assert meter.peak(START + 5000, SHORT_WINDOW_S) == 0.0
+
+
+def test_a_version_that_warm_up_did_not_measure_is_absent_until_a_cost_is_known() -> None:
+    meter = begun()
+    late = LateDemand(meter, ["gpu:0"])
+    assert late.ratio(START + 10) is None
+    assert meter.ratio(START + 10) is None
+
+    late.add(1.5, START + 10)
+
+    assert late.ratio(START + 11) == pytest.approx(1.5 / 11)
+    assert meter.ratio(START + 11) == pytest.approx(1.5 / 11)

@@ -29,6 +29,23 @@ def test_a_young_loop_is_measured_since_its_start_and_not_in_its_first_second() 
     assert load.busy_s == 1.0
 
 
+def test_the_largest_share_is_remembered_for_30_seconds() -> None:
+    load = LoopLoad()
+    assert load.peak(1.0) is None
+    busy = 0.0
+    for step in range(100):
+        load.observe(step * 0.5, busy)
+        busy += 0.5 * (0.9 if 40 <= step < 44 else 0.1)
+    assert load.peak(1.0) == pytest.approx(0.9)
+    assert load.peak(5.0) == pytest.approx((2 * 0.9 + 3 * 0.1) / 5)
+
+    for step in range(100, 150):
+        load.observe(step * 0.5, busy)
+        busy += 0.05
+
+    assert load.peak(1.0) == pytest.approx(0.1)
+
+
 def test_running_and_waiting_for_a_cpu_both_count() -> None:
     assert parse_schedstat(b"1500000000 500000000 77\n") == 2.0
 

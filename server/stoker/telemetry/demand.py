@@ -4,7 +4,7 @@ Each valid request that arrives, answered or refused, is worth its seconds of de
 model's most efficient batch; the engine computes that and calls `ModelDemand.add`. A device's
 demand is the sum over its models per second of window, divided by how many runs it truly overlaps.
 The server's is the maximum over its devices and the event loop. It does not saturate at 1, and it
-adds up over pods.
+adds up over pods. docs/design/0007-demand.md has the formula and an example with numbers.
 
 Theory.  Time is cut into buckets of half a second. A ring of them holds what was added; a window's
 total is the bucket under way, the whole ones behind it, and the share of the oldest that the
@@ -17,6 +17,8 @@ window still covers. Invariants:
    idle just when an autoscaler asks; wrong for a model, which is why its age is never used: while a
    new version takes over, the old one's work is still in the window, and dividing the new one's by
    its own short age would count the same clients twice.
+4. The envelope (`peak`) is the largest window among those that end with a bucket of the last 30 s,
+   the one under way left out: whoever reads seldom misses no burst, and sees it half a second late.
 
 Pure: every moment is an argument (time.monotonic seconds).  All calls on the loop.  Hot path.
 """
@@ -27,12 +29,15 @@ from typing import Final
 
 WINDOW_S: Final = 30.0
 SHORT_WINDOW_S: Final = 5.0
+SHORTEST_WINDOW_S: Final = 1.0
 LOOP: Final = "loop"
 """The event loop's name among the devices."""
 
 _BUCKET_S: Final = 0.5
 _BUCKETS: Final = 64
 """A power of two over 30 s / 0.5 s, with room for the bucket under way and the one cut off."""
+_ENVELOPE: Final = round(WINDOW_S / _BUCKET_S)
+"""Buckets that an envelope looks back on."""
 _YOUNGEST_S: Final = 5.0
 """A server younger than this divides by this: one early request is no overload."""
 
@@ -79,6 +84,18 @@ class _Work:
         oldest = ring[(slot - count - 1) % _BUCKETS] * (part / _BUCKET_S)
         return self.current + closed + oldest
 
+    def closed(self, now: float) -> list[float]:
+        """Seconds of work in each bucket of the last 30 s, the latest first; not in the one under
+        way. Empty when idle."""
+        if self.ends == -math.inf:
+            return []
+        if now >= self.ends:
+            self.advance(now)
+        if self._slot - self._worked >= _BUCKETS:
+            return []
+        ring, slot = self._ring, self._slot
+        return [ring[(slot - back) % _BUCKETS] for back in range(1, _ENVELOPE + 1)]
+
 
 class _Devices:
     """The devices that a model runs on, and the work offered to them together."""
@@ -118,6 +135,26 @@ class ModelDemand:
         if total == 0.0:
             return 0.0
         return total / self._meter.capacity(self._devices.names, now, window_s)
+
+
+class LateDemand:
+    """The demand of a version that warm-up could not measure: absent until a request comes whose
+    worth is known from runs while serving."""
+
+    def __init__(self, meter: "DemandMeter", devices: Sequence[str]) -> None:
+        self._meter = meter
+        self._devices = tuple(devices)
+        self._demand: ModelDemand | None = None
+
+    def add(self, seconds: float, now: float) -> None:
+        """As `ModelDemand.add`."""
+        if self._demand is None:
+            self._demand = self._meter.add_model(self._devices)
+        self._demand.add(seconds, now)
+
+    def ratio(self, now: float, window_s: float = WINDOW_S) -> float | None:
+        """As `ModelDemand.ratio`; None before the first `add`."""
+        return None if self._demand is None else self._demand.ratio(now, window_s)
 
 
 class DemandMeter:
@@ -181,6 +218,34 @@ class DemandMeter:
         if not devices:
             return None
         return max(*devices.values(), loop or 0.0)
+
+    def peak(self, now: float, window_s: float, *, loop: float | None = None) -> float | None:
+        """The largest demand of any `window_s` seconds (whole half seconds) in the last 30 s.
+
+        `loop` is the largest busy share of the event loop over such a window. None before the first
+        model's cost is measured, 0 when idle.
+        """
+        if not self._groups:
+            return None
+        count = round(window_s / _BUCKET_S)
+        offered: dict[str, list[float]] = {}
+        for names, group in self._groups.items():
+            buckets = group.work.closed(now)
+            overlap = sum([self._overlap[name] for name in names])
+            for name in names if buckets else ():
+                mine = offered.get(name) or [0.0] * _ENVELOPE
+                offered[name] = [
+                    had + own / overlap for had, own in zip(mine, buckets, strict=True)
+                ]
+        most = loop or 0.0
+        for each in offered.values():
+            total = sum(each[:count])
+            largest = total
+            for at in range(count, _ENVELOPE):
+                total += each[at] - each[at - count]
+                largest = max(largest, total)
+            most = max(most, largest / window_s)
+        return most
 
     def capacity(self, devices: Sequence[str], now: float, window_s: float) -> float:
         """Device seconds that `devices` can do in the part of the window the server has lived."""

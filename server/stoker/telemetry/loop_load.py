@@ -56,6 +56,22 @@ class LoopLoad:
             return None
         return (busy - busy_before) / (last - since)
 
+    def peak(self, window_s: float) -> float | None:
+        """The largest `fraction` of any `window_s` seconds in the readings that are kept, some 30
+        s; None in the first second."""
+        most: float | None = None
+        readings = self._readings
+        before = iter(readings)
+        since, busy_before = next(before, (0.0, 0.0))
+        following = next(before, None)
+        for moment, busy in readings:
+            while following is not None and following[0] <= moment - window_s:
+                since, busy_before = following
+                following = next(before, None)
+            if moment - since >= max(window_s, _LEAST_S):
+                most = max(most or 0.0, (busy - busy_before) / (moment - since))
+        return self.fraction(window_s) if most is None else most
+
 
 class ThreadClock:
     """CPU time and runnable wait of the thread that makes it. Call `read` on that thread only."""

@@ -167,6 +167,12 @@ MODEL_DEMAND: Final = _of_model(
     "Device time that the model's requests of the last 30 s ask for, per second; absent until the "
     "model's cost is measured.",
 )
+MODEL_DEMAND_5S: Final = _of_model(
+    "stoker_model_demand_5s", _GAUGE, "ratio", "The same as stoker_model_demand, over 5 s."
+)
+MODEL_DEMAND_1S: Final = _of_model(
+    "stoker_model_demand_1s", _GAUGE, "ratio", "The same as stoker_model_demand, over 1 s."
+)
 MODEL_BATCH_LIMIT: Final = _of_model(
     "stoker_model_batch_limit_rows",
     _GAUGE,
@@ -249,6 +255,17 @@ DEMAND: Final = Metric(
 )
 DEMAND_5S: Final = Metric(
     "stoker_demand_ratio_5s", _GAUGE, "ratio", "The same as stoker_demand_ratio, over 5 s."
+)
+DEMAND_1S: Final = Metric(
+    "stoker_demand_ratio_1s", _GAUGE, "ratio", "The same as stoker_demand_ratio, over 1 s."
+)
+DEMAND_PEAK: Final = Metric(
+    "stoker_demand_peak_ratio",
+    _GAUGE,
+    "ratio",
+    "The highest that stoker_demand_ratio_1s and stoker_demand_ratio_5s were in the last 30 s, by "
+    "window: 1s, 5s. A burst between two scrapes shows here.",
+    ("window",),
 )
 DEVICE_DEMAND: Final = Metric(
     "stoker_device_demand",
@@ -485,10 +502,11 @@ TABLE: Final = (
     PENDING, LOAD_DURATION,
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
     OUT_OF_MEMORY, DEVICE_RETRIES, HUNG_RUNS, SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED,
-    MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_BATCH_LIMIT, MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
+    MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_DEMAND_5S, MODEL_DEMAND_1S, MODEL_BATCH_LIMIT,
+    MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
     MODEL_COPIES, MODEL_CPU_NODES, MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
-    DEMAND, DEMAND_5S, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING, UNROUTED, CONNECTIONS,
-    CONNECTION_LIMIT, LOOP_LAG, LOOP_BUSY,
+    DEMAND, DEMAND_5S, DEMAND_1S, DEMAND_PEAK, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING,
+    UNROUTED, CONNECTIONS, CONNECTION_LIMIT, LOOP_LAG, LOOP_BUSY,
     *TENSORRT_METRICS,
     PROCESS_CPU, PROCESS_MEMORY, PROCESS_FILES, PROCESS_MOST_FILES,
     CONTAINER_MEMORY, CONTAINER_MEMORY_LIMIT,

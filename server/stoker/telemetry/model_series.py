@@ -42,7 +42,13 @@ Facts: TypeAlias = Mapping[tuple[str, ...], float]
 MODEL_METRICS: Final = tuple(metric for metric in table.TABLE if metric.per_model)
 _TRACED: Final = MODEL_METRICS.index(table.REQUEST_SECONDS)
 """The one metric whose buckets have exemplars."""
-MODEL_GAUGES: Final = (table.MODEL_DEMAND, table.MODEL_BATCH_LIMIT, table.MODEL_ROW_SECONDS)
+MODEL_GAUGES: Final = (
+    table.MODEL_DEMAND,
+    table.MODEL_DEMAND_5S,
+    table.MODEL_DEMAND_1S,
+    table.MODEL_BATCH_LIMIT,
+    table.MODEL_ROW_SECONDS,
+)
 """Metrics of a model that do not come from its statistics: whoever adds the model gives them."""
 MODEL_FACTS: Final = (
     table.MODEL_INFO, table.MODEL_NODES, table.MODEL_COPIES, table.MODEL_CPU_NODES,
