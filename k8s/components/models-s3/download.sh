@@ -1,18 +1,22 @@
-# Downloads the model repository MODELS_SOURCE into MODELS_FOLDER/published, whole or not at all.
-# The init container of the pod runs it; until it ends well the server does not start.
-#
-# May be run again at any time (a node that comes back does): what is complete is not fetched twice,
-# and what was published stays until its successor is complete.
+# Downloads the model repository MODELS_SOURCE to MODELS_FOLDER/published, whole or not at all. The
+# pod's init container runs it, and until it ends well the server does not start.
 set -eu
 
 incoming="$MODELS_FOLDER/.incoming"
 published="$MODELS_FOLDER/published"
 
-# Without a configuration file: the remote is described by variables.
+# The volume lives as long as the pod: a node that comes back starts it again with what was verified,
+# also while the store is away.
+if [ -e "$published" ]; then
+  echo "download.sh: the models of $MODELS_SOURCE are there already" >&2
+  exit 0
+fi
+
+# The remote is described by variables alone.
 export RCLONE_CONFIG=""
 
-# Every file is compared by size and checksum after it is written, and fetched again if they differ.
-# An object that does not exist any more goes from an incomplete download of before.
+# Each file is compared by size and checksum once it is written, and fetched again if they differ.
+# After a download that was cut off only what is missing is fetched.
 rclone sync --checksum --retries 5 --retries-sleep 5s --low-level-retries 10 --transfers 8 \
   --stats 10s --stats-one-line --stats-log-level NOTICE "$MODELS_SOURCE" "$incoming"
 
@@ -21,18 +25,13 @@ if [ -z "$(find "$incoming" -type f | head -n 1)" ]; then
   exit 1
 fi
 
-# Against the store once more: what changed there meanwhile would be two halves of different versions.
+# Once more against the store, so that what was changed there meanwhile is not taken by halves.
 rclone check --one-way "$MODELS_SOURCE" "$incoming"
 
-# A publisher's own sums are the only ones that cover the way into the store too.
-if [ -f "$incoming/SHA256SUMS" ]; then
+# The publisher's own sums are the only ones that cover the way into the store.
+if [ -e "$incoming/SHA256SUMS" ]; then
   (cd "$incoming" && sha256sum -c SHA256SUMS)
 fi
 
 sync
-rm -rf "$MODELS_FOLDER/.outgoing"
-if [ -e "$published" ]; then
-  mv "$published" "$MODELS_FOLDER/.outgoing"
-fi
 mv "$incoming" "$published"
-rm -rf "$MODELS_FOLDER/.outgoing"
