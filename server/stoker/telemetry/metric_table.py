@@ -213,8 +213,8 @@ MODEL_CPU_NODES: Final = _of_model(
     "stoker_model_cpu_compute_nodes",
     _GAUGE,
     "nodes",
-    "Nodes that compute on the CPU though the session is on a GPU, for each GPU; those that compute "
-    "shapes do not count.",
+    "Nodes that compute on the CPU though the session is on a GPU, for each GPU; those that "
+    "compute shapes do not count.",
     ("model", "version", "device"),
 )
 MODEL_MEMORY: Final = _of_model(
