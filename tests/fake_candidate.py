@@ -46,6 +46,7 @@ class FakeCandidate:
         self.preparation = Preparation()
         self.kept = 0
         self.discarded = 0
+        self.blamed = 0
         self.builders: list[str] = []
         """Names of the threads that built."""
         self._inside = threading.Event()
@@ -88,6 +89,9 @@ class FakeCandidate:
 
     def discard(self) -> None:
         self.discarded += 1
+
+    def blame(self) -> None:
+        self.blamed += 1
 
     # For tests
 

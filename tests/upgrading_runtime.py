@@ -72,3 +72,6 @@ class CpuCandidate:
 
     def discard(self) -> None:
         pass
+
+    def blame(self) -> None:
+        pass

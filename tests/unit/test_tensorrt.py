@@ -230,7 +230,7 @@ def test_a_model_that_wants_no_cache_leaves_nothing_behind(scene: Scene) -> None
     candidate.open(ON_GPU, Stop())
     folder = Path(scene.builder.opened[0]["trt_engine_cache_path"])
     candidate.keep()
-    assert not (scene.folder / "cache").exists()
+    assert not [each for each in (scene.folder / "cache").rglob("*") if each.is_file()]
     assert not folder.exists()
 
 
@@ -435,3 +435,93 @@ def test_a_stop_before_the_build_interrupts_the_digest_and_one_after_it_closes_t
     with pytest.raises(InterruptedError):
         candidate.open(ON_GPU, stop)
     assert scene.builder.runtime.sessions[0].closed
+
+
+def attempts(scene: Scene) -> list[str]:
+    return sorted(each.name for each in (scene.folder / "cache").rglob("*.attempt-*"))
+
+
+def died(scene: Scene) -> None:
+    """What a process leaves that its build took along."""
+    candidate = scene.candidate()
+    candidate.open(ON_GPU, Stop())
+    candidate.blame()
+
+
+def test_an_attempt_stands_until_the_engine_is_kept_or_given_up(scene: Scene) -> None:
+    for end in (TensorRtCandidate.discard, TensorRtCandidate.keep):
+        candidate = scene.candidate()
+        candidate.open(ON_GPU, Stop())
+        assert len(attempts(scene)) == 1
+        end(candidate)
+        assert attempts(scene) == []
+
+
+def test_an_engine_that_took_two_processes_along_is_refused_with_what_to_do(scene: Scene) -> None:
+    died(scene)
+    again = scene.candidate()
+    again.open(ON_GPU, Stop())
+    assert again.preparation.crashes == 1
+    again.blame()
+    third = scene.candidate()
+    with pytest.raises(CandidateRefused, match="2 builds of its engine ended with the process") as (
+        refused
+    ):
+        third.open(ON_GPU, Stop())
+    assert third.preparation.crashes == 2
+    assert scene.builder.built == 2
+    (name, _) = attempts(scene)
+    assert f"/{name.rpartition('-')[0]}-* in the folder of --trt-cache-dir" in refused.value.message
+    other = scene.candidate(TensorRtRequest({"trt_builder_optimization_level": "1"}))
+    other.open(ON_GPU, Stop())  # other options make another engine
+    assert scene.builder.built == 3
+
+
+def test_a_model_that_wants_no_cache_is_remembered_all_the_same(scene: Scene) -> None:
+    request = TensorRtRequest({}, is_cached=False)
+    for _ in range(2):
+        candidate = scene.candidate(request)
+        candidate.open(ON_GPU, Stop())
+        candidate.blame()
+    with pytest.raises(CandidateRefused, match="it is not tried again"):
+        scene.candidate(request).open(ON_GPU, Stop())
+
+
+def test_a_build_that_is_told_to_stop_counts_for_no_crash_though_it_goes_on(scene: Scene) -> None:
+    died(scene)
+    stop = Stop()
+    during: list[list[str]] = []
+
+    def told() -> None:
+        during.append(attempts(scene))
+        stop.set()
+        during.append(attempts(scene))
+
+    scene.builder.on_built = told
+    candidate = scene.candidate()
+    with pytest.raises(InterruptedError):
+        candidate.open(ON_GPU, stop)
+    candidate.discard()
+    assert [len(each) for each in during] == [2, 1]
+    assert len(attempts(scene)) == 1
+
+
+def test_an_engine_that_another_process_builds_is_waited_for_and_taken(scene: Scene) -> None:
+    other = scene.candidate()
+    other.open(ON_GPU, Stop())
+    (path,) = (scene.folder / "cache").rglob("*.attempt-1")
+    path.write_text(path.read_text().replace('"pids": "', '"pids": "elsewhere '))
+    candidate = scene.candidate()
+    said: list[str] = []
+
+    class Waited(Stop):
+        def proceeds(self, seconds: float) -> bool:
+            said.append(candidate.preparation.doing)
+            other.keep()
+            return True
+
+    candidate.open(ON_GPU, Waited())
+    assert said == ["another process builds it, which is waited for"]
+    assert candidate.preparation.doing == ""
+    assert (candidate.preparation.hits, candidate.preparation.misses) == (1, 0)
+    assert scene.builder.built == 1

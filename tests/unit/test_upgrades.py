@@ -223,6 +223,7 @@ def test_a_build_that_breaks_the_device_for_the_process_is_told_as_the_devices_f
             scene.upgrades.begin()
             async with asyncio.timeout(PATIENCE):
                 assert await told is dead
+            assert (candidate.blamed, candidate.discarded) == (1, 1)
             assert scene.upgrades.states() == {M: UpgradeState.FAILED}
 
     play(scenario)
@@ -400,6 +401,12 @@ def test_readiness_details_tell_how_long_a_build_takes() -> None:
             await asyncio.to_thread(candidate.wait_for_build)
             scene.clock.advance(40)
             assert scene.upgrades.sentences() == ("model 'm' v1: TensorRT: building 40 s",)
+            candidate.preparation.crashes = 1
+            assert scene.upgrades.sentences()[0].endswith(
+                "building 40 s (an earlier attempt ended with its process: 1)"
+            )
+            candidate.preparation.doing = "another process builds it"
+            assert scene.upgrades.sentences()[0].endswith("40 s (another process builds it)")
             candidate.release()
             await scene.until(UpgradeState.SERVING)
             assert scene.upgrades.sentences() == (

@@ -114,11 +114,19 @@ class Upgrade:
             if self.state is UpgradeState.WAITING:
                 self.move(UpgradeState.STOPPED)
 
+    def _circumstances(self) -> str:
+        preparation = self.preparation
+        if preparation.doing:
+            return f" ({preparation.doing})"
+        if preparation.crashes:
+            return f" (an earlier attempt ended with its process: {preparation.crashes})"
+        return ""
+
     def sentence(self) -> str:
         """For whoever looks at readiness: `'m' v1: TensorRT: building 40 s`."""
         text = self.state.value
         if self.state in (UpgradeState.BUILDING, UpgradeState.COMPARING, UpgradeState.WAITING):
-            text = f"{text} {self._clock() - self._since:.0f} s"
+            text = f"{text} {self._clock() - self._since:.0f} s{self._circumstances()}"
         elif self.state is UpgradeState.SERVING:
             text = f"ready, differs by {self.difference:.2g}"
         if self.reason:

@@ -169,6 +169,7 @@ class Upgrades:
             if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
                 # Freeing what lies in a dead context may hang, and the process ends anyway.
                 upgrade.device_failed = error
+                upgrade.candidate.blame()
                 upgrade.abandoned += upgrade.sessions
                 upgrade.sessions.clear()
             stopped = upgrade.stop.is_set

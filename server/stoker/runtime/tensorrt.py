@@ -7,6 +7,8 @@ the CUDA provider's: what TensorRT does not take runs there.
   1. An engine is built while its session is opened, by the thread that prepares, never in a run:
      every variable dimension has a range, and only shapes within reach the session.
   2. An engine is kept for other processes after its outputs were compared, not before.
+  3. Until then an attempt stands (`tensorrt_attempts`): should opening, building or comparing end
+     the process, the next one knows.
 """
 
 import logging
@@ -25,6 +27,7 @@ from stoker.runtime.candidate import CandidateRefused, Preparation, Shapes, Stop
 from stoker.runtime.gpu_facts import Gpu
 from stoker.runtime.model_files import digest, file_digest
 from stoker.runtime.session import Placement, Session
+from stoker.runtime.tensorrt_attempts import Attempt, TooManyAttempts
 from stoker.runtime.tensorrt_cache import Building, EngineCache, EngineIdentity, folder_bytes
 from stoker.runtime.tensorrt_library import TensorRtLibrary
 from stoker.runtime.tensorrt_options import (
@@ -154,6 +157,7 @@ class TensorRtCandidate:
         self._profile = profile
         self._runtime = runtime
         self._library = library
+        self._root = places.cache
         # Without a root nothing is looked for and nothing kept, so that none is needed.
         self._cache = EngineCache(places.cache or Path())
         self._is_cached = request.is_cached and places.cache is not None
@@ -162,6 +166,8 @@ class TensorRtCandidate:
         self._model_digest = ""
         self._buildings: dict[str, Building] = {}
         """By the engine's key: those that this process has just built."""
+        self._attempts: dict[str, Attempt] = {}
+        """This process's, by the engine's key, until the engine is kept or given up."""
         self.preparation = Preparation()
         self._table = self._calibration_table()
         for plugin in self._plugins:
@@ -198,9 +204,39 @@ class TensorRtCandidate:
         building = self._buildings.get(identity.key)
         if building is not None:
             return self._open_in(building.path, placement, stop)
-        session = self._open_known(identity, placement, stop) if self._is_cached else None
-        if session is not None:
-            return session
+        while True:
+            session = self._open_known(identity, placement, stop) if self._is_cached else None
+            if session is not None:
+                return session
+            if self._begin(identity, stop):
+                return self._build(identity, placement, stop)
+
+    def _begin(self, identity: EngineIdentity, stop: Stop) -> bool:
+        """Begins an attempt; False where another process has built the engine meanwhile. Raises
+        CandidateRefused where too many have taken their processes along."""
+        if self._root is None:
+            return True  # there is no folder to remember anything in
+        attempts = self._cache.attempts(identity, is_shared=self._is_cached)
+
+        def wait(seconds: float) -> bool:
+            self.preparation.doing = "another process builds it, which is waited for"
+            return stop.proceeds(seconds)
+
+        try:
+            attempt = attempts.begin(wait, lambda: self._is_cached and self._cache.has(identity))
+        except TooManyAttempts as error:
+            self.preparation.crashes = attempts.crashed
+            raise CandidateRefused(TITLE, _given_up(attempts.crashed, error)) from error
+        finally:
+            self.preparation.doing = ""
+        if attempt is None:
+            return False
+        self.preparation.crashes = attempts.crashed
+        self._attempts[identity.key] = attempt
+        stop.on_set(lambda: attempt.end(was_stopped=True))
+        return True
+
+    def _build(self, identity: EngineIdentity, placement: Placement, stop: Stop) -> Session:
         began = self._clock()
         building = self._cache.build(identity, keep=self._is_cached)
         self._buildings[identity.key] = building
@@ -218,12 +254,24 @@ class TensorRtCandidate:
             if building.publish() is None:
                 building.discard()  # ONNX Runtime has read it; another process's is there to stay
         self._buildings.clear()
+        self._end_attempts()
 
     def discard(self) -> None:
         """Implements `Candidate`."""
         for building in list(self._buildings.values()):
             building.discard()
         self._buildings.clear()
+        self._end_attempts()
+
+    def blame(self) -> None:
+        """Implements `Candidate`."""
+        for attempt in self._attempts.values():
+            attempt.blame()
+
+    def _end_attempts(self) -> None:
+        for attempt in list(self._attempts.values()):
+            attempt.end()
+        self._attempts.clear()
 
     def _open_known(
         self, identity: EngineIdentity, placement: Placement, stop: Stop
@@ -301,6 +349,18 @@ class TensorRtCandidate:
                 TITLE, f"the calibration table '{name}' is not a file of the model's folder"
             )
         return table
+
+
+def _given_up(crashed: int, error: TooManyAttempts) -> str:
+    last = error.last
+    when = f", the last time on {last.host}, where it began {last.began}" if last else ""
+    return (
+        f"{crashed} builds of its engine ended with the process that built{when}: it is not tried "
+        "again. The server's last log and the node's kernel log say of what; another "
+        "precision_mode, trt_builder_optimization_level or max_workspace_size_bytes makes another "
+        f"engine, and without the files {error.files} in the folder of --trt-cache-dir this one is "
+        "tried again"
+    )
 
 
 def _explained(error: ServingError) -> ServingError:
