@@ -1,5 +1,6 @@
 """The TensorRT candidate: which sessions it opens, and what becomes of the engines."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -176,9 +177,9 @@ def test_each_kind_of_gpu_has_an_engine_of_its_own(scene: Scene) -> None:
     assert scene.builder.built == 2
     candidate.keep()
     again = scene.candidate()
-    for device in ("cuda:0", "cuda:1"):
+    for device in ("cuda:0", "cuda:0", "cuda:1"):
         again.open(Placement(device, 1, 1), Stop())
-    assert again.preparation.hits == 2
+    assert again.preparation.hits == 3
 
 
 def change_model(scene: Scene) -> None:
@@ -405,8 +406,10 @@ def test_memory_that_does_not_suffice_for_an_engine_leaves_it_in_the_cache(scene
     first.open(ON_GPU, Stop())
     first.keep()
     scene.builder.fails_once = OutOfMemory("no room")
+    failing = scene.candidate()
     with pytest.raises(OutOfMemory):
-        scene.candidate().open(ON_GPU, Stop())
+        failing.open(ON_GPU, Stop())
+    failing.discard()
     again = scene.candidate()
     again.open(ON_GPU, Stop())
     assert again.preparation.hits == 1
@@ -439,6 +442,43 @@ def test_a_stop_before_the_build_interrupts_the_digest_and_one_after_it_closes_t
 
 def attempts(scene: Scene) -> list[str]:
     return sorted(each.name for each in (scene.folder / "cache").rglob("*.attempt-*"))
+
+
+def test_a_build_that_cannot_be_remembered_is_made_and_the_log_says_so(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.root = scene.folder / "config.pbtxt"
+    scene.root.write_text("")
+    candidate = scene.candidate()
+    with caplog.at_level(logging.WARNING):
+        candidate.open(ON_GPU, Stop())
+    candidate.discard()
+    assert "a build that ends this process will not be remembered" in caplog.text
+
+
+def test_an_engine_of_the_cache_that_took_two_processes_along_is_built_anew(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = scene.candidate()
+    first.open(ON_GPU, Stop())
+    first.keep()
+    for _ in range(2):
+        loading = scene.candidate()
+        loading.open(ON_GPU, Stop())
+        assert len(attempts(scene)) > 0
+        loading.blame()
+    again = scene.candidate()
+    with caplog.at_level(logging.WARNING):
+        again.open(ON_GPU, Stop())
+    assert "ended the processes that loaded it, and is built anew" in caplog.text
+    assert (again.preparation.hits, again.preparation.misses) == (0, 1)
+    again.keep()
+    assert attempts(scene) == []
+    last = scene.candidate()
+    last.open(ON_GPU, Stop())
+    last.keep()
+    assert last.preparation.hits == 1
+    assert attempts(scene) == []
 
 
 def died(scene: Scene) -> None:
@@ -521,7 +561,7 @@ def test_an_engine_that_another_process_builds_is_waited_for_and_taken(scene: Sc
             return True
 
     candidate.open(ON_GPU, Waited())
-    assert said == ["another process builds it, which is waited for"]
+    assert said == ["waits for another process that builds it"]
     assert candidate.preparation.doing == ""
     assert (candidate.preparation.hits, candidate.preparation.misses) == (1, 0)
     assert scene.builder.built == 1

@@ -1,17 +1,14 @@
 """TensorRT as a candidate: engines from the cache or newly built, one session for each placement.
 
 Put together from what is decided elsewhere: options (`tensorrt_options`), shapes
-(`tensorrt_profile`), the folder that an engine lies in (`tensorrt_cache`) and the library
+(`tensorrt_profile`), where an engine comes from (`tensorrt_engines`) and the library
 (`tensorrt_library`). Sessions are opened by whoever makes the candidate, with these options before
 the CUDA provider's: what TensorRT does not take runs there.
   1. An engine is built while its session is opened, by the thread that prepares, never in a run:
      every variable dimension has a range, and only shapes within reach the session.
   2. An engine is kept for other processes after its outputs were compared, not before.
-  3. Until then an attempt stands (`tensorrt_attempts`): should opening, building or comparing end
-     the process, the next one knows.
 """
 
-import logging
 import re
 import shutil
 import time
@@ -27,8 +24,8 @@ from stoker.runtime.candidate import CandidateRefused, Preparation, Shapes, Stop
 from stoker.runtime.gpu_facts import Gpu
 from stoker.runtime.model_files import digest, file_digest
 from stoker.runtime.session import Placement, Session
-from stoker.runtime.tensorrt_attempts import Attempt, TooManyAttempts
-from stoker.runtime.tensorrt_cache import Building, EngineCache, EngineIdentity, folder_bytes
+from stoker.runtime.tensorrt_cache import EngineIdentity
+from stoker.runtime.tensorrt_engines import TITLE, Engines
 from stoker.runtime.tensorrt_library import TensorRtLibrary
 from stoker.runtime.tensorrt_options import (
     DimensionRange,
@@ -36,10 +33,6 @@ from stoker.runtime.tensorrt_options import (
     tensorrt_request,
 )
 from stoker.runtime.tensorrt_profile import Profile, profile_of
-
-log = logging.getLogger(__name__)
-
-TITLE: Final = "TensorRT"
 
 _NO_SHAPES: Final = re.compile(r"no associated shape profiles provided:\s*([^\n]*)")
 """ONNX Runtime 1.31, where TensorRT takes parts of the graph: names of tensors between them."""
@@ -157,18 +150,12 @@ class TensorRtCandidate:
         self._profile = profile
         self._runtime = runtime
         self._library = library
-        self._root = places.cache
-        # Without a root nothing is looked for and nothing kept, so that none is needed.
-        self._cache = EngineCache(places.cache or Path())
-        self._is_cached = request.is_cached and places.cache is not None
         self._plugins = places.plugins
-        self._clock = clock
         self._model_digest = ""
-        self._buildings: dict[str, Building] = {}
-        """By the engine's key: those that this process has just built."""
-        self._attempts: dict[str, Attempt] = {}
-        """This process's, by the engine's key, until the engine is kept or given up."""
         self.preparation = Preparation()
+        self._engines = Engines(
+            places.cache, self.preparation, is_cached=request.is_cached, clock=clock
+        )
         self._table = self._calibration_table()
         for plugin in self._plugins:
             if not plugin.is_file():
@@ -200,97 +187,28 @@ class TensorRtCandidate:
         def proceed() -> bool:
             return not stop.is_set
 
-        identity = self._identity(placement.device, proceed)
-        building = self._buildings.get(identity.key)
-        if building is not None:
-            return self._open_in(building.path, placement, stop)
-        while True:
-            session = self._open_known(identity, placement, stop) if self._is_cached else None
-            if session is not None:
-                return session
-            if self._begin(identity, stop):
-                return self._build(identity, placement, stop)
-
-    def _begin(self, identity: EngineIdentity, stop: Stop) -> bool:
-        """Begins an attempt; False where another process has built the engine meanwhile. Raises
-        CandidateRefused where too many have taken their processes along."""
-        if self._root is None:
-            return True  # there is no folder to remember anything in
-        attempts = self._cache.attempts(identity, is_shared=self._is_cached)
-
-        def wait(seconds: float) -> bool:
-            self.preparation.doing = "another process builds it, which is waited for"
-            return stop.proceeds(seconds)
-
-        try:
-            attempt = attempts.begin(wait, lambda: self._is_cached and self._cache.has(identity))
-        except TooManyAttempts as error:
-            self.preparation.crashes = attempts.crashed
-            raise CandidateRefused(TITLE, _given_up(attempts.crashed, error)) from error
-        finally:
-            self.preparation.doing = ""
-        if attempt is None:
-            return False
-        self.preparation.crashes = attempts.crashed
-        self._attempts[identity.key] = attempt
-        stop.on_set(lambda: attempt.end(was_stopped=True))
-        return True
-
-    def _build(self, identity: EngineIdentity, placement: Placement, stop: Stop) -> Session:
-        began = self._clock()
-        building = self._cache.build(identity, keep=self._is_cached)
-        self._buildings[identity.key] = building
-        if self._table is not None:
-            shutil.copyfile(self._table, building.path / self._table.name)
-        self.preparation.misses += 1
-        session = self._open_in(building.path, placement, stop)
-        self.preparation.seconds += self._clock() - began
-        self.preparation.nbytes = building.nbytes
-        return session
+        return self._engines.open(
+            self._identity(placement.device, proceed),
+            stop,
+            self._lay_table,
+            lambda folder: self._open_in(folder, placement, stop),
+        )
 
     def keep(self) -> None:
         """Implements `Candidate`."""
-        for building in self._buildings.values():
-            if building.publish() is None:
-                building.discard()  # ONNX Runtime has read it; another process's is there to stay
-        self._buildings.clear()
-        self._end_attempts()
+        self._engines.keep()
 
     def discard(self) -> None:
         """Implements `Candidate`."""
-        for building in list(self._buildings.values()):
-            building.discard()
-        self._buildings.clear()
-        self._end_attempts()
+        self._engines.discard()
 
     def blame(self) -> None:
         """Implements `Candidate`."""
-        for attempt in self._attempts.values():
-            attempt.blame()
+        self._engines.blame()
 
-    def _end_attempts(self) -> None:
-        for attempt in list(self._attempts.values()):
-            attempt.end()
-        self._attempts.clear()
-
-    def _open_known(
-        self, identity: EngineIdentity, placement: Placement, stop: Stop
-    ) -> Session | None:
-        """A session of an engine in the cache; None where there is none that can be loaded."""
-        found = self._cache.find(identity, lambda: not stop.is_set)
-        if found is None:
-            return None
-        try:
-            session = self._open_in(found, placement, stop)
-        except InvalidRequest as error:  # no memory, or a broken device, says nothing of the engine
-            if stop.is_set:
-                raise
-            log.warning("an engine of the cache is built anew: %s", error.message)
-            self._cache.remove(found)
-            return None
-        self.preparation.hits += 1
-        self.preparation.nbytes = folder_bytes(found)
-        return session
+    def _lay_table(self, folder: Path) -> None:
+        if self._table is not None:
+            shutil.copyfile(self._table, folder / self._table.name)
 
     def _open_in(self, folder: Path, placement: Placement, stop: Stop) -> Session:
         options = {
@@ -349,18 +267,6 @@ class TensorRtCandidate:
                 TITLE, f"the calibration table '{name}' is not a file of the model's folder"
             )
         return table
-
-
-def _given_up(crashed: int, error: TooManyAttempts) -> str:
-    last = error.last
-    when = f", the last time on {last.host}, where it began {last.began}" if last else ""
-    return (
-        f"{crashed} builds of its engine ended with the process that built{when}: it is not tried "
-        "again. The server's last log and the node's kernel log say of what; another "
-        "precision_mode, trt_builder_optimization_level or max_workspace_size_bytes makes another "
-        f"engine, and without the files {error.files} in the folder of --trt-cache-dir this one is "
-        "tried again"
-    )
 
 
 def _explained(error: ServingError) -> ServingError:

@@ -93,11 +93,13 @@ def _started(pid: int, root: Path) -> str:
 class TooManyAttempts(Exception):
     """Every attempt took its process with it."""
 
-    def __init__(self, last: Builder | None, files: str) -> None:
-        """`files`: a pattern of the files to take away, below the root of the cache."""
+    def __init__(self, last: Builder | None, files: str, forget: Callable[[], None]) -> None:
+        """`files`: a pattern of the files to take away, below the root of the cache. `forget`
+        takes them away."""
         super().__init__(files)
         self.last = last
         self.files = files
+        self.forget = forget
 
 
 class Attempt:
@@ -113,6 +115,11 @@ class Attempt:
             threading.Thread(
                 target=self._beat, args=(path, heartbeat_s), name="build-heartbeat", daemon=True
             ).start()
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether another process will know of it."""
+        return self._path is not None
 
     def _beat(self, path: Path, heartbeat_s: float) -> None:
         while not self._has_ended.wait(heartbeat_s):
@@ -192,23 +199,24 @@ class Attempts:
                 self._bury(last)
             if last >= MOST_ATTEMPTS:
                 files = f"{self._folder.name}/{self._name}.attempt-*"
-                raise TooManyAttempts(self._read(last), files)
+                raise TooManyAttempts(self._read(last), files, self._forget)
             try:
                 path = self._create(last + 1)
                 if path is None:
                     continue  # another process was first
                 attempt = Attempt(path, last + 1, self._heartbeat_s)
             except OSError as error:
-                log.warning(
-                    "the TensorRT cache cannot be written to (%s): a build that crashes will not "
-                    "be remembered",
-                    error.strerror,
-                )
+                log.info("attempts cannot be remembered: %s", error.strerror)
                 attempt = Attempt(None, last + 1)
             if is_done():  # another process ended between the caller's look and this one's claim
                 attempt.end()
                 return None
             return attempt
+
+    def _forget(self) -> None:
+        for number in self._numbers():
+            with contextlib.suppress(OSError):
+                self._path(number).unlink()
 
     def _is_over(self, number: int) -> bool:
         """Whether the attempt's process is known to be gone."""
@@ -223,7 +231,7 @@ class Attempts:
     def _bury(self, number: int) -> None:
         builder = self._read(number)
         log.warning(
-            "a build of the TensorRT engine '%s' ended with its process (attempt %d of %d%s)",
+            "an attempt at the TensorRT engine '%s' ended with its process (number %d of %d%s)",
             self._name,
             number,
             MOST_ATTEMPTS,

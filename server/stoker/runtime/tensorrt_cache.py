@@ -5,7 +5,7 @@ options; all of that is its key. Layout below the root, which is the setting --t
 
     <environment>/<key>/   manifest.json and the files that ONNX Runtime wrote; never changed again
     <environment>/timing/  what the builder measured of kernels, by GPU: makes later builds shorter
-    <environment>/<key>.attempt-1 ...   who builds, or died of it: `tensorrt_attempts.py`
+    <environment>/<key>...attempt-1 ...  who builds or loads, or died of it: `tensorrt_attempts.py`
     .building/<any name>/  where one process builds; nobody else looks at it
 
   1. A key's folder appears whole, by one rename, or not at all: readers need no lock.
@@ -160,10 +160,15 @@ class EngineCache:
         """Whether there is an engine, whole or not."""
         return (self.root / identity.environment / identity.key).is_dir()
 
-    def attempts(self, identity: EngineIdentity, *, is_shared: bool) -> Attempts:
+    def builds(self, identity: EngineIdentity, *, is_shared: bool) -> Attempts:
         """The attempts to build an engine. Where it is not shared, this machine's own: nobody waits
         for what nobody else will get."""
-        name = identity.key if is_shared else f"{identity.key}-{os.uname().nodename}"
+        name = identity.key if is_shared else f"{identity.key}-on-{os.uname().nodename}"
+        return Attempts(self.root / identity.environment, name)
+
+    def loads(self, identity: EngineIdentity) -> Attempts:
+        """This machine's attempts to load an engine."""
+        name = f"{identity.key}-load-on-{os.uname().nodename}"
         return Attempts(self.root / identity.environment, name)
 
     def build(self, identity: EngineIdentity, *, keep: bool = True) -> Building:
