@@ -47,6 +47,7 @@ class FakeCandidate:
         self.kept = 0
         self.discarded = 0
         self.blamed = 0
+        self.least = 0
         self.builders: list[str] = []
         """Names of the threads that built."""
         self._inside = threading.Event()
@@ -61,6 +62,9 @@ class FakeCandidate:
 
     def tolerance(self, rounding: float) -> float:
         return max(self.allowed, rounding)
+
+    def least_bytes(self) -> int:
+        return self.least
 
     def corners(self) -> Sequence[Shapes]:
         return ({"x": (self.most_rows, 4)}, {"x": (1, 4)})

@@ -126,7 +126,7 @@ class Server:
             on_device_fault,
             lambda device: _known(runtime, self._memory, device),
         )
-        self._upgrades = Upgrades(self.engine, loop)
+        self._upgrades = Upgrades(self.engine, loop, memory=self._memory)
         self._loader = Loader(
             Opener(
                 runtime,

@@ -18,7 +18,7 @@ from stoker.runtime.tensorrt import (
     tensorrt_candidate,
 )
 from stoker.runtime.tensorrt_library import TensorRtLibrary
-from stoker.runtime.tensorrt_options import Precision, TensorRtRequest
+from stoker.runtime.tensorrt_options import Precision, TensorRtRequest, default_workspace
 from stoker.runtime.tensorrt_profile import profile_of
 from stoker.tensor import DataType, TensorSpec
 
@@ -129,6 +129,34 @@ def test_a_session_is_opened_with_the_models_options_its_profile_and_the_engines
         "trt_timing_cache_path": folder,
     }
     assert Path(folder).is_relative_to(scene.folder / "cache")
+
+
+def test_an_engine_may_take_a_quarter_of_the_gpu_for_scratch_unless_the_model_says(
+    scene: Scene,
+) -> None:
+    scene.builder.gpus["cuda:0"] = Gpu(0, "NVIDIA L4", (8, 9), memory_bytes=23_034 << 20)
+    for written, workspace in (({}, 4 << 30), ({"trt_max_workspace_size": "5"}, 5)):
+        candidate = scene.candidate(TensorRtRequest(written))
+        candidate.open(ON_GPU, Stop())
+        candidate.discard()
+        assert scene.builder.opened[-1]["trt_max_workspace_size"] == str(workspace)
+
+
+def test_the_limit_for_scratch_is_the_same_whatever_a_driver_leaves_of_a_gpu() -> None:
+    assert default_workspace(24 << 30) == default_workspace(22_500 << 20) == 4 << 30
+    assert default_workspace(80 << 30) == 16 << 30
+    assert default_workspace(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [(Precision.FP32, 16), (Precision.FP16, 8), (Precision.BF16, 8), (Precision.INT8, 4)],
+)
+def test_the_least_that_a_session_takes_are_its_weights_in_its_precision(
+    scene: Scene, precision: Precision, least: int
+) -> None:
+    models.write_model(scene.path, models.external())
+    assert scene.candidate(TensorRtRequest({}, precision)).least_bytes() == least
 
 
 def test_a_proved_engine_is_a_hit_for_the_next_process_and_is_not_built_again(

@@ -15,11 +15,13 @@ from stoker.device import DeviceReport
 from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
+from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.upgrade import UpgradeState
 from stoker.lifecycle.upgrades import Upgrades
 from stoker.model import ModelConfig, ModelVersion, VersionState
 from stoker.runtime.agreement import record
 from stoker.runtime.independence import Independence
+from stoker.runtime.memory import MemoryReading
 from stoker.runtime.session import Placement
 from stoker.tensor import Array
 
@@ -37,13 +39,19 @@ class Scene:
         self.at = at
         self.clock = FakeClock()
         self.changed = asyncio.Event()
+        self.free: int | None = None
+        """Bytes of the device, of 100; None: cannot be read."""
         self.upgrades = Upgrades(
             at.engine,
             asyncio.get_running_loop(),
+            memory=MemoryFit(self.reading),
             on_change=self.changed.set,
             clock=self.clock,
             last_step_s=last_step_s,
         )
+
+    def reading(self, device: str) -> MemoryReading | None:
+        return None if self.free is None else MemoryReading(100, 100 - self.free)
 
     def add(
         self, candidate: FakeCandidate | RefusedWay, model: ModelConfig | None = None
@@ -245,6 +253,41 @@ def test_sessions_on_a_device_that_a_comparison_broke_are_neither_closed_nor_let
             candidate.runtime.sessions.clear()
             gc.collect()
             assert session() is not None
+
+    play(scenario)
+
+
+def test_a_candidate_that_cannot_fit_beside_the_sessions_that_serve_is_not_built() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        candidate.least = 61
+        async with upgrading(candidate) as scene:
+            scene.free = 60
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.FAILED)
+            assert not candidate.builders
+            (said,) = scene.upgrades.sentences()
+            assert "it does not fit beside the sessions that serve: it takes 61 bytes" in said
+            assert answer(await scene.at.engine.infer(request(1))) is not None
+
+    play(scenario)
+
+
+def test_what_the_candidates_sessions_took_of_the_device_is_told() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        candidate.least = 60
+        candidate.hold()
+        async with upgrading(candidate) as scene:
+            scene.free = 60
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await asyncio.to_thread(candidate.wait_for_build)
+            scene.free = 15
+            candidate.release()
+            await scene.until(UpgradeState.SERVING)
+            assert candidate.preparation.device_bytes == 45
 
     play(scenario)
 

@@ -70,6 +70,8 @@ class Upgrade:
         """The candidate's, for as long as nobody else closes them."""
         self.abandoned: list[tuple[Placement, Session]] = []
         """Those in a dead context. Held to the end of the process: to free them may hang."""
+        self.memory_before: dict[str, int | None] = {}
+        """Bytes that were used of each of its devices before it was opened there."""
         self.devices_before: tuple[DeviceReport, ...] = ()
         """Where the version ran when the candidate began to serve."""
         self._clock = clock

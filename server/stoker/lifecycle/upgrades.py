@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -21,6 +21,7 @@ from stoker.engine.engine import Engine, FasterWay, OpenedVersion, RefusedWay
 from stoker.engine.routing import Route
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, Reach, ServingError
+from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.upgrade import Upgrade, UpgradeState
 from stoker.model import ModelVersion
 from stoker.runtime.agreement import compare, disagreement
@@ -42,11 +43,14 @@ class Upgrades:
         engine: Engine,
         loop: asyncio.AbstractEventLoop,
         *,
+        memory: MemoryFit | None = None,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         last_step_s: float = LAST_STEP_S,
     ) -> None:
-        """`on_change` is called, on the loop, when a candidate serves or failed."""
+        """`on_change` is called, on the loop, when a candidate serves or failed. `memory` None:
+        nothing is known of it."""
+        self._memory = memory or MemoryFit()
         self._last_step_s = last_step_s
         self._engine = engine
         self._loop = loop
@@ -197,8 +201,13 @@ class Upgrades:
             model=upgrade.identity.name,
             version=upgrade.identity.version,
         )
+        least = upgrade.candidate.least_bytes()
         for placement, present in upgrade.opened.sessions:
-            with self._occupied(present.device):
+            device = present.device
+            upgrade.memory_before.setdefault(
+                device, self._memory.require(upgrade.identity.name, device, least)
+            )
+            with self._occupied(device):
                 session = upgrade.candidate.open(placement, upgrade.stop)
             upgrade.sessions.append((placement, session))
             _proceed(upgrade)
@@ -213,7 +222,18 @@ class Upgrades:
             why = disagreement(found, upgrade.candidate.tolerance(record.rounding))
             if why is not None:
                 raise ExecutionFailed(why)
+        upgrade.preparation.device_bytes = self._taken(upgrade.memory_before)
         _proceed(upgrade)
+
+    def _taken(self, before: Mapping[str, int | None]) -> int | None:
+        """By how much the use of these devices has grown, by whomever."""
+        taken = 0
+        for device, used in before.items():
+            now = self._memory.used(device)
+            if used is None or now is None:
+                return None
+            taken += max(0, now - used)
+        return taken
 
     def _occupied(self, device: str) -> AbstractContextManager[None]:
         """Runs beside it are not taken for alone on the device."""
@@ -273,6 +293,7 @@ class Upgrades:
             version=upgrade.identity.version,
             build_s=round(upgrade.preparation.seconds, 3),
             difference=upgrade.difference,
+            device_bytes=upgrade.preparation.device_bytes,
         )
 
 

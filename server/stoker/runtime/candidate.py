@@ -31,6 +31,8 @@ class Preparation:
     """Time of that, over all misses."""
     nbytes: int = 0
     """Bytes of what is prepared, on disk."""
+    device_bytes: int | None = None
+    """Of device memory that its sessions took; None where that cannot be read."""
     crashes: int = 0
     """Earlier attempts at it that ended with the process that made them."""
     doing: str = ""
@@ -89,6 +91,9 @@ class Candidate(Protocol):
     @property
     def preparation(self) -> Preparation:
         """What preparing took so far."""
+
+    def least_bytes(self) -> int:
+        """Device memory that one of its sessions takes at the very least. May read the file."""
 
     def corners(self) -> Sequence[Shapes]:
         """Shapes at the ends of what it covers; its outputs are compared there."""

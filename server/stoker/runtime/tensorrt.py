@@ -28,11 +28,15 @@ from stoker.runtime.tensorrt_cache import EngineIdentity
 from stoker.runtime.tensorrt_engines import TITLE, Engines
 from stoker.runtime.tensorrt_library import TensorRtLibrary
 from stoker.runtime.tensorrt_options import (
+    WEIGHT_SHARE,
+    WORKSPACE,
     DimensionRange,
     TensorRtRequest,
+    default_workspace,
     tensorrt_request,
 )
 from stoker.runtime.tensorrt_profile import Profile, profile_of
+from stoker.runtime.weights import weights
 
 _NO_SHAPES: Final = re.compile(r"no associated shape profiles provided:\s*([^\n]*)")
 """ONNX Runtime 1.31, where TensorRT takes parts of the graph: names of tensors between them."""
@@ -173,6 +177,10 @@ class TensorRtCandidate:
         allowed = self._request.allowed_difference
         return allowed if self._request.tolerance is not None else max(allowed, rounding)
 
+    def least_bytes(self) -> int:
+        """Implements `Candidate`: its weights, in the coarsest arithmetic that it may use."""
+        return int(weights(self._source.path).total * WEIGHT_SHARE[self._request.precision])
+
     def corners(self) -> Sequence[Shapes]:
         """Implements `Candidate`."""
         return self._profile.corners()
@@ -212,8 +220,7 @@ class TensorRtCandidate:
 
     def _open_in(self, folder: Path, placement: Placement, stop: Stop) -> Session:
         options = {
-            **self._request.options,
-            **self._profile.options(),
+            **self._options(placement.device),
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_path": str(folder),
         }
@@ -230,6 +237,14 @@ class TensorRtCandidate:
             session.close()
             raise InterruptedError
         return session
+
+    def _options(self, device: str) -> dict[str, str]:
+        """Of the provider, without those that name a place on this machine."""
+        options = {**self._request.options, **self._profile.options()}
+        workspace = default_workspace(self._runtime.gpu(device).memory_bytes)
+        if workspace:
+            options.setdefault(WORKSPACE, str(workspace))
+        return options
 
     def _identity(self, device: str, proceed: Callable[[], bool]) -> EngineIdentity:
         if not self._model_digest:
@@ -252,7 +267,7 @@ class TensorRtCandidate:
             tensorrt=self._library.version,
             compute_capability=gpu.capability_text,
             gpu_name=gpu.name,
-            options={**self._request.options, **self._profile.options(), "graph level": level},
+            options={**self._options(device), "graph level": level},
             files=read,
         )
 

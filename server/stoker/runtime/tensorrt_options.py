@@ -52,6 +52,27 @@ which an engine still serves. TF32 and FP16 keep 10 bits of a number (0.1 % a pr
 what sums and layers make of that is 5 to 50 times as much. INT8 has 127 steps, so a tenth and a
 half tells a calibrated engine from a broken one and no more."""
 
+WEIGHT_SHARE: Final = MappingProxyType(
+    {Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.BF16: 0.5, Precision.INT8: 0.25}
+)
+"""What an engine's weights take at least, as a part of those in the model's file."""
+
+WORKSPACE: Final = "trt_max_workspace_size"
+WORKSPACE_SHARE: Final = 0.25
+"""Of a GPU's memory, for the scratch memory of one engine where the model says nothing. Without a
+limit TensorRT measures kernels that take all of it, beside models that serve."""
+
+
+def default_workspace(memory_bytes: int) -> int:
+    """Bytes of scratch memory that an engine may take on a GPU of this size; 0: no limit.
+
+    A power of two: part of the engine's key, it must not change with what a driver's version leaves
+    of the same GPU.
+    """
+    most = int(memory_bytes * WORKSPACE_SHARE)
+    return 1 << (most.bit_length() - 1) if most else 0
+
+
 _PRECISION_FLAGS: Final = {
     "trt_fp16_enable": Precision.FP16,
     "trt_bf16_enable": Precision.BF16,
@@ -60,7 +81,7 @@ _PRECISION_FLAGS: Final = {
 _PRECISION_KEYS: Final = {precision: key for key, precision in _PRECISION_FLAGS.items()}
 
 _TRITON_NAMES: Final = {
-    "max_workspace_size_bytes": "trt_max_workspace_size",
+    "max_workspace_size_bytes": WORKSPACE,
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
 }
@@ -373,7 +394,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "trt_bf16_enable": _FLAG,
     "trt_int8_enable": _FLAG,
     "trt_layer_norm_fp32_fallback": _FLAG,
-    "trt_max_workspace_size": _number(0),
+    WORKSPACE: _number(0),
     "trt_min_subgraph_size": _number(1),
     "trt_max_partition_iterations": _number(1),
     "trt_op_types_to_exclude": _pattern(

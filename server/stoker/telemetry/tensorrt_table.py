@@ -42,6 +42,14 @@ ENGINE_BYTES: Final = Metric(
     "Size of the version's TensorRT engine in the cache.",
     _MODEL,
 )
+DEVICE_BYTES: Final = Metric(
+    "stoker_tensorrt_device_bytes",
+    MetricType.GAUGE,
+    "bytes",
+    "Device memory that opening and comparing the version's TensorRT sessions took: engine, "
+    "contexts and tensors, beside stoker_model_memory_bytes; with what others took meanwhile.",
+    _MODEL,
+)
 CRASHED_BUILDS: Final = Metric(
     "stoker_tensorrt_crashed_builds",
     MetricType.GAUGE,
@@ -51,5 +59,13 @@ CRASHED_BUILDS: Final = Metric(
     _MODEL,
 )
 
-TENSORRT_METRICS: Final = (STATE, HITS, MISSES, BUILD_SECONDS, ENGINE_BYTES, CRASHED_BUILDS)
+TENSORRT_METRICS: Final = (
+    STATE,
+    HITS,
+    MISSES,
+    BUILD_SECONDS,
+    ENGINE_BYTES,
+    DEVICE_BYTES,
+    CRASHED_BUILDS,
+)
 """All of them, in the order of the text."""
