@@ -10,9 +10,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from stoker.device import DeviceReport
 from stoker.engine.admission import Admission, ServerBudget
 from stoker.engine.cost_book import CostBook
 from stoker.engine.cost_curve import CostCurve
@@ -40,7 +41,7 @@ from stoker.model import (
 from stoker.request import InferRequest, InferResponse
 from stoker.runtime.agreement import Record
 from stoker.runtime.bucket_dimension import dimension_buckets
-from stoker.runtime.buckets import EXACT, buckets
+from stoker.runtime.buckets import DEPENDENT, EXACT, buckets
 from stoker.runtime.candidate import Candidate
 from stoker.runtime.independence import Independence
 from stoker.runtime.memory import MemoryUse
@@ -246,7 +247,6 @@ class Engine:
         sizes = RunSizes(policy.max_rows, largest)
         costs = CostBook(curve, sizes, elements=opened.profile.elements)
         served = ServedModel(plan, policy, admission, costs, statistics, self._loop, self._clock)
-        served.devices = tuple(session.report for _, session in opened.sessions)
         if opened.profile.overlap is not None:
             runs = Counter[str]()
             for placement, session in opened.sessions:
@@ -262,10 +262,15 @@ class Engine:
                 own.extend(executors)
             else:
                 executors = [self._shared_executor(session.device)]
-            filled = EXACT
-            if opened.independence is not Independence.DEPENDENT:  # padding is another row
-                on_gpu = session.device != "cpu"
-                filled = buckets(config, largest, on_gpu=on_gpu, seconds=curve.seconds)
+            filled = DEPENDENT
+            if opened.independence is not Independence.DEPENDENT:
+                filled = buckets(
+                    config,
+                    largest,
+                    on_gpu=session.device != "cpu",
+                    seconds=curve.seconds,
+                    captures=session.graphs.captures,
+                )
             served.filled[session.device] = filled
             for executor in executors:
                 execution = Execution(
@@ -277,6 +282,7 @@ class Engine:
                     sizes=filled,
                 )
                 served.instances.append(Instance(served, execution, executor))
+        served.devices = _reports(served)
         threads = max([placement.intra_op_threads for placement, _ in opened.sessions])
         if self._runs_inline and may_run_inline(served, threads):
             served.inline = Inline(served, served.instances[0], self._turns)
@@ -291,8 +297,7 @@ class Engine:
         for instance in served.instances:
             if instance.executor in own and instance.executor.device.name != "cpu":
                 await self._prepared(instance)
-        sessions = dict.fromkeys(instance.execution.session for instance in served.instances)
-        served.devices = tuple(session.report for session in sessions)
+        served.devices = _reports(served)
 
     async def _prepared(self, instance: Instance) -> None:
         done: asyncio.Future[None] = self._loop.create_future()
@@ -411,6 +416,14 @@ class Engine:
                 f"shared-{device}", self._device(device), self._loop, self._clock
             )
         return executor
+
+
+def _reports(served: ServedModel) -> tuple[DeviceReport, ...]:
+    """Where its sessions run, with what batches are filled up to there."""
+    sizes = {each.execution.session: each.execution.sizes for each in served.instances}
+    return tuple(
+        replace(session.report, batch_buckets=str(filled)) for session, filled in sizes.items()
+    )
 
 
 def _drop(result: InferResponse | ServingError) -> None:

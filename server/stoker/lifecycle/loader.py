@@ -129,6 +129,7 @@ class Loader:
             rows=opened.independence.value,
             devices=tuple(session.device for _, session in opened.sessions),
             cuda_graphs=tuple(str(session.graphs) for _, session in opened.sessions),
+            batch_buckets=tuple(report.batch_buckets for report in served.devices),
             providers=tuple(session.report.provider for _, session in opened.sessions),
         )
         for _, session in opened.sessions:

@@ -325,7 +325,12 @@ class Opener:
         if independence is Independence.INDEPENDENT and not config.batch_size_is_explicit:
             max_rows = max(max_rows, KNEE_LIMIT)
         costs = measure(
-            session, config, max_rows=max_rows, budget_s=self._profile_seconds, source=source
+            session,
+            config,
+            max_rows=max_rows,
+            budget_s=self._profile_seconds,
+            source=source,
+            fills_up=session.device != CPU,
         )
         if source is None or not costs:
             return Profile(costs, elements)
