@@ -199,6 +199,16 @@ class Settings:
             key="hung_run_timeout",
         ),
     )
+    # The first run of a shape may compile kernels; no report of one over some minutes was found.
+    hung_load_timeout_s: Annotated[float, kinds.DURATION] = field(
+        default=600.0,
+        metadata=_about(
+            "A run that lasts longer than this while a model is warmed, measured, captured or "
+            "compared is hung: on a GPU the process ends with code 70, on the CPU it is logged and "
+            "counted; 0: never",
+            key="hung_load_timeout",
+        ),
+    )
     # Triton's limit.
     max_json_bytes: Annotated[int, kinds.SIZE] = field(
         default=64 << 20,

@@ -4,15 +4,15 @@ import asyncio
 import errno
 import gc
 import weakref
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from stoker.device import DeviceReport
-from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
+from stoker.engine.opened_version import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
 from stoker.lifecycle.memory_fit import MemoryFit
@@ -39,16 +39,23 @@ class Scene:
         self.at = at
         self.clock = FakeClock()
         self.changed = asyncio.Event()
+        self.watched: list[tuple[ModelVersion, str, str]] = []
         self.free: int | None = None
         """Bytes of the device, of 100; None: cannot be read."""
         self.upgrades = Upgrades(
             at.engine,
             asyncio.get_running_loop(),
             memory=MemoryFit(self.reading),
+            watch=self.watch,
             on_change=self.changed.set,
             clock=self.clock,
             last_step_s=last_step_s,
         )
+
+    @contextmanager
+    def watch(self, identity: ModelVersion, device: str, what: str) -> Iterator[None]:
+        self.watched.append((identity, device, what))
+        yield
 
     def reading(self, device: str) -> MemoryReading | None:
         return None if self.free is None else MemoryReading(100, 100 - self.free)
@@ -270,6 +277,19 @@ def test_a_candidate_that_cannot_fit_beside_the_sessions_that_serve_is_not_built
             (said,) = scene.upgrades.sentences()
             assert "it does not fit beside the sessions that serve: it takes 61 bytes" in said
             assert answer(await scene.at.engine.infer(request(1))) is not None
+
+    play(scenario)
+
+
+def test_each_run_of_the_comparison_is_watched() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        async with upgrading(candidate) as scene:
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            assert set(scene.watched) == {(M, "cpu", "a run of the comparison")}
+            assert len(scene.watched) == len(candidate.runtime.runs)
 
     play(scenario)
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from stoker.control import IndexEntry
 from stoker.device import CPU, DeviceReport
-from stoker.engine.engine import Engine, OpenedVersion
+from stoker.engine.engine import Engine
+from stoker.engine.opened_version import OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, Reach, ServingError

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from stoker.device import DeviceReport
-from stoker.engine.engine import FasterWay, OpenedVersion
+from stoker.engine.opened_version import FasterWay, OpenedVersion
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed
 from stoker.model import ModelVersion

@@ -15,14 +15,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
-from stoker.engine.engine import Engine, FasterWay, OpenedVersion, RefusedWay
+from stoker.engine.engine import Engine
+from stoker.engine.opened_version import FasterWay, OpenedVersion, RefusedWay
 from stoker.engine.routing import Route
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, Reach, ServingError
 from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.upgrade import Upgrade, UpgradeState
+from stoker.lifecycle.watched_session import Watch, WatchedSession, not_watched
 from stoker.model import ModelVersion
 from stoker.runtime.agreement import compare, disagreement
 from stoker.runtime.cpu import lower_priority
@@ -44,12 +47,14 @@ class Upgrades:
         loop: asyncio.AbstractEventLoop,
         *,
         memory: MemoryFit | None = None,
+        watch: Watch = not_watched,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         last_step_s: float = LAST_STEP_S,
     ) -> None:
         """`on_change` is called, on the loop, when a candidate serves or failed. `memory` None:
-        nothing is known of it."""
+        nothing is known of it. `watch` sees runs that do not end."""
+        self._watch = watch
         self._memory = memory or MemoryFit()
         self._last_step_s = last_step_s
         self._engine = engine
@@ -216,8 +221,12 @@ class Upgrades:
         upgrade.move(UpgradeState.COMPARING)
         record = upgrade.way.record
         for _, session in upgrade.sessions:
+            watched = WatchedSession(
+                session,
+                partial(self._watch, upgrade.identity, session.device, "a run of the comparison"),
+            )
             with self._occupied(session.device):
-                found = compare(session, record, proceed=lambda: not upgrade.stop.is_set)
+                found = compare(watched, record, proceed=lambda: not upgrade.stop.is_set)
             upgrade.difference = max(upgrade.difference, found.difference)
             why = disagreement(found, upgrade.candidate.tolerance(record.rounding))
             if why is not None:
