@@ -95,11 +95,12 @@ class Server:
         tls: ssl.SSLContext | None = None,
         memory: MemoryFit | None = None,
         on_device_fault: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`.
 
         `on_device_fault` is called once when this process cannot use its GPUs any more: it is to
-        call `abandon` and to end.
+        call `abandon` and to end. `clock` is the engine's.
         """
         loop = asyncio.get_running_loop()
         self._settings = settings
@@ -131,6 +132,7 @@ class Server:
             max_queued_bytes=settings.max_buffered_bytes,
             readiness=self.health.readiness,
             statistics=statistics,
+            clock=clock,
             # grpc.aio hands calls over one by one: each would be run alone, where a thread lets
             # batches form meanwhile (benchmarks/results/0006-grpc.md).
             runs_inline=settings.grpc_transport == "native",

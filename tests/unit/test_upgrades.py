@@ -398,6 +398,29 @@ def test_the_devices_that_metadata_shows_are_those_of_ways_that_are_open() -> No
     play(scenario)
 
 
+def test_a_version_that_broke_is_not_said_to_serve_faster() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        async with upgrading(candidate) as scene:
+            scene.add(candidate)
+            scene.upgrades.broke(M)  # too early, it goes on as a stop does
+            assert scene.upgrades.states() == {M: UpgradeState.STOPPED}
+        other = FakeCandidate()
+        async with upgrading(other) as scene:
+            scene.add(other)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            scene.upgrades.broke(M)
+            assert scene.upgrades.states() == {M: UpgradeState.STOPPED}
+            assert scene.upgrades.sentences() == (
+                "model 'm' v1: TensorRT: stopped: the version cannot serve any more",
+            )
+            scene.upgrades.broke(M)
+            scene.upgrades.broke(ModelVersion("unknown", 1))
+
+    play(scenario)
+
+
 def test_every_instance_gets_a_session_of_its_own_where_it_had_one() -> None:
     async def scenario() -> None:
         candidate = FakeCandidate()

@@ -197,7 +197,7 @@ class Loader:
 
     def _broke(self, served: ServedModel, error: DeviceFailed) -> None:
         identity = served.plan.identity
-        self._upgrades.stop(identity)
+        self._upgrades.broke(identity)
         if self._registry.state(identity) is VersionState.READY:  # else it broke before
             event(
                 logger,

@@ -4,6 +4,7 @@
       any of the first three -> FAILED    with the reason; the version serves on as it did
       any of the first three -> STOPPED   the version is unloaded, or the server drains
                              SERVING -> FAILED    a run showed that it is not as good
+                             SERVING -> STOPPED   the version itself broke
 
 `upgrades.py` moves it. Knows no thread and no loop, and may be read by any.
 """
@@ -44,7 +45,7 @@ _WAYS: Final[Mapping[UpgradeState, frozenset[UpgradeState]]] = {
     UpgradeState.COMPARING: frozenset(
         {UpgradeState.SERVING, UpgradeState.FAILED, UpgradeState.STOPPED}
     ),
-    UpgradeState.SERVING: frozenset({UpgradeState.FAILED}),
+    UpgradeState.SERVING: frozenset({UpgradeState.FAILED, UpgradeState.STOPPED}),
     UpgradeState.FAILED: frozenset(),
     UpgradeState.STOPPED: frozenset(),
 }
@@ -115,6 +116,14 @@ class Upgrade:
             self.stop.set()
             if self.state is UpgradeState.WAITING:
                 self.move(UpgradeState.STOPPED)
+
+    def end_serving(self, state: UpgradeState, reason: str) -> bool:
+        """It serves no more. False where it did not, or another thread was first."""
+        with self._beginning:
+            if self.state is not UpgradeState.SERVING:
+                return False
+            self.move(state, reason)
+            return True
 
     def _circumstances(self) -> str:
         preparation = self.preparation

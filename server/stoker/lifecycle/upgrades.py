@@ -133,6 +133,15 @@ class Upgrades:
         if upgrade is not None:
             upgrade.cancel()
 
+    def broke(self, identity: ModelVersion) -> None:
+        """The version cannot serve any more, by whichever of its sessions."""
+        self.stop(identity)
+        upgrade = self._upgrades.get(identity)
+        if upgrade is not None and upgrade.end_serving(
+            UpgradeState.STOPPED, "the version cannot serve any more"
+        ):
+            self._log(upgrade)
+
     def stop_all(self) -> None:
         """The server drains: the device works for its requests alone."""
         for identity in self._upgrades:
@@ -284,7 +293,8 @@ class Upgrades:
     def _closed(self, upgrade: Upgrade, reason: str) -> None:
         """On an executor's thread: the version runs as before from here on. The sessions stay open
         until it is unloaded, since other instances may be in the middle of a run."""
-        upgrade.move(UpgradeState.FAILED, reason)
+        if not upgrade.end_serving(UpgradeState.FAILED, reason):
+            return
         upgrade.served.devices = upgrade.devices_before
         self._log(upgrade)
 
