@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stoker.lifecycle.upgrade import UpgradeState
-from stoker.telemetry import load_table
 from stoker.telemetry import metric_table as table
 from stoker.telemetry import tensorrt_table as tensorrt
 from stoker.telemetry.demand import DemandMeter
@@ -189,7 +188,7 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     metrics.register_labelled(tensorrt.MISSES, lambda: {("resnet", "3"): 2})
     metrics.register_labelled(tensorrt.BUILD_SECONDS, lambda: {("resnet", "3"): 93.25})
     metrics.register_labelled(tensorrt.ENGINE_BYTES, lambda: {("resnet", "3"): 123_456_789})
-    metrics.register_labelled(load_table.HUNG_LOADS, lambda: {("resnet", "3"): 1})
+    metrics.register_labelled(table.HUNG_LOADS, lambda: {("resnet", "3"): 1})
     metrics.register_labelled(tensorrt.DEVICE_BYTES, lambda: {("resnet", "3"): 987_654_321})
     metrics.register_labelled(tensorrt.CRASHED_BUILDS, lambda: {("resnet", "3"): 1})
     metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})

@@ -49,7 +49,7 @@ from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.runtime.tensorrt import TensorRtPlaces
 from stoker.settings import Settings
-from stoker.telemetry import load_table, log
+from stoker.telemetry import log
 from stoker.telemetry import metric_table as table
 from stoker.telemetry.demand import SHORT_WINDOW_S, SHORTEST_WINDOW_S, DemandMeter, LateDemand
 from stoker.telemetry.gpu import GpuPoller, show_gpus
@@ -316,7 +316,7 @@ class Server:
         show_load(metrics, self._demand, self._lag)
         show_upgrades(metrics, self._upgrades)
         metrics.register_labelled(
-            load_table.HUNG_LOADS,
+            table.HUNG_LOADS,
             lambda: {
                 (identity.name, str(identity.version)): count
                 for identity, count in self._load_watch.hung.items()

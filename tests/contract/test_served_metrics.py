@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import (
     text_string_to_metric_families as classic_metric_families,
 )
-from stoker.telemetry.metric_table import GPU_METRICS
+from stoker.telemetry.gpu_table import GPU_METRICS
 from stoker.tensor import DataType
 
 from tests.conftest import Endpoints, Serving

@@ -10,7 +10,8 @@ from stoker.runtime.providers import (
     CUDA_PROVIDER,
     TENSORRT_PROVIDER,
 )
-from stoker.runtime.tensorrt_options import KNOWN, OURS, REFUSED, tensorrt_request
+from stoker.runtime.tensorrt_options import tensorrt_request
+from stoker.runtime.tensorrt_parameters import KNOWN, OURS, REFUSED
 
 from tests.stub.libraries import ONE_GPU, Libraries, ask
 from tests.stub.recording import is_as_recorded

@@ -29,12 +29,12 @@ from stoker.runtime.tensorrt_engines import TITLE, Engines
 from stoker.runtime.tensorrt_library import TensorRtLibrary
 from stoker.runtime.tensorrt_options import (
     WEIGHT_SHARE,
-    WORKSPACE,
     DimensionRange,
     TensorRtRequest,
     default_workspace,
     tensorrt_request,
 )
+from stoker.runtime.tensorrt_parameters import WORKSPACE
 from stoker.runtime.tensorrt_profile import Profile, profile_of
 from stoker.runtime.weights import weights
 
