@@ -200,8 +200,9 @@ class Settings:
         ),
     )
     # The first run of a shape may compile kernels; no report of one over some minutes was found.
+    # Shorter than the start-up probe of k8s/components/gpu, which ends a pod without a reason.
     hung_load_timeout_s: Annotated[float, kinds.DURATION] = field(
-        default=600.0,
+        default=300.0,
         metadata=_about(
             "A run that lasts longer than this while a model is warmed, measured, captured or "
             "compared is hung: on a GPU the process ends with code 70, on the CPU it is logged and "

@@ -63,8 +63,8 @@ def test_a_run_that_hangs_on_the_cpu_is_logged_and_counted_once(
     play(scenario)
     (said,) = [each.getMessage() for each in caplog.records if "has not ended" in each.message]
     assert said == (
-        "a run of the warm-up of 'm' v1 on cpu has not ended after 600 s; while a model is loaded "
-        "a run may take 600 s, --hung-load-timeout"
+        "a run of the warm-up of 'm' v1 on cpu has not ended after 300 s; while a model is loaded "
+        "a run may take 300 s, --hung-load-timeout"
     )
 
 

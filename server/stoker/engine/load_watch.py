@@ -31,8 +31,9 @@ from stoker.telemetry.log import event
 
 logger: Final = logging.getLogger(__name__)
 
-HUNG_LOAD_AFTER_S: Final = 600.0
-"""The limit by default: longer than any first run that was heard of, shorter than a night."""
+HUNG_LOAD_AFTER_S: Final = 300.0
+"""The limit by default: longer than any first run that was heard of, and shorter than the start-up
+probe of a pod with a GPU, which ends the pod without a reason."""
 LOOK_S: Final = 5.0
 
 OnHung: TypeAlias = Callable[[ModelVersion, str, DeviceFailed], None]
