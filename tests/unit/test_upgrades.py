@@ -4,7 +4,7 @@ import asyncio
 import errno
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from stoker.lifecycle.upgrade import UpgradeState
 from stoker.lifecycle.upgrades import Upgrades
 from stoker.model import ModelConfig, ModelVersion, VersionState
 from stoker.runtime.agreement import record
+from stoker.runtime.buckets import MOST_BUCKETS
 from stoker.runtime.independence import Independence
 from stoker.runtime.memory import MemoryReading
 from stoker.runtime.session import Placement
@@ -61,7 +62,11 @@ class Scene:
         return None if self.free is None else MemoryReading(100, 100 - self.free)
 
     def add(
-        self, candidate: FakeCandidate | RefusedWay, model: ModelConfig | None = None
+        self,
+        candidate: FakeCandidate | RefusedWay,
+        model: ModelConfig | None = None,
+        *,
+        costs: Sequence[tuple[int, float]] = (),
     ) -> ServedModel:
         """Serves a model that has a candidate, or should have had one."""
         at, model = self.at, model or config()
@@ -78,7 +83,7 @@ class Scene:
         at.runtime.forget()
         identity = ModelVersion(model.name, 1)
         opened = OpenedVersion(
-            identity, model, sessions, Profile((), 4), Independence.INDEPENDENT, faster=way
+            identity, model, sessions, Profile(costs, 4), Independence.INDEPENDENT, faster=way
         )
         served = at.engine.host(opened)
         at.registry.set_state(identity, VersionState.LOADING)
@@ -277,6 +282,25 @@ def test_a_candidate_that_cannot_fit_beside_the_sessions_that_serve_is_not_built
             (said,) = scene.upgrades.sentences()
             assert "it does not fit beside the sessions that serve: it takes 61 bytes" in said
             assert answer(await scene.at.engine.infer(request(1))) is not None
+
+    play(scenario)
+
+
+def test_the_first_batch_of_a_faster_session_waits_for_few_bindings() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate(most_rows=64)
+        async with upgrading(candidate) as scene:
+            scene.at.runtime.placements = (Placement("cuda:0", 1, 1),)
+            steep = ((1, 0.001), (64, 0.064))
+            served = scene.add(candidate, config(max_batch_size=64), costs=steep)
+            assert len(served.filled["cuda:0"].sizes) > MOST_BUCKETS
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            candidate.runtime.forget()
+            await scene.infer(3, 1)
+            warmed = {len(run.feeds["x"]) for run in candidate.runtime.runs}
+            assert {1, 64} <= warmed
+            assert len(warmed) <= MOST_BUCKETS
 
     play(scenario)
 

@@ -42,7 +42,7 @@ from stoker.model import (
 )
 from stoker.request import InferRequest, InferResponse
 from stoker.runtime.bucket_dimension import dimension_buckets
-from stoker.runtime.buckets import DEPENDENT, EXACT, buckets
+from stoker.runtime.buckets import DEPENDENT, EXACT, MOST_BUCKETS, buckets
 from stoker.runtime.independence import Independence
 from stoker.runtime.session import Placement, Session
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
@@ -288,6 +288,14 @@ class Engine:
         faster = [each for placement, each in sessions for _ in range(placement.instances)]
         for instance, session in zip(served.instances, faster, strict=True):
             sizes = served.filled.get(session.device, EXACT)
+            if len(sizes.sizes) > MOST_BUCKETS:  # its first batch waits until all are warm
+                sizes = buckets(
+                    served.plan.config,
+                    largest,
+                    on_gpu=True,
+                    seconds=served.costs.usual.seconds,
+                    captures=True,
+                )
             execution = Execution(
                 session,
                 served.plan,
