@@ -1,6 +1,7 @@
 """The TensorRT candidate: which sessions it opens, and what becomes of the engines."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -540,6 +541,8 @@ def test_an_engine_that_took_two_processes_along_is_refused_with_what_to_do(scen
     assert scene.builder.built == 2
     (name, _) = attempts(scene)
     assert f"/{name.rpartition('-')[0]}-* in the folder of --trt-cache-dir" in refused.value.message
+    assert "the last one begun 2" in refused.value.message
+    assert os.uname().nodename not in refused.value.message.split()
     other = scene.candidate(TensorRtRequest({"trt_builder_optimization_level": "1"}))
     other.open(ON_GPU, Stop())  # other options make another engine
     assert scene.builder.built == 3

@@ -163,12 +163,12 @@ class EngineCache:
     def builds(self, identity: EngineIdentity, *, is_shared: bool) -> Attempts:
         """The attempts to build an engine. Where it is not shared, this machine's own: nobody waits
         for what nobody else will get."""
-        name = identity.key if is_shared else f"{identity.key}-on-{os.uname().nodename}"
+        name = identity.key if is_shared else f"{identity.key}-on-{_machine()}"
         return Attempts(self.root / identity.environment, name)
 
     def loads(self, identity: EngineIdentity) -> Attempts:
         """This machine's attempts to load an engine."""
-        name = f"{identity.key}-load-on-{os.uname().nodename}"
+        name = f"{identity.key}-load-on-{_machine()}"
         return Attempts(self.root / identity.environment, name)
 
     def build(self, identity: EngineIdentity, *, keep: bool = True) -> Building:
@@ -219,6 +219,11 @@ class EngineCache:
         except OSError:
             return
         shutil.rmtree(away, ignore_errors=True)
+
+
+def _machine() -> str:
+    """This machine, or pod, as part of a file's name, which clients may be told: not its own."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 
 
 def folder_bytes(folder: Path) -> int:

@@ -187,8 +187,8 @@ class Engines:
 
 
 def _given_up(crashed: int, error: TooManyAttempts) -> str:
-    last = error.last
-    when = f", the last time on {last.host}, where it began {last.began}" if last else ""
+    """For clients as well: no name of a machine, which the log has."""
+    when = f", the last one begun {error.last.began}" if error.last else ""
     return (
         f"{crashed} builds of its engine ended with the process that built{when}: it is not tried "
         "again. The server's last log and the node's kernel log say of what; another "
