@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -142,6 +143,7 @@ class Serving(Protocol):
         profile_seconds: float = 0.0,
         wait: bool = True,
         tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> "RunningServer": ...
 
 
@@ -156,7 +158,9 @@ class RunningServer:
         profile_seconds: float,
         wait: bool,
         tls: ssl.SSLContext | None,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._settings = settings
         self._runtime = runtime
         self._profile_seconds = profile_seconds
@@ -205,6 +209,7 @@ class RunningServer:
             open_repository(self._settings),
             profile_seconds=self._profile_seconds,
             tls=self._tls,
+            clock=self._clock,
         )
         at = await self._server.start()
         endpoints = Endpoints(at.http, at.grpc, at.metrics)
@@ -234,6 +239,7 @@ def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
         profile_seconds: float = 0.0,
         wait: bool = True,
         tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> RunningServer:
         server = RunningServer(
             replace(settings, sources=tuple(map(str, sources)), grpc_transport=grpc_transport),
@@ -241,6 +247,7 @@ def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
             profile_seconds=profile_seconds,
             wait=wait,
             tls=tls,
+            clock=clock,
         )
         running.append(server)
         return server

@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from stoker.engine.engine import Engine, OpenedVersion, Profile
+from stoker.engine.engine import Engine
+from stoker.engine.load_watch import LoadWatch
+from stoker.engine.opened_version import OpenedVersion, Profile
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.engine.watchdog import HUNG_AFTER_S
@@ -145,6 +147,7 @@ class Serving:
         *,
         runs_inline: bool,
         hung_run_s: float,
+        load_watch: LoadWatch | None,
     ) -> None:
         self.runtime = runtime
         self.registry = ModelRegistry()
@@ -160,6 +163,7 @@ class Serving:
             cpu_clock=cpu_clock,
             runs_inline=runs_inline,
             hung_run_s=hung_run_s,
+            load_watch=load_watch,
         )
 
     def add(
@@ -207,6 +211,7 @@ async def serving(
     cpu_clock: Callable[[], float] = time.thread_time,
     runs_inline: bool = False,
     hung_run_s: float = HUNG_AFTER_S,
+    load_watch: LoadWatch | None = None,
 ) -> AsyncIterator[Serving]:
     """An engine that ends with the block; every model must have come to rest by then. A run that
     is held on the loop would hold the test, so short models have threads unless a test asks."""
@@ -216,6 +221,7 @@ async def serving(
         cpu_clock,
         runs_inline=runs_inline,
         hung_run_s=hung_run_s,
+        load_watch=load_watch,
     )
     try:
         yield at

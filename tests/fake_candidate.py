@@ -46,6 +46,8 @@ class FakeCandidate:
         self.preparation = Preparation()
         self.kept = 0
         self.discarded = 0
+        self.blamed = 0
+        self.least = 0
         self.builders: list[str] = []
         """Names of the threads that built."""
         self._inside = threading.Event()
@@ -60,6 +62,9 @@ class FakeCandidate:
 
     def tolerance(self, rounding: float) -> float:
         return max(self.allowed, rounding)
+
+    def least_bytes(self) -> int:
+        return self.least
 
     def corners(self) -> Sequence[Shapes]:
         return ({"x": (self.most_rows, 4)}, {"x": (1, 4)})
@@ -88,6 +93,9 @@ class FakeCandidate:
 
     def discard(self) -> None:
         self.discarded += 1
+
+    def blame(self) -> None:
+        self.blamed += 1
 
     # For tests
 

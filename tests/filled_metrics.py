@@ -188,6 +188,9 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     metrics.register_labelled(tensorrt.MISSES, lambda: {("resnet", "3"): 2})
     metrics.register_labelled(tensorrt.BUILD_SECONDS, lambda: {("resnet", "3"): 93.25})
     metrics.register_labelled(tensorrt.ENGINE_BYTES, lambda: {("resnet", "3"): 123_456_789})
+    metrics.register_labelled(table.HUNG_LOADS, lambda: {("resnet", "3"): 1})
+    metrics.register_labelled(tensorrt.DEVICE_BYTES, lambda: {("resnet", "3"): 987_654_321})
+    metrics.register_labelled(tensorrt.CRASHED_BUILDS, lambda: {("resnet", "3"): 1})
     metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})
     metrics.register(table.CONNECTION_LIMIT, lambda: 16_384)
     metrics.register_info(

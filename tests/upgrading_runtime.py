@@ -55,6 +55,9 @@ class CpuCandidate:
     def tolerance(self, rounding: float) -> float:
         return max(5e-3, rounding)
 
+    def least_bytes(self) -> int:
+        return 0
+
     def corners(self) -> Sequence[Shapes]:
         return ({"x": (MOST_ROWS, 4)}, {"x": (1, 4)})
 
@@ -71,4 +74,7 @@ class CpuCandidate:
         pass
 
     def discard(self) -> None:
+        pass
+
+    def blame(self) -> None:
         pass

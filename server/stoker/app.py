@@ -17,13 +17,16 @@ from typing import Final
 import stoker
 from stoker.checking import CheckReport
 from stoker.device import CPU, DeviceReport
-from stoker.engine.engine import Engine, OpenedVersion
+from stoker.engine.engine import Engine
+from stoker.engine.load_watch import LoadWatch
+from stoker.engine.opened_version import OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.errors import Internal
 from stoker.lifecycle.check import check_models
 from stoker.lifecycle.device_fault import (
     FINISH_S,
+    DeviceFault,
     DeviceFaults,
     KnownOfDevice,
 )
@@ -92,11 +95,12 @@ class Server:
         tls: ssl.SSLContext | None = None,
         memory: MemoryFit | None = None,
         on_device_fault: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`.
 
         `on_device_fault` is called once when this process cannot use its GPUs any more: it is to
-        call `abandon` and to end.
+        call `abandon` and to end. `clock` is the engine's.
         """
         loop = asyncio.get_running_loop()
         self._settings = settings
@@ -108,17 +112,6 @@ class Server:
         )
         self.health.watch(self._show_health)
         statistics = ServerStatistics()
-        self.engine = Engine(
-            self._registry,
-            loop,
-            max_queued_bytes=settings.max_buffered_bytes,
-            readiness=self.health.readiness,
-            statistics=statistics,
-            # grpc.aio hands calls over one by one: each would be run alone, where a thread lets
-            # batches form meanwhile (benchmarks/results/0006-grpc.md).
-            runs_inline=settings.grpc_transport == "native",
-            hung_run_s=settings.hung_run_timeout_s,
-        )
         self._memory = memory or MemoryFit()
         self.device_faults = DeviceFaults(
             self.health,
@@ -126,7 +119,29 @@ class Server:
             on_device_fault,
             lambda device: _known(runtime, self._memory, device),
         )
-        self._upgrades = Upgrades(self.engine, loop)
+        self._load_watch = LoadWatch(
+            loop,
+            lambda identity, device, fault: self.device_faults.strike(
+                DeviceFault(fault, identity, (device,))
+            ),
+            limit_s=settings.hung_load_timeout_s,
+        )
+        self.engine = Engine(
+            self._registry,
+            loop,
+            max_queued_bytes=settings.max_buffered_bytes,
+            readiness=self.health.readiness,
+            statistics=statistics,
+            clock=clock,
+            # grpc.aio hands calls over one by one: each would be run alone, where a thread lets
+            # batches form meanwhile (benchmarks/results/0006-grpc.md).
+            runs_inline=settings.grpc_transport == "native",
+            hung_run_s=settings.hung_run_timeout_s,
+            load_watch=self._load_watch,
+        )
+        self._upgrades = Upgrades(
+            self.engine, loop, memory=self._memory, watch=self._load_watch.step
+        )
         self._loader = Loader(
             Opener(
                 runtime,
@@ -134,6 +149,7 @@ class Server:
                 cpu_node_warning_share=settings.cpu_node_warning_share,
                 occupied=self.engine.occupied,
                 memory=self._memory,
+                watch=self._load_watch.step,
             ),
             self.engine,
             self._registry,
@@ -248,6 +264,7 @@ class Server:
         self._rest.close()
         has_ended = await self._loader.unload_all()
         await self._management.close()
+        self._load_watch.close()
         self._lag.stop()
         if self._gpus.is_polling:
             await asyncio.to_thread(self._gpus.close)
@@ -298,6 +315,13 @@ class Server:
         metrics = self._metrics
         show_load(metrics, self._demand, self._lag)
         show_upgrades(metrics, self._upgrades)
+        metrics.register_labelled(
+            table.HUNG_LOADS,
+            lambda: {
+                (identity.name, str(identity.version)): count
+                for identity, count in self._load_watch.hung.items()
+            },
+        )
         show_gpus(metrics, self._gpus.series)
         metrics.register(table.READY, lambda: float(self.health.readiness().ready))
         metrics.register_labelled(table.MODEL_READY, self._models_ready)

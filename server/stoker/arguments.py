@@ -7,6 +7,7 @@ is done with them, and imports this module only once it can be interrupted.
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, Never
 
 from stoker.config import load
@@ -61,10 +62,10 @@ def parse_settings(command: str, words: Sequence[str]) -> Settings:
     problems: list[Problem] = []
     values: dict[str, Written] = {}
     end = words.index("--") if "--" in words else len(words)
+    given, doubts = _with_switch_values(words[:end], known)
+    problems += doubts
     try:
-        parsed, rest = settings_parser(command, known).parse_known_args(
-            _with_switch_values(words[:end], known)
-        )
+        parsed, rest = settings_parser(command, known).parse_known_args(given)
     except UsageError as error:
         problems.append(Problem("arguments", str(error)))
     else:
@@ -89,18 +90,32 @@ def _written(parsed: Mapping[str, str | list[str] | None]) -> dict[str, Written]
     }
 
 
-def _with_switch_values(words: Sequence[str], known: Sequence[Definition]) -> list[str]:
-    """`--exit-on-error` alone means true, and must not swallow the source behind it."""
+def _with_switch_values(
+    words: Sequence[str], known: Sequence[Definition]
+) -> tuple[list[str], list[Problem]]:
+    """`--exit-on-error` alone means true, and must not swallow the source behind it. What stands
+    there and is neither a value nor a source is a problem, and left out."""
     switches = {each.flag for each in known if each.kind.switch}
     result: list[str] = []
+    problems: list[Problem] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word in switches:
-            follows = bool(rest) and is_switch_word(rest[0])
-            word = f"{word}={rest.pop(0) if follows else 'true'}"
+            flag, value = word, "true"
+            if rest and is_switch_word(rest[0]):
+                value = rest.pop(0)
+            elif rest and not _may_be_source(rest[0]):
+                text = f"expected true or false, or a source behind it, got {rest.pop(0)!r}"
+                problems.append(Problem(flag, text))
+            word = f"{flag}={value}"
         result.append(word)
-    return result
+    return result, problems
+
+
+def _may_be_source(word: str) -> bool:
+    """Whether a word is another flag, a place, or looks like one that is not there."""
+    return word.startswith("-") or "/" in word or "." in word or Path(word).exists()
 
 
 def infer_parser() -> argparse.ArgumentParser:

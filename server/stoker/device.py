@@ -35,6 +35,8 @@ class DeviceReport:
     """All memory of the GPU; 0: unknown, or no GPU."""
     cuda_graphs: str = ""
     """Of a GPU's session: `on`, `off`, or why they are not used."""
+    batch_buckets: str = ""
+    """Of a GPU's session: what batches are filled up to, and what decided that."""
 
     @property
     def cpu_share(self) -> float:
@@ -64,6 +66,7 @@ class DeviceReport:
             found["compute_capability"] = self.compute_capability
             found["memory_bytes"] = self.memory_bytes or None
             found["cuda_graphs"] = self.cuda_graphs
+            found["batch_buckets"] = self.batch_buckets
         return {key: value for key, value in found.items() if value not in ("", None)}
 
     def __str__(self) -> str:

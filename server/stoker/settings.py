@@ -199,6 +199,17 @@ class Settings:
             key="hung_run_timeout",
         ),
     )
+    # The first run of a shape may compile kernels; no report of one over some minutes was found.
+    # Shorter than the start-up probe of k8s/components/gpu, which ends a pod without a reason.
+    hung_load_timeout_s: Annotated[float, kinds.DURATION] = field(
+        default=300.0,
+        metadata=_about(
+            "A run that lasts longer than this while a model is warmed, measured, captured or "
+            "compared is hung: on a GPU the process ends with code 70, on the CPU it is logged and "
+            "counted; 0: never",
+            key="hung_load_timeout",
+        ),
+    )
     # Triton's limit.
     max_json_bytes: Annotated[int, kinds.SIZE] = field(
         default=64 << 20,

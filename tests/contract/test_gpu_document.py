@@ -7,7 +7,8 @@ from pathlib import Path
 from stoker.device import DeviceReport
 from stoker.runtime.cuda_options import CUDA_OPTIONS, CudaOption, OptionKind
 from stoker.runtime.gpu_diagnosis import has_code_for
-from stoker.runtime.tensorrt_options import KNOWN, REFUSED, TOLERANCE
+from stoker.runtime.tensorrt_options import TOLERANCE
+from stoker.runtime.tensorrt_parameters import KNOWN, REFUSED
 from stoker.telemetry.gpu_reading import XID_CLASSES, XidClass
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"

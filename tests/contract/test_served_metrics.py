@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import (
     text_string_to_metric_families as classic_metric_families,
 )
-from stoker.telemetry.metric_table import GPU_METRICS
+from stoker.telemetry.gpu_table import GPU_METRICS
 from stoker.tensor import DataType
 
 from tests.conftest import Endpoints, Serving
@@ -94,9 +94,12 @@ def test_a_used_server_shows_all_but_what_its_machine_lacks(at: Endpoints) -> No
     missing = documented().keys() - series(at.metrics()).keys()
     missing.discard("nv_cpu_utilization")  # a share of the time since an earlier scrape
     missing -= {metric.name for metric in GPU_METRICS}  # tests/server/test_gpu_metrics.py has them
-    # No container, no model that asks for TensorRT, none on a GPU (test_device_truth.py has that).
-    absent = ("stoker_container_", "stoker_tensorrt_", "stoker_model_memcpy_nodes",
-              "stoker_model_cpu_compute_nodes")  # fmt: skip
+    # No container, no load that hung, no model that asks for TensorRT, none on a GPU
+    # (test_device_truth.py has that).
+    absent = (
+        *("stoker_container_", "stoker_hung_load_", "stoker_tensorrt_"),
+        *("stoker_model_memcpy_nodes", "stoker_model_cpu_compute_nodes"),
+    )
     assert {name for name in missing if not name.startswith(absent)} == set()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -33,7 +34,7 @@ from tests.calls import (
     send_each,
     wait_until,
 )
-from tests.conftest import Serving, StokerProcess, run_stoker
+from tests.conftest import FREE_PORTS, Serving, StokerProcess, run_stoker
 from tests.fake_runtime import FakeModel, FakeRuntime
 from tests.faulty_server import GOOD, HANGS, SENTENCE, STICKY, WAITS
 
@@ -184,6 +185,30 @@ def test_a_model_that_breaks_the_gpu_while_it_is_loaded_ends_the_process(
     assert server.on_loop(lambda its: its.device_faults.has_struck)
     assert SENTENCE in server.at.probe("/readyz")[1]
     assert not any(session.closed for session in runtime.sessions), "freeing may hang"
+
+
+LOADING_HANGS = replace(FREE_PORTS, hung_load_timeout_s=0.1)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_a_warm_up_that_hangs_on_a_gpu_ends_the_process_and_on_the_cpu_is_counted(
+    serve: Serving, tmp_path: Path, device: str
+) -> None:
+    runtime = FakeRuntime(placements=(Placement(device, 1, 1),))
+    entry = models.ModelEntry(b"fake", BATCHING)
+    repository = models.write_repository(tmp_path / "repository", {"bad": entry})
+    runtime.hold()
+    try:
+        server = serve(repository, runtime=runtime, settings=LOADING_HANGS, wait=False)
+        wait_until(
+            lambda: server.at.metric("stoker_hung_load_runs_total", model="bad") == 1, "a word"
+        )
+        has_struck = server.on_loop(lambda its: its.device_faults.has_struck)
+        assert has_struck is (device != "cpu")
+        said = "a run of the warm-up of 'bad' v1 on cuda:0 has not ended"
+        assert (said in server.at.probe("/readyz")[1]) is has_struck
+    finally:
+        runtime.release()
 
 
 @on_both_protocols

@@ -17,6 +17,7 @@ from tests.calls import (
     GrpcClient,
     RestClient,
     ServeFake,
+    fake_repository,
     occupy,
     on_both_protocols,
     rows,
@@ -27,7 +28,7 @@ from tests.calls import (
     wait_for_queued,
 )
 from tests.conftest import RunningServer, Serving
-from tests.fake_runtime import FakeModel, FakeRuntime
+from tests.fake_runtime import FakeClock, FakeModel, FakeRuntime
 
 GUILTY = 13.0
 
@@ -71,18 +72,23 @@ def test_only_the_guilty_request_of_a_failing_batch_fails(
 
 
 def test_a_model_whose_failures_take_much_device_time_fails_batches_whole_and_retryably(
-    serve_fake: ServeFake, runtime: FakeRuntime
+    serve: Serving, tmp_path: Path
 ) -> None:
-    server = serve_fake()
+    clock = FakeClock()  # a second of a busy machine would be over before the next batch
+    runtime = FakeRuntime(clock=clock, sleep=clock.advance)
+    server = serve(fake_repository(tmp_path, BATCHING), runtime=runtime, clock=clock)
     runtime.model.fail = fails_on(GUILTY)
     with RestClient(server.at) as client:
-        occupy(client, runtime)
-        first = send_each(client, [GUILTY, 1], server)
-        runtime.step()
-        runtime.wait_for_run(2)
-        second = send_each(client, [GUILTY, 2], server)
-        runtime.model.seconds = lambda rows: 0.15  # more than 10 % of a second in one failing run
-        runtime.release()
+        try:
+            occupy(client, runtime)
+            first = send_each(client, [GUILTY, 1], server)
+            runtime.step()
+            runtime.wait_for_run(2)
+            second = send_each(client, [GUILTY, 2], server)
+            # More than 10 % of a second in one failing run.
+            runtime.model.seconds = lambda rows: 0.15
+        finally:
+            runtime.release()
         assert [call.answer().status for call in first] == ["500", "OK"]
         answers = [call.answer() for call in second]
     assert [answer.status for answer in answers] == ["503", "503"]

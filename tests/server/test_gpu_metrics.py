@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from stoker.telemetry.metric_table import GPU_METRICS
+from stoker.telemetry.gpu_table import GPU_METRICS
 
 from tests.calls import wait_until
 from tests.conftest import Endpoints, run_stoker

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stoker.errors import DeviceFailed, Reach
+from stoker.model import ModelConfig
+from stoker.runtime.candidate import Candidate
+from stoker.runtime.session import Placement, Session
 from stoker.tensor import Array
 
-from tests.calls import Connect, on_both_protocols, rows, wait_until
+from tests.calls import Connect, fake_repository, on_both_protocols, rows, wait_until
 from tests.conftest import Endpoints, RunningServer, Serving, sample
+from tests.fake_candidate import FakeCandidate
+from tests.fake_runtime import FakeRuntime
 from tests.models import mlp, scaled, write_model, write_repository
 from tests.rest_call import get
 from tests.upgrading_runtime import MOST_ROWS, UpgradingRuntime
@@ -162,6 +168,36 @@ def test_a_model_that_may_have_none_serves_without_one_and_the_details_say_why(
     server = serve(repository, runtime=runtime)
     assert details(server.at) == ["model 'm' v1: TensorRT: failed: declare the sizes of 'sequence'"]
     assert state(server.at) == "failed"
+
+
+class FakeUpgrading(FakeRuntime):
+    """Every model is on a GPU and has a candidate there, both of them fake."""
+
+    def __init__(self) -> None:
+        super().__init__(placements=(Placement("cuda:0", 1, 1),))
+        self.faster = FakeCandidate()
+
+    def candidate(
+        self, path: Path, folder: Path, config: ModelConfig, session: Session, *, max_rows: int
+    ) -> Candidate | None:
+        return self.faster
+
+
+@on_both_protocols
+def test_the_metrics_of_a_version_that_broke_do_not_say_that_its_candidate_serves(
+    serve: Serving, tmp_path: Path, connect: Connect
+) -> None:
+    runtime = FakeUpgrading()
+    server = serve(fake_repository(tmp_path, "max_batch_size: 8"), runtime=runtime)
+    wait_for(server, "serving")
+    broken = DeviceFailed("no kernel image", reach=Reach.MODEL)
+    with connect(server.at) as client:
+        assert client.send("m", {"x": rows(1)}).answer().status == "OK"
+        for each in (runtime.model, runtime.faster.runtime.model):
+            each.fail = lambda feeds: broken
+        assert client.send("m", {"x": rows(1)}).answer().status == connect.statuses["DEVICE_FAILED"]
+    wait_for(server, "stopped")
+    assert server.at.metric("stoker_model_ready", model="m") == 0
 
 
 @on_both_protocols

@@ -10,10 +10,12 @@ from stoker.runtime.providers import (
     CUDA_PROVIDER,
     TENSORRT_PROVIDER,
 )
-from stoker.runtime.tensorrt_options import KNOWN, OURS, REFUSED, tensorrt_request
+from stoker.runtime.tensorrt_options import tensorrt_request
+from stoker.runtime.tensorrt_parameters import KNOWN, OURS, REFUSED
 
 from tests.stub.libraries import ONE_GPU, Libraries, ask
 from tests.stub.recording import is_as_recorded
+from tests.stub.stub_models import WEIGHTY_BYTES
 
 WITHOUT_NODES = {"trt_op_types_to_exclude": "Relu"}
 """The one operator of the model: then no engine is asked for, which the stub could not build."""
@@ -97,6 +99,23 @@ def test_a_stream_of_ours_is_taken_by_its_address(libraries: Libraries) -> None:
     (answer,) = ask("raw_probe", [request({"user_compute_stream": "4660"})], environment(libraries))
     stored = answer["options"][TENSORRT_PROVIDER]
     assert (stored["user_compute_stream"], stored["has_user_compute_stream"]) == ("4660", "1")
+
+
+def test_a_limit_of_the_arena_does_not_bind_beside_tensorrt_whose_own_arena_comes_first(
+    libraries: Libraries,
+) -> None:
+    """docs/gpu.md, "Memory". Should this fail at an upgrade: a TensorRT session can be capped."""
+    limit = {"enable_cudnn": "0", "gpu_mem_limit": str(WEIGHTY_BYTES // 2)}
+    cuda = [[CUDA_PROVIDER, limit], [CPU_PROVIDER, {}]]
+    first = [TENSORRT_PROVIDER, {"trt_op_types_to_exclude": "MatMul,Relu"}]
+    alone, beside = ask(
+        "raw_probe",
+        [{"providers": providers, "model": "weighty"} for providers in (cuda, [first, *cuda])],
+        environment(libraries),
+    )
+    assert "is smaller than requested bytes of" in alone["text"]
+    assert "text" not in beside
+    assert beside["providers"] == [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER]
 
 
 def test_the_keys_that_we_know_are_those_that_a_session_stores(libraries: Libraries) -> None:

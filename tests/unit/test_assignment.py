@@ -5,6 +5,7 @@ from stoker.device import DeviceReport
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig
 from stoker.runtime.assignment import Assignment, placement_doubt, settle
+from stoker.runtime.node_data import AssignedNode, NodeData
 from stoker.runtime.providers import CPU_PROVIDER, CUDA_PROVIDER
 
 
@@ -13,7 +14,13 @@ def config(**parameters: str) -> ModelConfig:
 
 
 def assigned(on_gpu: int, *on_cpu: str) -> Assignment:
-    return Assignment.of([(CUDA_PROVIDER, ["Relu"] * on_gpu), (CPU_PROVIDER, list(on_cpu))])
+    return Assignment.of(
+        [(CUDA_PROVIDER, nodes(*["Relu"] * on_gpu)), (CPU_PROVIDER, nodes(*on_cpu))]
+    )
+
+
+def nodes(*operators: str) -> list[AssignedNode]:
+    return [AssignedNode(each) for each in operators]
 
 
 def report(
@@ -24,7 +31,11 @@ def report(
 
 
 def test_parts_of_one_provider_are_added_up() -> None:
-    parts = [(CUDA_PROVIDER, ["Relu"]), (CPU_PROVIDER, ["Shape"]), (CUDA_PROVIDER, ["Conv"])]
+    parts = [
+        (CUDA_PROVIDER, nodes("Relu")),
+        (CPU_PROVIDER, nodes("Shape")),
+        (CUDA_PROVIDER, nodes("Conv")),
+    ]
     found = Assignment.of(parts)
     assert found.nodes == {CUDA_PROVIDER: 2, CPU_PROVIDER: 1}
     assert (found.on_gpu, found.on_cpu) == (2, ("Shape",))
@@ -46,6 +57,23 @@ def test_a_model_of_texts_is_told_to_be_on_the_cpu() -> None:
 def test_shape_operators_on_the_cpu_do_not_compute() -> None:
     assert assigned(3, "Shape", "Gather", "Concat").computing_on_cpu == ()
     assert assigned(3, "Shape", "TopK", "Conv", "Conv").computing_on_cpu == ("Conv", "Conv", "TopK")
+
+
+def test_a_shape_operator_that_works_on_data_computes() -> None:
+    data = NodeData({"sum": True, "index": False})
+    on_cpu = [AssignedNode("Add", "sum"), AssignedNode("Add", "index"), AssignedNode("TopK", "t")]
+    parts = [(CUDA_PROVIDER, nodes("Relu")), (CPU_PROVIDER, on_cpu)]
+    assert Assignment.of(parts, lambda: data).computing_on_cpu == ("Add", "TopK")
+    unreadable = Assignment.of(parts, lambda: None)
+    assert unreadable.computing_on_cpu == ("TopK",)
+
+
+def test_the_models_file_is_read_only_where_it_decides_something() -> None:
+    def never() -> NodeData:
+        raise AssertionError("the file was read")
+
+    Assignment.of([(CUDA_PROVIDER, nodes("Relu")), (CPU_PROVIDER, nodes("TopK"))], never)
+    Assignment.of([(CPU_PROVIDER, nodes("Add"))], never)
 
 
 def test_strict_placement_refuses_what_computes_on_the_cpu_and_no_shapes() -> None:

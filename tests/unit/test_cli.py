@@ -1,5 +1,7 @@
 """Arguments: which settings they become, what is refused, and with which exit code."""
 
+from pathlib import Path
+
 import pytest
 from stoker import __version__
 from stoker.arguments import parse_settings
@@ -35,15 +37,31 @@ def test_sources_may_stand_before_between_and_behind_flags(words: list[str]) -> 
         (["--exit-on-error", "false", "repo"], False, ("repo",)),
         (["--exit-on-error=false"], False, ()),
         (["repo", "--exit-on-error"], True, ("repo",)),
+        (["--exit-on-error", "./none"], True, ("./none",)),
+        (["--exit-on-error", "s3://bucket"], True, ("s3://bucket",)),
+        (["--exit-on-error", "--http-port", "9"], True, ()),
         (["--", "--exit-on-error"], False, ("--exit-on-error",)),
     ],
 )
 def test_a_switch_alone_means_true_and_leaves_the_source_behind_it(
-    words: list[str], exits: bool, sources: tuple[str, ...]
+    words: list[str],
+    exits: bool,
+    sources: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (tmp_path / "repo").mkdir()
+    monkeypatch.chdir(tmp_path)
     settings = parse_settings("serve", words)
     assert settings.exit_on_error is exits
     assert settings.sources == sources
+
+
+def test_a_word_behind_a_switch_that_is_neither_a_value_nor_a_source_is_told() -> None:
+    assert problems_of("--cuda-graphs", "maybe", "--http-port=x") == [
+        "--cuda-graphs: expected true or false, or a source behind it, got 'maybe'",
+        "--http-port: expected a port from 0 to 65535, got 'x'",
+    ]
 
 
 def test_a_repeated_flag_gives_several_values() -> None:

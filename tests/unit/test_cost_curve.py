@@ -40,6 +40,11 @@ def test_the_knee_is_where_doubling_gains_less_than_a_tenth() -> None:
     assert measured().knee(8) == 8
 
 
+def test_sizes_between_powers_of_two_change_no_knee() -> None:
+    points = {rows: (2 + rows) / 1000 for rows in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
+    assert CostCurve(points.items()).knee(128) == measured().knee(128) == 16
+
+
 def test_a_model_that_gains_nothing_has_its_knee_at_one() -> None:
     assert CostCurve((rows, rows / 1000) for rows in SIZES).knee(128) == 1
 

@@ -270,6 +270,9 @@ def test_a_replay_that_answers_otherwise_is_never_served() -> None:
             (device,) = at.engine.metadata("m").devices
             assert device.cuda_graphs == f"not used: {session.graphs.problem}"
             assert device.facts()["cuda_graphs"] == device.cuda_graphs
+            assert device.facts()["batch_buckets"] == (
+                "1,2,4,8: powers of two, since no cost is measured"
+            )
             np.testing.assert_array_equal(await answers(at, 8), 2 * numbers(8, 3))
 
     play(scenario)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from stoker.engine.engine import FasterWay, RefusedWay
+from stoker.engine.opened_version import FasterWay, RefusedWay
 from stoker.errors import InvalidRequest
 from stoker.lifecycle.opening import ModelDefinition, Opener
 from stoker.model import ModelConfig

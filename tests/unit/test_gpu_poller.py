@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from stoker.telemetry import metric_table as table
+from stoker.telemetry import gpu_table as table
 from stoker.telemetry.gpu import LEAST_INTERVAL_S, GpuPoller
 
 from tests.calls import wait_until

@@ -1,7 +1,7 @@
 """What one reading of a GPU becomes on `/metrics`: only what is known, with closed labels."""
 
 import pytest
-from stoker.telemetry import metric_table as table
+from stoker.telemetry import gpu_table as table
 from stoker.telemetry.gpu_reading import (
     CLOCKS_EVENT_REASONS,
     XID_CLASSES,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stoker.telemetry import metric_table as table
+from stoker.telemetry import machine_table as table
 from stoker.telemetry.machine import Machine, parse_cgroup_paths, parse_cpu_ticks
 
 from tests.filled_metrics import write_machine

@@ -12,6 +12,7 @@ from stoker.runtime.memory import (
     MemoryReading,
     MemoryUse,
     arena_cap,
+    engine_misfit,
     host_memory,
     in_words,
     memory_reader,
@@ -35,6 +36,18 @@ def fits(weights: Weights, device: str, reading: MemoryReading | None, sessions:
 def test_weights_must_fit_into_what_is_left_of_the_share_of_a_gpu() -> None:
     assert fits(Weights(8 * GIB), "cuda:0", GPU)
     assert not fits(Weights(8 * GIB + 1), "cuda:0", GPU)
+
+
+def test_a_faster_session_must_fit_beside_those_that_serve_and_the_refusal_has_the_numbers() -> (
+    None
+):
+    assert engine_misfit(8 * GIB, "cuda:0", GPU, share=0.75) is None
+    assert engine_misfit(8 * GIB, "cuda:0", None, share=0.75) is None
+    assert engine_misfit(8 * GIB + 1, "cuda:0", GPU, share=0.75) == (
+        "it does not fit beside the sessions that serve: it takes 8.0 GiB (8589934593 bytes) or "
+        "more, and cuda:0 has 8.0 GiB left of 16.0 GiB (17179869184 bytes, of which models may "
+        "take 75%; 4294967296 are used)"
+    )
 
 
 def test_weights_in_files_of_their_own_are_copied_to_a_gpu_as_well() -> None:

@@ -20,7 +20,7 @@ from tests.hand_loop import HandLoop
 
 OPENMETRICS = "application/openmetrics-text"
 LINES_OF_A_USED_MODEL = 115
-LINES_OF_TENSORRT = 10
+LINES_OF_TENSORRT = 12
 LINES_OF_A_LOADED_MODEL = 40
 LINES_OF_THE_SERVER = 80
 LINES_OF_A_GPU = 54

@@ -1,5 +1,6 @@
 """Cost points on a clock that only runs move."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.model import ModelConfig
 from stoker.runtime.profile import LEAST_RUNS, measure, read_free_bytes, sizes
 from stoker.runtime.session import Placement
-from stoker.tensor import DataType, TensorSpec
+from stoker.tensor import Array, DataType, TensorSpec
 
 from tests import models
 from tests.fake_runtime import FakeClock, FakeModel, FakeRuntime, FakeSession
@@ -45,6 +46,36 @@ def test_the_points_are_the_costs() -> None:
     assert [seconds for _, seconds in points] == pytest.approx(
         [milliseconds(rows) for rows in (1, 2, 4, 8, 16)]
     )
+
+
+def test_where_batches_may_be_filled_up_sizes_half_way_are_timed_that_the_cost_tells_apart() -> (
+    None
+):
+    """A GPU of tiles of 8 rows."""
+    bench = Bench(FakeModel(seconds=lambda rows: -(-rows // 8) / 1000))
+    points = measure(bench.session, bench.config, max_rows=32, clock=bench.clock, fills_up=True)
+    assert dict(points) == pytest.approx(
+        {1: 0.001, 2: 0.001, 4: 0.001, 8: 0.001, 12: 0.002, 16: 0.002, 24: 0.003, 32: 0.004}
+    )
+    assert list(points) == sorted(points)
+
+
+def test_a_size_half_way_that_does_not_run_is_no_point() -> None:
+    def fail(feeds: Mapping[str, Array]) -> ExecutionFailed | None:
+        return ExecutionFailed("no kernel") if len(feeds["x"]) == 3 else None
+
+    bench = Bench(FakeModel(seconds=lambda rows: rows / 1000, fail=fail))
+    points = measure(bench.session, bench.config, max_rows=8, clock=bench.clock, fills_up=True)
+    assert [rows for rows, _ in points] == [1, 2, 4, 6, 8]
+
+
+def test_sizes_half_way_take_no_more_time_than_there_is() -> None:
+    bench = Bench(FakeModel(seconds=lambda rows: 0.1 * rows))
+    points = measure(
+        bench.session, bench.config, max_rows=128, budget_s=12, clock=bench.clock, fills_up=True
+    )
+    assert [rows for rows, _ in points] == [1, 2, 3, 4, 8]
+    assert bench.clock() <= 12
 
 
 def test_each_size_is_run_at_least_five_times() -> None:

@@ -138,6 +138,10 @@ class Told:
     def session(self) -> Session:
         return self.runner.session
 
+    @property
+    def sizes(self) -> Buckets:
+        return self.runner.sizes
+
     def prepare(self) -> None:
         self.told.append("prepare")
         if self.error is not None:

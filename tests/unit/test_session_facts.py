@@ -60,7 +60,8 @@ def test_a_session_on_the_cpu_is_read_from_onnx_runtime_itself(tmp_path: Path) -
     options = ort.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = ort.InferenceSession(str(path), options, providers=[CPU_PROVIDER])
-    assert assignment_of(session).operators == {CPU_PROVIDER: ("Add",)}
-    assert report_of(session, "cpu", "cpu", CPU_PROVIDER) == DeviceReport(
+    assignment = assignment_of(session, path)
+    assert assignment.operators == {CPU_PROVIDER: ("Add",)}
+    assert report_of(session, assignment, "cpu", "cpu", CPU_PROVIDER) == DeviceReport(
         provider=CPU_PROVIDER, nodes={CPU_PROVIDER: 1}
     )

@@ -1,5 +1,7 @@
 """The TensorRT candidate: which sessions it opens, and what becomes of the engines."""
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from stoker.runtime.tensorrt import (
     tensorrt_candidate,
 )
 from stoker.runtime.tensorrt_library import TensorRtLibrary
-from stoker.runtime.tensorrt_options import Precision, TensorRtRequest
+from stoker.runtime.tensorrt_options import Precision, TensorRtRequest, default_workspace
 from stoker.runtime.tensorrt_profile import profile_of
 from stoker.tensor import DataType, TensorSpec
 
@@ -130,6 +132,34 @@ def test_a_session_is_opened_with_the_models_options_its_profile_and_the_engines
     assert Path(folder).is_relative_to(scene.folder / "cache")
 
 
+def test_an_engine_may_take_a_quarter_of_the_gpu_for_scratch_unless_the_model_says(
+    scene: Scene,
+) -> None:
+    scene.builder.gpus["cuda:0"] = Gpu(0, "NVIDIA L4", (8, 9), memory_bytes=23_034 << 20)
+    for written, workspace in (({}, 4 << 30), ({"trt_max_workspace_size": "5"}, 5)):
+        candidate = scene.candidate(TensorRtRequest(written))
+        candidate.open(ON_GPU, Stop())
+        candidate.discard()
+        assert scene.builder.opened[-1]["trt_max_workspace_size"] == str(workspace)
+
+
+def test_the_limit_for_scratch_is_the_same_whatever_a_driver_leaves_of_a_gpu() -> None:
+    assert default_workspace(24 << 30) == default_workspace(22_500 << 20) == 4 << 30
+    assert default_workspace(80 << 30) == 16 << 30
+    assert default_workspace(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [(Precision.FP32, 16), (Precision.FP16, 8), (Precision.BF16, 8), (Precision.INT8, 4)],
+)
+def test_the_least_that_a_session_takes_are_its_weights_in_its_precision(
+    scene: Scene, precision: Precision, least: int
+) -> None:
+    models.write_model(scene.path, models.external())
+    assert scene.candidate(TensorRtRequest({}, precision)).least_bytes() == least
+
+
 def test_a_proved_engine_is_a_hit_for_the_next_process_and_is_not_built_again(
     scene: Scene,
 ) -> None:
@@ -176,9 +206,9 @@ def test_each_kind_of_gpu_has_an_engine_of_its_own(scene: Scene) -> None:
     assert scene.builder.built == 2
     candidate.keep()
     again = scene.candidate()
-    for device in ("cuda:0", "cuda:1"):
+    for device in ("cuda:0", "cuda:0", "cuda:1"):
         again.open(Placement(device, 1, 1), Stop())
-    assert again.preparation.hits == 2
+    assert again.preparation.hits == 3
 
 
 def change_model(scene: Scene) -> None:
@@ -230,7 +260,7 @@ def test_a_model_that_wants_no_cache_leaves_nothing_behind(scene: Scene) -> None
     candidate.open(ON_GPU, Stop())
     folder = Path(scene.builder.opened[0]["trt_engine_cache_path"])
     candidate.keep()
-    assert not (scene.folder / "cache").exists()
+    assert not [each for each in (scene.folder / "cache").rglob("*") if each.is_file()]
     assert not folder.exists()
 
 
@@ -405,8 +435,10 @@ def test_memory_that_does_not_suffice_for_an_engine_leaves_it_in_the_cache(scene
     first.open(ON_GPU, Stop())
     first.keep()
     scene.builder.fails_once = OutOfMemory("no room")
+    failing = scene.candidate()
     with pytest.raises(OutOfMemory):
-        scene.candidate().open(ON_GPU, Stop())
+        failing.open(ON_GPU, Stop())
+    failing.discard()
     again = scene.candidate()
     again.open(ON_GPU, Stop())
     assert again.preparation.hits == 1
@@ -435,3 +467,132 @@ def test_a_stop_before_the_build_interrupts_the_digest_and_one_after_it_closes_t
     with pytest.raises(InterruptedError):
         candidate.open(ON_GPU, stop)
     assert scene.builder.runtime.sessions[0].closed
+
+
+def attempts(scene: Scene) -> list[str]:
+    return sorted(each.name for each in (scene.folder / "cache").rglob("*.attempt-*"))
+
+
+def test_a_build_that_cannot_be_remembered_is_made_and_the_log_says_so(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.root = scene.folder / "config.pbtxt"
+    scene.root.write_text("")
+    candidate = scene.candidate()
+    with caplog.at_level(logging.WARNING):
+        candidate.open(ON_GPU, Stop())
+    candidate.discard()
+    assert "a build that ends this process will not be remembered" in caplog.text
+
+
+def test_an_engine_of_the_cache_that_took_two_processes_along_is_built_anew(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = scene.candidate()
+    first.open(ON_GPU, Stop())
+    first.keep()
+    for _ in range(2):
+        loading = scene.candidate()
+        loading.open(ON_GPU, Stop())
+        assert len(attempts(scene)) > 0
+        loading.blame()
+    again = scene.candidate()
+    with caplog.at_level(logging.WARNING):
+        again.open(ON_GPU, Stop())
+    assert "ended the processes that loaded it, and is built anew" in caplog.text
+    assert (again.preparation.hits, again.preparation.misses) == (0, 1)
+    again.keep()
+    assert attempts(scene) == []
+    last = scene.candidate()
+    last.open(ON_GPU, Stop())
+    last.keep()
+    assert last.preparation.hits == 1
+    assert attempts(scene) == []
+
+
+def died(scene: Scene) -> None:
+    """What a process leaves that its build took along."""
+    candidate = scene.candidate()
+    candidate.open(ON_GPU, Stop())
+    candidate.blame()
+
+
+def test_an_attempt_stands_until_the_engine_is_kept_or_given_up(scene: Scene) -> None:
+    for end in (TensorRtCandidate.discard, TensorRtCandidate.keep):
+        candidate = scene.candidate()
+        candidate.open(ON_GPU, Stop())
+        assert len(attempts(scene)) == 1
+        end(candidate)
+        assert attempts(scene) == []
+
+
+def test_an_engine_that_took_two_processes_along_is_refused_with_what_to_do(scene: Scene) -> None:
+    died(scene)
+    again = scene.candidate()
+    again.open(ON_GPU, Stop())
+    assert again.preparation.crashes == 1
+    again.blame()
+    third = scene.candidate()
+    with pytest.raises(CandidateRefused, match="2 builds of its engine ended with the process") as (
+        refused
+    ):
+        third.open(ON_GPU, Stop())
+    assert third.preparation.crashes == 2
+    assert scene.builder.built == 2
+    (name, _) = attempts(scene)
+    assert f"/{name.rpartition('-')[0]}-* in the folder of --trt-cache-dir" in refused.value.message
+    assert "the last one begun 2" in refused.value.message
+    assert os.uname().nodename not in refused.value.message.split()
+    other = scene.candidate(TensorRtRequest({"trt_builder_optimization_level": "1"}))
+    other.open(ON_GPU, Stop())  # other options make another engine
+    assert scene.builder.built == 3
+
+
+def test_a_model_that_wants_no_cache_is_remembered_all_the_same(scene: Scene) -> None:
+    request = TensorRtRequest({}, is_cached=False)
+    for _ in range(2):
+        candidate = scene.candidate(request)
+        candidate.open(ON_GPU, Stop())
+        candidate.blame()
+    with pytest.raises(CandidateRefused, match="it is not tried again"):
+        scene.candidate(request).open(ON_GPU, Stop())
+
+
+def test_a_build_that_is_told_to_stop_counts_for_no_crash_though_it_goes_on(scene: Scene) -> None:
+    died(scene)
+    stop = Stop()
+    during: list[list[str]] = []
+
+    def told() -> None:
+        during.append(attempts(scene))
+        stop.set()
+        during.append(attempts(scene))
+
+    scene.builder.on_built = told
+    candidate = scene.candidate()
+    with pytest.raises(InterruptedError):
+        candidate.open(ON_GPU, stop)
+    candidate.discard()
+    assert [len(each) for each in during] == [2, 1]
+    assert len(attempts(scene)) == 1
+
+
+def test_an_engine_that_another_process_builds_is_waited_for_and_taken(scene: Scene) -> None:
+    other = scene.candidate()
+    other.open(ON_GPU, Stop())
+    (path,) = (scene.folder / "cache").rglob("*.attempt-1")
+    path.write_text(path.read_text().replace('"pids": "', '"pids": "elsewhere '))
+    candidate = scene.candidate()
+    said: list[str] = []
+
+    class Waited(Stop):
+        def proceeds(self, seconds: float) -> bool:
+            said.append(candidate.preparation.doing)
+            other.keep()
+            return True
+
+    candidate.open(ON_GPU, Waited())
+    assert said == ["waits for another process that builds it"]
+    assert candidate.preparation.doing == ""
+    assert (candidate.preparation.hits, candidate.preparation.misses) == (1, 0)
+    assert scene.builder.built == 1

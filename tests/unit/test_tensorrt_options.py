@@ -6,13 +6,12 @@ import pytest
 from stoker.errors import InvalidRequest
 from stoker.model import Accelerator, Optimization
 from stoker.runtime.tensorrt_options import (
-    KNOWN,
-    REFUSED,
     DimensionRange,
     Precision,
     TensorRtRequest,
     tensorrt_request,
 )
+from stoker.runtime.tensorrt_parameters import KNOWN, REFUSED
 
 from tests.engine_parts import config
 

@@ -4,22 +4,25 @@ import asyncio
 import errno
 import gc
 import weakref
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from stoker.device import DeviceReport
-from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
+from stoker.engine.opened_version import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
+from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.upgrade import UpgradeState
 from stoker.lifecycle.upgrades import Upgrades
 from stoker.model import ModelConfig, ModelVersion, VersionState
 from stoker.runtime.agreement import record
+from stoker.runtime.buckets import MOST_BUCKETS
 from stoker.runtime.independence import Independence
+from stoker.runtime.memory import MemoryReading
 from stoker.runtime.session import Placement
 from stoker.tensor import Array
 
@@ -37,16 +40,33 @@ class Scene:
         self.at = at
         self.clock = FakeClock()
         self.changed = asyncio.Event()
+        self.watched: list[tuple[ModelVersion, str, str]] = []
+        self.free: int | None = None
+        """Bytes of the device, of 100; None: cannot be read."""
         self.upgrades = Upgrades(
             at.engine,
             asyncio.get_running_loop(),
+            memory=MemoryFit(self.reading),
+            watch=self.watch,
             on_change=self.changed.set,
             clock=self.clock,
             last_step_s=last_step_s,
         )
 
+    @contextmanager
+    def watch(self, identity: ModelVersion, device: str, what: str) -> Iterator[None]:
+        self.watched.append((identity, device, what))
+        yield
+
+    def reading(self, device: str) -> MemoryReading | None:
+        return None if self.free is None else MemoryReading(100, 100 - self.free)
+
     def add(
-        self, candidate: FakeCandidate | RefusedWay, model: ModelConfig | None = None
+        self,
+        candidate: FakeCandidate | RefusedWay,
+        model: ModelConfig | None = None,
+        *,
+        costs: Sequence[tuple[int, float]] = (),
     ) -> ServedModel:
         """Serves a model that has a candidate, or should have had one."""
         at, model = self.at, model or config()
@@ -63,7 +83,7 @@ class Scene:
         at.runtime.forget()
         identity = ModelVersion(model.name, 1)
         opened = OpenedVersion(
-            identity, model, sessions, Profile((), 4), Independence.INDEPENDENT, faster=way
+            identity, model, sessions, Profile(costs, 4), Independence.INDEPENDENT, faster=way
         )
         served = at.engine.host(opened)
         at.registry.set_state(identity, VersionState.LOADING)
@@ -223,6 +243,7 @@ def test_a_build_that_breaks_the_device_for_the_process_is_told_as_the_devices_f
             scene.upgrades.begin()
             async with asyncio.timeout(PATIENCE):
                 assert await told is dead
+            assert (candidate.blamed, candidate.discarded) == (1, 1)
             assert scene.upgrades.states() == {M: UpgradeState.FAILED}
 
     play(scenario)
@@ -244,6 +265,73 @@ def test_sessions_on_a_device_that_a_comparison_broke_are_neither_closed_nor_let
             candidate.runtime.sessions.clear()
             gc.collect()
             assert session() is not None
+
+    play(scenario)
+
+
+def test_a_candidate_that_cannot_fit_beside_the_sessions_that_serve_is_not_built() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        candidate.least = 61
+        async with upgrading(candidate) as scene:
+            scene.free = 60
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.FAILED)
+            assert not candidate.builders
+            (said,) = scene.upgrades.sentences()
+            assert "it does not fit beside the sessions that serve: it takes 61 bytes" in said
+            assert answer(await scene.at.engine.infer(request(1))) is not None
+
+    play(scenario)
+
+
+def test_the_first_batch_of_a_faster_session_waits_for_few_bindings() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate(most_rows=64)
+        async with upgrading(candidate) as scene:
+            scene.at.runtime.placements = (Placement("cuda:0", 1, 1),)
+            steep = ((1, 0.001), (64, 0.064))
+            served = scene.add(candidate, config(max_batch_size=64), costs=steep)
+            assert len(served.filled["cuda:0"].sizes) > MOST_BUCKETS
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            candidate.runtime.forget()
+            await scene.infer(3, 1)
+            warmed = {len(run.feeds["x"]) for run in candidate.runtime.runs}
+            assert {1, 64} <= warmed
+            assert len(warmed) <= MOST_BUCKETS
+
+    play(scenario)
+
+
+def test_each_run_of_the_comparison_is_watched() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        async with upgrading(candidate) as scene:
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            assert set(scene.watched) == {(M, "cpu", "a run of the comparison")}
+            assert len(scene.watched) == len(candidate.runtime.runs)
+
+    play(scenario)
+
+
+def test_what_the_candidates_sessions_took_of_the_device_is_told() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        candidate.least = 60
+        candidate.hold()
+        async with upgrading(candidate) as scene:
+            scene.free = 60
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await asyncio.to_thread(candidate.wait_for_build)
+            scene.free = 15
+            candidate.release()
+            await scene.until(UpgradeState.SERVING)
+            assert candidate.preparation.device_bytes == 45
 
     play(scenario)
 
@@ -334,6 +422,29 @@ def test_the_devices_that_metadata_shows_are_those_of_ways_that_are_open() -> No
     play(scenario)
 
 
+def test_a_version_that_broke_is_not_said_to_serve_faster() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        async with upgrading(candidate) as scene:
+            scene.add(candidate)
+            scene.upgrades.broke(M)  # too early, it goes on as a stop does
+            assert scene.upgrades.states() == {M: UpgradeState.STOPPED}
+        other = FakeCandidate()
+        async with upgrading(other) as scene:
+            scene.add(other)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            scene.upgrades.broke(M)
+            assert scene.upgrades.states() == {M: UpgradeState.STOPPED}
+            assert scene.upgrades.sentences() == (
+                "model 'm' v1: TensorRT: stopped: the version cannot serve any more",
+            )
+            scene.upgrades.broke(M)
+            scene.upgrades.broke(ModelVersion("unknown", 1))
+
+    play(scenario)
+
+
 def test_every_instance_gets_a_session_of_its_own_where_it_had_one() -> None:
     async def scenario() -> None:
         candidate = FakeCandidate()
@@ -400,6 +511,12 @@ def test_readiness_details_tell_how_long_a_build_takes() -> None:
             await asyncio.to_thread(candidate.wait_for_build)
             scene.clock.advance(40)
             assert scene.upgrades.sentences() == ("model 'm' v1: TensorRT: building 40 s",)
+            candidate.preparation.crashes = 1
+            assert scene.upgrades.sentences()[0].endswith(
+                "building 40 s (an earlier attempt ended with its process: 1)"
+            )
+            candidate.preparation.doing = "another process builds it"
+            assert scene.upgrades.sentences()[0].endswith("40 s (another process builds it)")
             candidate.release()
             await scene.until(UpgradeState.SERVING)
             assert scene.upgrades.sentences() == (

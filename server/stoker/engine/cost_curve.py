@@ -94,6 +94,8 @@ class CostCurve:
         """
         sizes: list[int] = []
         for rows in self._rows:
+            if rows & (rows - 1):
+                continue  # measured between, for the buckets
             if rows != 1 << len(sizes) or rows > limit:
                 break
             sizes.append(rows)

@@ -10,9 +10,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
+from stoker.device import DeviceReport
 from stoker.engine.admission import Admission, ServerBudget
 from stoker.engine.cost_book import CostBook
 from stoker.engine.cost_curve import CostCurve
@@ -20,6 +21,8 @@ from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
 from stoker.engine.forecast import RunSizes
 from stoker.engine.inline import Inline, LoopTurns, may_run_inline
+from stoker.engine.load_watch import LoadWatch
+from stoker.engine.opened_version import OpenedVersion
 from stoker.engine.pending import nothing_to_cancel
 from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
@@ -38,12 +41,9 @@ from stoker.model import (
     VersionState,
 )
 from stoker.request import InferRequest, InferResponse
-from stoker.runtime.agreement import Record
 from stoker.runtime.bucket_dimension import dimension_buckets
-from stoker.runtime.buckets import EXACT, buckets
-from stoker.runtime.candidate import Candidate
+from stoker.runtime.buckets import DEPENDENT, EXACT, MOST_BUCKETS, buckets
 from stoker.runtime.independence import Independence
-from stoker.runtime.memory import MemoryUse
 from stoker.runtime.session import Placement, Session
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.telemetry.statistics import ModelStatistics
@@ -52,50 +52,6 @@ logger: Final = logging.getLogger(__name__)
 
 LAST_RUN_S: Final = 1.0
 """What a run may still take when the engine closes; its requests have been answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What warm-up measured of a model."""
-
-    costs: Sequence[tuple[int, float]]
-    """(rows, seconds) of a run; empty if nothing was measured."""
-    elements: int
-    """Elements of one row over all inputs, in these runs."""
-    overlap: float | None = None
-    """How many runs of the model its device truly does at once; None if that was not measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class FasterWay:
-    """A candidate, and what the present sessions answer: the candidate must answer the same."""
-
-    candidate: Candidate
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedWay:
-    """A faster way that the model asks for and that cannot be had, with the reason."""
-
-    title: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedVersion:
-    """A version that is open and warm: all that the engine needs to serve it."""
-
-    identity: ModelVersion
-    config: ModelConfig
-    sessions: Sequence[tuple[Placement, Session]]
-    profile: Profile
-    independence: Independence
-    load_seconds: float = 0.0
-    memory: MemoryUse | None = None
-    """What it takes of its devices; None: nobody looked."""
-    faster: FasterWay | RefusedWay | None = None
-    """A way to run it faster that is prepared once it serves."""
 
 
 class Engine:
@@ -113,11 +69,12 @@ class Engine:
         cpu_clock: Callable[[], float] = time.thread_time,
         runs_inline: bool = True,
         hung_run_s: float = HUNG_AFTER_S,
+        load_watch: LoadWatch | None = None,
     ) -> None:
         """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model. `runs_inline`: short models may run
         on the loop, see `inline.py`. `cpu_clock`: CPU seconds of the loop's thread. `hung_run_s`:
-        see `watchdog.py`."""
+        see `watchdog.py`. `load_watch`: None watches nothing while models are loaded."""
         self._registry = registry
         self._loop = loop
         self._clock = clock
@@ -129,6 +86,7 @@ class Engine:
         self._executors: dict[ServedModel, list[Executor]] = {}
         self._turns = LoopTurns(loop, cpu_clock)
         self._runs_inline = runs_inline
+        self._load_watch = load_watch or LoadWatch(loop, limit_s=0)
         self._watchdog = Watchdog(loop, floor_s=hung_run_s, clock=clock)
         self._ending: list[Executor] = []
         """Of retired versions; a last run may still be under way."""
@@ -246,7 +204,6 @@ class Engine:
         sizes = RunSizes(policy.max_rows, largest)
         costs = CostBook(curve, sizes, elements=opened.profile.elements)
         served = ServedModel(plan, policy, admission, costs, statistics, self._loop, self._clock)
-        served.devices = tuple(session.report for _, session in opened.sessions)
         if opened.profile.overlap is not None:
             runs = Counter[str]()
             for placement, session in opened.sessions:
@@ -262,10 +219,15 @@ class Engine:
                 own.extend(executors)
             else:
                 executors = [self._shared_executor(session.device)]
-            filled = EXACT
-            if opened.independence is not Independence.DEPENDENT:  # padding is another row
-                on_gpu = session.device != "cpu"
-                filled = buckets(config, largest, on_gpu=on_gpu, seconds=curve.seconds)
+            filled = DEPENDENT
+            if opened.independence is not Independence.DEPENDENT:
+                filled = buckets(
+                    config,
+                    largest,
+                    on_gpu=session.device != "cpu",
+                    seconds=curve.seconds,
+                    captures=session.graphs.captures,
+                )
             served.filled[session.device] = filled
             for executor in executors:
                 execution = Execution(
@@ -277,6 +239,7 @@ class Engine:
                     sizes=filled,
                 )
                 served.instances.append(Instance(served, execution, executor))
+        served.devices = _reports(served)
         threads = max([placement.intra_op_threads for placement, _ in opened.sessions])
         if self._runs_inline and may_run_inline(served, threads):
             served.inline = Inline(served, served.instances[0], self._turns)
@@ -290,11 +253,10 @@ class Engine:
         own = self._executors.get(served, [])
         for instance in served.instances:
             if instance.executor in own and instance.executor.device.name != "cpu":
-                await self._prepared(instance)
-        sessions = dict.fromkeys(instance.execution.session for instance in served.instances)
-        served.devices = tuple(session.report for session in sessions)
+                await self._prepared(instance, served.plan.identity)
+        served.devices = _reports(served)
 
-    async def _prepared(self, instance: Instance) -> None:
+    async def _prepared(self, instance: Instance, identity: ModelVersion) -> None:
         done: asyncio.Future[None] = self._loop.create_future()
 
         def tell(error: BaseException | None) -> None:
@@ -303,8 +265,11 @@ class Engine:
 
         def work() -> None:
             failure: BaseException | None = None
+            device = instance.executor.device.name
+            what = "the making of bindings and CUDA graphs"
             try:
-                instance.execution.prepare()
+                with self._load_watch.step(identity, device, what):
+                    instance.execution.prepare()
             except Exception as error:
                 failure = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
@@ -323,6 +288,14 @@ class Engine:
         faster = [each for placement, each in sessions for _ in range(placement.instances)]
         for instance, session in zip(served.instances, faster, strict=True):
             sizes = served.filled.get(session.device, EXACT)
+            if len(sizes.sizes) > MOST_BUCKETS:  # its first batch waits until all are warm
+                sizes = buckets(
+                    served.plan.config,
+                    largest,
+                    on_gpu=True,
+                    seconds=served.costs.usual.seconds,
+                    captures=True,
+                )
             execution = Execution(
                 session,
                 served.plan,
@@ -411,6 +384,14 @@ class Engine:
                 f"shared-{device}", self._device(device), self._loop, self._clock
             )
         return executor
+
+
+def _reports(served: ServedModel) -> tuple[DeviceReport, ...]:
+    """Where its sessions run, with what batches are filled up to there."""
+    sizes = {each.execution.session: each.execution.sizes for each in served.instances}
+    return tuple(
+        replace(session.report, batch_buckets=str(filled)) for session, filled in sizes.items()
+    )
 
 
 def _drop(result: InferResponse | ServingError) -> None:

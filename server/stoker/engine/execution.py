@@ -30,7 +30,7 @@ from stoker.errors import (
     ServingError,
 )
 from stoker.request import InferRequest, InferResponse
-from stoker.runtime.buckets import EXACT, MOST_BUCKETS, Buckets
+from stoker.runtime.buckets import EXACT, MOST_BUCKETS, UNBOUND, Buckets
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.telemetry.statistics import BatchEnd
 from stoker.tensor import Array
@@ -107,6 +107,10 @@ class Runner(Protocol):
     def session(self) -> Session:
         """What it runs; of two, the one that runs everything."""
 
+    @property
+    def sizes(self) -> Buckets:
+        """What batches are filled up to there."""
+
     def prepare(self) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one.
         Raises ServingError."""
@@ -172,6 +176,7 @@ class Execution:
             if binds
             else ()
         )
+        self._sizes = sizes
         self._budget = budget
         self._clock = clock
 
@@ -179,6 +184,11 @@ class Execution:
     def session(self) -> Session:
         """What it runs."""
         return self._session
+
+    @property
+    def sizes(self) -> Buckets:
+        """What batches are filled up to."""
+        return self._sizes if self._fixed else UNBOUND
 
     def prepare(self) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one.

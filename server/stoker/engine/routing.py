@@ -90,6 +90,11 @@ class RoutedExecution:
         """Implements `Runner`."""
         return self._sure.session
 
+    @property
+    def sizes(self) -> Buckets:
+        """Implements `Runner`."""
+        return self._sure.sizes
+
     def prepare(self) -> None:
         """Implements `Runner`."""
         self._sure.prepare()

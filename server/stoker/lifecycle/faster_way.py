@@ -8,7 +8,7 @@ candidate.
 from pathlib import Path
 
 from stoker.engine.cost_curve import CostCurve
-from stoker.engine.engine import FasterWay, Profile, RefusedWay
+from stoker.engine.opened_version import FasterWay, Profile, RefusedWay
 from stoker.engine.policy import batch_policy
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig

@@ -12,7 +12,8 @@ from typing import Final
 
 from stoker.control import IndexEntry
 from stoker.device import CPU, DeviceReport
-from stoker.engine.engine import Engine, OpenedVersion
+from stoker.engine.engine import Engine
+from stoker.engine.opened_version import OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, Reach, ServingError
@@ -129,6 +130,7 @@ class Loader:
             rows=opened.independence.value,
             devices=tuple(session.device for _, session in opened.sessions),
             cuda_graphs=tuple(str(session.graphs) for _, session in opened.sessions),
+            batch_buckets=tuple(report.batch_buckets for report in served.devices),
             providers=tuple(session.report.provider for _, session in opened.sessions),
         )
         for _, session in opened.sessions:
@@ -195,7 +197,7 @@ class Loader:
 
     def _broke(self, served: ServedModel, error: DeviceFailed) -> None:
         identity = served.plan.identity
-        self._upgrades.stop(identity)
+        self._upgrades.broke(identity)
         if self._registry.state(identity) is VersionState.READY:  # else it broke before
             event(
                 logger,

@@ -18,6 +18,7 @@ from stoker.runtime.memory import (
     MemoryUse,
     ReadMemory,
     arena_cap,
+    engine_misfit,
     misfit,
     tensor_bytes,
 )
@@ -73,6 +74,20 @@ class MemoryFit:
                 parameters = {**draft.parameters, ARENA_CAP: str(cap)}
                 configs[device] = replace(draft, parameters=parameters)
         return configs
+
+    def require(self, model: str, device: str, least: int) -> int | None:
+        """Room for one session more, which takes `least` bytes or more of a device. Gives what is
+        used of the device before it; None where that cannot be read. Raises OutOfMemory."""
+        reading = self._read(device)
+        sentence = engine_misfit(least, device, reading, share=self._share)
+        if sentence is not None:
+            raise OutOfMemory(f"model '{model}': {sentence}")
+        return None if reading is None else reading.used
+
+    def used(self, device: str) -> int | None:
+        """Bytes of a device that are used; None where that cannot be read."""
+        reading = self._read(device)
+        return None if reading is None else reading.used
 
 
 def memory_use(path: Path, config: ModelConfig, sessions: int, meter: MemoryMeter) -> MemoryUse:

@@ -11,28 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Final, Protocol
 
 from stoker.device import CPU, DeviceReport
-from stoker.engine.engine import FasterWay, OpenedVersion, Profile, RefusedWay
-from stoker.engine.policy import KNEE_LIMIT
+from stoker.engine.opened_version import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.errors import DeviceFailed, InvalidRequest, Reach, ServingError
 from stoker.lifecycle.faster_way import faster_way, largest_batch
+from stoker.lifecycle.measurements import log_profile, measure_costs, prove_rows
 from stoker.lifecycle.memory_fit import MemoryFit, log_memory, memory_use
 from stoker.lifecycle.quiet import Quiet, Turn
+from stoker.lifecycle.watched_session import Watch, WatchedSession, not_watched
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.assignment import placement_doubt
 from stoker.runtime.bucket_dimension import dimension_buckets
 from stoker.runtime.buckets import check_buckets
 from stoker.runtime.independence import Independence, prove
 from stoker.runtime.memory import MemoryUse
-from stoker.runtime.overlap import measure_overlap
-from stoker.runtime.profile import measure
-from stoker.runtime.rows import find
 from stoker.runtime.session import Placement, Runtime, Session
-from stoker.runtime.warmup import samples, warm_up, zeros
+from stoker.runtime.warmup import warm_up
 from stoker.telemetry.log import event
 
 logger: Final = logging.getLogger(__name__)
@@ -120,15 +117,17 @@ class Opener:
         cpu_node_warning_share: float = CPU_NODE_WARNING_SHARE,
         occupied: Callable[[str], AbstractContextManager[None]] = lambda device: nullcontext(),
         memory: MemoryFit | None = None,
+        watch: Watch = not_watched,
     ) -> None:
         """`profile_seconds` 0 leaves the cost curve unmeasured. `cpu_node_warning_share`: see
         `assignment.placement_doubt`. `occupied(device)` tells who runs models there that it is not
-        alone. `memory` None: nothing is known of it."""
+        alone. `memory` None: nothing is known of it. `watch` sees runs that do not end."""
         self._runtime = runtime
         self._occupied = occupied
         self._profile_seconds = profile_seconds
         self._cpu_node_warning_share = cpu_node_warning_share
         self._memory = memory or MemoryFit()
+        self._watch = watch
         self._quiet = Quiet()
         self._abandoned: list[Session] = []
 
@@ -156,22 +155,29 @@ class Opener:
                 check_buckets(config)
                 dimension_buckets(config, sessions[0][1])
                 with meter.warming(turn):
-                    for _, each in sessions:
+                    for _, each in self._watched(identity, sessions, "the warm-up"):
                         with self._occupied(each.device):
                             warm_up(config, each, definition.folder)
-                _, session = sessions[0]
+                _, session = self._watched(identity, sessions, "the proof of its rows")[0]
                 with self._occupied(session.device), meter.warming(turn):
-                    independence = self._prove(identity, session, config, definition.folder)
+                    independence = prove_rows(identity, session, config, definition.folder)
             with (
                 self._measuring() as turn,
                 self._occupied(session.device),
                 meter.warming(turn),
             ):
-                profile = self._measure(sessions, config, independence, definition.folder)
+                profile = measure_costs(
+                    self._watched(identity, sessions, "the measuring of its cost"),
+                    config,
+                    independence,
+                    definition.folder,
+                    budget_s=self._profile_seconds,
+                )
                 rows = largest_batch(config, independence, profile)
+                _, session = self._watched(identity, sessions, "the record for a comparison")[0]
                 faster = self._faster(definition, version, config, session, rows)
             memory = memory_use(path, config, len(sessions), meter)
-            _log_profile(identity, profile)
+            log_profile(identity, profile)
             log_memory(identity, memory)
         except BaseException as error:
             self.free(sessions, error)
@@ -262,6 +268,16 @@ class Opener:
             session = self._runtime.open(path.absolute(), capped[placement.device], placement)
             sessions.append((placement, session))
 
+    def _watched(
+        self, identity: ModelVersion, sessions: Sequence[tuple[Placement, Session]], phase: str
+    ) -> list[tuple[Placement, Session]]:
+        """The sessions for one phase of a load."""
+        what = f"a run of {phase}"
+        return [
+            (placement, WatchedSession(each, partial(self._watch, identity, each.device, what)))
+            for placement, each in sessions
+        ]
+
     def _placement_doubts(self, sessions: Sequence[tuple[Placement, Session]]) -> list[str]:
         """What is wrong with where the sessions run; each sentence once."""
         doubts = [
@@ -290,77 +306,11 @@ class Opener:
         path = definition.versions[version].absolute()
         return faster_way(self._runtime, path, definition.folder, config, session, max_rows)
 
-    def _prove(
-        self, identity: ModelVersion, session: Session, config: ModelConfig, folder: Path
-    ) -> Independence:
-        verdict = prove(session, config, folder)
-        event(
-            logger,
-            "batching_proof",
-            f"{identity}: {verdict}",
-            level=logging.WARNING if verdict.is_doubt else logging.DEBUG,
-            model=identity.name,
-            version=identity.version,
-            verdict=verdict.independence.value,
-            difference=verdict.difference,
-        )
-        return verdict.independence
-
-    def _measure(
-        self,
-        sessions: Sequence[tuple[Placement, Session]],
-        config: ModelConfig,
-        independence: Independence,
-        folder: Path,
-    ) -> Profile:
-        _, session = sessions[0]
-        source = find(session, config, samples(config, session, folder))
-        if source is not None:
-            elements = sum(prod(item) for _, item in source.items.values())
-        else:
-            elements = sum(array.size for array in zeros(config, session, 1).values())
-        if self._profile_seconds <= 0:
-            return Profile((), elements)
-        max_rows = max(1, config.max_batch_size)
-        if independence is Independence.INDEPENDENT and not config.batch_size_is_explicit:
-            max_rows = max(max_rows, KNEE_LIMIT)
-        costs = measure(
-            session, config, max_rows=max_rows, budget_s=self._profile_seconds, source=source
-        )
-        if source is None or not costs:
-            return Profile(costs, elements)
-        rows, seconds = costs[-1]
-        overlap = measure_overlap(
-            [
-                each
-                for placement, each in sessions
-                if each.device == session.device
-                for _ in range(placement.instances)
-            ],
-            source.feeds(rows),
-            [output.name for output in config.outputs],
-            alone_s=seconds,
-        )
-        return Profile(costs, elements, overlap)
-
 
 def _draft(definition: ModelDefinition) -> ModelConfig:
     if definition.draft is None:
         raise InvalidRequest("; ".join(definition.problems))
     return definition.draft
-
-
-def _log_profile(identity: ModelVersion, profile: Profile) -> None:
-    event(
-        logger,
-        "cost_curve",
-        f"what a run of {identity} costs by its rows",
-        level=logging.DEBUG,
-        model=identity.name,
-        version=identity.version,
-        costs=tuple(f"{rows} rows {seconds * 1e3:.3f} ms" for rows, seconds in profile.costs),
-        overlap=profile.overlap,
-    )
 
 
 def _log_doubt(identity: ModelVersion, sentence: str) -> None:

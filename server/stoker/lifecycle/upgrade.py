@@ -4,6 +4,7 @@
       any of the first three -> FAILED    with the reason; the version serves on as it did
       any of the first three -> STOPPED   the version is unloaded, or the server drains
                              SERVING -> FAILED    a run showed that it is not as good
+                             SERVING -> STOPPED   the version itself broke
 
 `upgrades.py` moves it. Knows no thread and no loop, and may be read by any.
 """
@@ -14,7 +15,7 @@ from enum import Enum
 from typing import Final
 
 from stoker.device import DeviceReport
-from stoker.engine.engine import FasterWay, OpenedVersion
+from stoker.engine.opened_version import FasterWay, OpenedVersion
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed
 from stoker.model import ModelVersion
@@ -44,7 +45,7 @@ _WAYS: Final[Mapping[UpgradeState, frozenset[UpgradeState]]] = {
     UpgradeState.COMPARING: frozenset(
         {UpgradeState.SERVING, UpgradeState.FAILED, UpgradeState.STOPPED}
     ),
-    UpgradeState.SERVING: frozenset({UpgradeState.FAILED}),
+    UpgradeState.SERVING: frozenset({UpgradeState.FAILED, UpgradeState.STOPPED}),
     UpgradeState.FAILED: frozenset(),
     UpgradeState.STOPPED: frozenset(),
 }
@@ -70,6 +71,8 @@ class Upgrade:
         """The candidate's, for as long as nobody else closes them."""
         self.abandoned: list[tuple[Placement, Session]] = []
         """Those in a dead context. Held to the end of the process: to free them may hang."""
+        self.memory_before: dict[str, int | None] = {}
+        """Bytes that were used of each of its devices before it was opened there."""
         self.devices_before: tuple[DeviceReport, ...] = ()
         """Where the version ran when the candidate began to serve."""
         self._clock = clock
@@ -114,11 +117,27 @@ class Upgrade:
             if self.state is UpgradeState.WAITING:
                 self.move(UpgradeState.STOPPED)
 
+    def end_serving(self, state: UpgradeState, reason: str) -> bool:
+        """It serves no more. False where it did not, or another thread was first."""
+        with self._beginning:
+            if self.state is not UpgradeState.SERVING:
+                return False
+            self.move(state, reason)
+            return True
+
+    def _circumstances(self) -> str:
+        preparation = self.preparation
+        if preparation.doing:
+            return f" ({preparation.doing})"
+        if preparation.crashes:
+            return f" (an earlier attempt ended with its process: {preparation.crashes})"
+        return ""
+
     def sentence(self) -> str:
         """For whoever looks at readiness: `'m' v1: TensorRT: building 40 s`."""
         text = self.state.value
         if self.state in (UpgradeState.BUILDING, UpgradeState.COMPARING, UpgradeState.WAITING):
-            text = f"{text} {self._clock() - self._since:.0f} s"
+            text = f"{text} {self._clock() - self._since:.0f} s{self._circumstances()}"
         elif self.state is UpgradeState.SERVING:
             text = f"ready, differs by {self.difference:.2g}"
         if self.reason:

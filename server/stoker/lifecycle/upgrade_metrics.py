@@ -36,3 +36,12 @@ def show_upgrades(metrics: MetricsRegistry, upgrades: Upgrades) -> None:
     metrics.register_labelled(table.MISSES, read(lambda of: of.misses))
     metrics.register_labelled(table.BUILD_SECONDS, read(lambda of: of.seconds))
     metrics.register_labelled(table.ENGINE_BYTES, read(lambda of: of.nbytes))
+    metrics.register_labelled(
+        table.DEVICE_BYTES,
+        lambda: {
+            (each.identity.name, str(each.identity.version)): each.preparation.device_bytes
+            for each in upgrades.all()
+            if each.preparation.device_bytes is not None
+        },
+    )
+    metrics.register_labelled(table.CRASHED_BUILDS, read(lambda of: of.crashes))

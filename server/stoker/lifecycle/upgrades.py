@@ -13,15 +13,19 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
-from stoker.engine.engine import Engine, FasterWay, OpenedVersion, RefusedWay
+from stoker.engine.engine import Engine
+from stoker.engine.opened_version import FasterWay, OpenedVersion, RefusedWay
 from stoker.engine.routing import Route
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, Reach, ServingError
+from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.upgrade import Upgrade, UpgradeState
+from stoker.lifecycle.watched_session import Watch, WatchedSession, not_watched
 from stoker.model import ModelVersion
 from stoker.runtime.agreement import compare, disagreement
 from stoker.runtime.cpu import lower_priority
@@ -42,11 +46,16 @@ class Upgrades:
         engine: Engine,
         loop: asyncio.AbstractEventLoop,
         *,
+        memory: MemoryFit | None = None,
+        watch: Watch = not_watched,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         last_step_s: float = LAST_STEP_S,
     ) -> None:
-        """`on_change` is called, on the loop, when a candidate serves or failed."""
+        """`on_change` is called, on the loop, when a candidate serves or failed. `memory` None:
+        nothing is known of it. `watch` sees runs that do not end."""
+        self._watch = watch
+        self._memory = memory or MemoryFit()
         self._last_step_s = last_step_s
         self._engine = engine
         self._loop = loop
@@ -124,6 +133,15 @@ class Upgrades:
         if upgrade is not None:
             upgrade.cancel()
 
+    def broke(self, identity: ModelVersion) -> None:
+        """The version cannot serve any more, by whichever of its sessions."""
+        self.stop(identity)
+        upgrade = self._upgrades.get(identity)
+        if upgrade is not None and upgrade.end_serving(
+            UpgradeState.STOPPED, "the version cannot serve any more"
+        ):
+            self._log(upgrade)
+
     def stop_all(self) -> None:
         """The server drains: the device works for its requests alone."""
         for identity in self._upgrades:
@@ -169,6 +187,7 @@ class Upgrades:
             if isinstance(error, DeviceFailed) and error.reach is Reach.PROCESS:
                 # Freeing what lies in a dead context may hang, and the process ends anyway.
                 upgrade.device_failed = error
+                upgrade.candidate.blame()
                 upgrade.abandoned += upgrade.sessions
                 upgrade.sessions.clear()
             stopped = upgrade.stop.is_set
@@ -196,8 +215,13 @@ class Upgrades:
             model=upgrade.identity.name,
             version=upgrade.identity.version,
         )
+        least = upgrade.candidate.least_bytes()
         for placement, present in upgrade.opened.sessions:
-            with self._occupied(present.device):
+            device = present.device
+            upgrade.memory_before.setdefault(
+                device, self._memory.require(upgrade.identity.name, device, least)
+            )
+            with self._occupied(device):
                 session = upgrade.candidate.open(placement, upgrade.stop)
             upgrade.sessions.append((placement, session))
             _proceed(upgrade)
@@ -206,13 +230,28 @@ class Upgrades:
         upgrade.move(UpgradeState.COMPARING)
         record = upgrade.way.record
         for _, session in upgrade.sessions:
+            watched = WatchedSession(
+                session,
+                partial(self._watch, upgrade.identity, session.device, "a run of the comparison"),
+            )
             with self._occupied(session.device):
-                found = compare(session, record, proceed=lambda: not upgrade.stop.is_set)
+                found = compare(watched, record, proceed=lambda: not upgrade.stop.is_set)
             upgrade.difference = max(upgrade.difference, found.difference)
             why = disagreement(found, upgrade.candidate.tolerance(record.rounding))
             if why is not None:
                 raise ExecutionFailed(why)
+        upgrade.preparation.device_bytes = self._taken(upgrade.memory_before)
         _proceed(upgrade)
+
+    def _taken(self, before: Mapping[str, int | None]) -> int | None:
+        """By how much the use of these devices has grown, by whomever."""
+        taken = 0
+        for device, used in before.items():
+            now = self._memory.used(device)
+            if used is None or now is None:
+                return None
+            taken += max(0, now - used)
+        return taken
 
     def _occupied(self, device: str) -> AbstractContextManager[None]:
         """Runs beside it are not taken for alone on the device."""
@@ -254,7 +293,8 @@ class Upgrades:
     def _closed(self, upgrade: Upgrade, reason: str) -> None:
         """On an executor's thread: the version runs as before from here on. The sessions stay open
         until it is unloaded, since other instances may be in the middle of a run."""
-        upgrade.move(UpgradeState.FAILED, reason)
+        if not upgrade.end_serving(UpgradeState.FAILED, reason):
+            return
         upgrade.served.devices = upgrade.devices_before
         self._log(upgrade)
 
@@ -272,6 +312,7 @@ class Upgrades:
             version=upgrade.identity.version,
             build_s=round(upgrade.preparation.seconds, 3),
             difference=upgrade.difference,
+            device_bytes=upgrade.preparation.device_bytes,
         )
 
 

@@ -5,13 +5,14 @@ Only the assignment of nodes tells. Pure; `onnx.py` reads the assignment and ask
 Source: ONNX Runtime's graph assignment information; its CPU placement of shape sub-graphs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from stoker.device import CPU, DeviceReport
 from stoker.errors import InvalidRequest
 from stoker.model import ModelConfig
+from stoker.runtime.node_data import AssignedNode, NodeData
 from stoker.runtime.options import STRICT, flag
 from stoker.runtime.providers import CPU_PROVIDER
 
@@ -22,7 +23,8 @@ _SHAPE_OPERATORS: Final = frozenset(
         "Constant", "Identity", "Min", "Max", "ReduceProd", "Expand", "Tile",
     }
 )  # fmt: skip
-"""Operators that ONNX Runtime itself leaves on the CPU where they compute shapes: no loss."""
+"""Operators that ONNX Runtime itself leaves on the CPU where they compute shapes: no loss. Which of
+them do, `node_data.py` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,28 @@ class Assignment:
     """Operator types of the nodes of a graph by provider, as ONNX Runtime assigned them."""
 
     operators: Mapping[str, tuple[str, ...]]
+    data_on_cpu: tuple[str, ...] = ()
+    """Of the operators that may compute shapes: nodes on the CPU that work on data instead."""
 
     @classmethod
-    def of(cls, parts: Iterable[tuple[str, Iterable[str]]]) -> "Assignment":
-        """From pairs of a provider and operator types; a provider may come several times."""
-        gathered: dict[str, list[str]] = {}
-        for provider, operators in parts:
-            gathered.setdefault(provider, []).extend(operators)
-        return cls({provider: tuple(each) for provider, each in gathered.items()})
+    def of(
+        cls,
+        parts: Iterable[tuple[str, Iterable[AssignedNode]]],
+        look: Callable[[], NodeData | None] = lambda: None,
+    ) -> "Assignment":
+        """From pairs of a provider and nodes; a provider may come several times. `look` reads what
+        the model's nodes work on, where that has to be known; None: it cannot be read."""
+        gathered: dict[str, list[AssignedNode]] = {}
+        for provider, nodes in parts:
+            gathered.setdefault(provider, []).extend(nodes)
+        doubtful = [
+            node for node in gathered.get(CPU_PROVIDER, ()) if node.operator in _SHAPE_OPERATORS
+        ]
+        known = look() if doubtful and len(gathered) > 1 else None
+        return cls(
+            {provider: tuple(each.operator for each in of) for provider, of in gathered.items()},
+            () if known is None else known.on_data(doubtful),
+        )
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -57,7 +73,8 @@ class Assignment:
     @property
     def computing_on_cpu(self) -> tuple[str, ...]:
         """Those on the CPU that do more than compute shapes, one entry a node, in order."""
-        return tuple(sorted(name for name in self.on_cpu if name not in _SHAPE_OPERATORS))
+        others = [name for name in self.on_cpu if name not in _SHAPE_OPERATORS]
+        return tuple(sorted([*others, *self.data_on_cpu]))
 
 
 def settle(config: ModelConfig, device: str, assignment: Assignment, *, has_text: bool) -> str:

@@ -5,6 +5,7 @@ The model serves from the sessions that it was opened with while a thread prepar
 one candidate there is (`tensorrt.py`); nothing behind this file knows its name.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -30,31 +31,41 @@ class Preparation:
     """Time of that, over all misses."""
     nbytes: int = 0
     """Bytes of what is prepared, on disk."""
+    device_bytes: int | None = None
+    """Of device memory that its sessions took; None where that cannot be read."""
+    crashes: int = 0
+    """Earlier attempts at it that ended with the process that made them."""
+    doing: str = ""
+    """What it is at, in words, where that is not preparing: it waits for somebody else's."""
 
 
 @dataclass(slots=True)
 class Stop:
     """Tells a preparation that nobody waits for it any more; any thread may."""
 
-    _is_set: bool = False
+    _is_set: threading.Event = field(default_factory=threading.Event)
     _actions: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def is_set(self) -> bool:
         """Whether it was told."""
-        return self._is_set
+        return self._is_set.is_set()
 
     def set(self) -> None:
         """Tells it, and whoever must be woken up."""
-        self._is_set = True
+        self._is_set.set()
         for action in list(self._actions):
             action()
 
     def on_set(self, action: Callable[[], None]) -> None:
         """Calls `action` when it is told; at once where it has been."""
         self._actions.append(action)
-        if self._is_set:
+        if self.is_set:
             action()
+
+    def proceeds(self, seconds: float) -> bool:
+        """Waits (blocking) so long; False, and at once, where it is told."""
+        return not self._is_set.wait(seconds)
 
 
 class CandidateRefused(InvalidRequest):
@@ -81,6 +92,9 @@ class Candidate(Protocol):
     def preparation(self) -> Preparation:
         """What preparing took so far."""
 
+    def least_bytes(self) -> int:
+        """Device memory that one of its sessions takes at the very least. May read the file."""
+
     def corners(self) -> Sequence[Shapes]:
         """Shapes at the ends of what it covers; its outputs are compared there."""
 
@@ -96,3 +110,6 @@ class Candidate(Protocol):
 
     def discard(self) -> None:
         """Removes what was prepared and not kept. Harmless after `keep`, and when repeated."""
+
+    def blame(self) -> None:
+        """What it did ends this process: the next one shall know. Comes before `discard`."""

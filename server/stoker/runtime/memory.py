@@ -119,6 +119,21 @@ def misfit(
     )
 
 
+def engine_misfit(
+    least: int, device: str, reading: MemoryReading | None, *, share: float
+) -> str | None:
+    """Why another session beside those that serve cannot be opened, which takes `least` bytes of a
+    device or more; None: it may fit."""
+    if reading is None or least <= room(reading, device, share):
+        return None
+    return (
+        f"it does not fit beside the sessions that serve: it takes {in_words(least)} ({least} "
+        f"bytes) or more, and {device} has {in_words(max(0, room(reading, device, share)))} left "
+        f"of {in_words(reading.total)} ({reading.total} bytes, of which models may take "
+        f"{share:.0%}; {reading.used} are used)"
+    )
+
+
 def arena_cap(reading: MemoryReading | None, device: str, *, sessions: int, share: float) -> int:
     """Bytes that the arena of one of a model's sessions on a GPU may grow to; 0: no cap."""
     if reading is None or device == CPU:

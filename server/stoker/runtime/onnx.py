@@ -8,11 +8,9 @@ does is `onnx_session.py`'s; whose fault a failure is, `faults.py`'s; why there 
   3. Pool threads run at nice +10, below the event loop: they inherit it from the opening thread.
 """
 
-import contextlib
 import importlib
 import logging
 import os
-import tempfile
 import threading
 import weakref
 from collections.abc import Mapping
@@ -20,15 +18,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from stoker.device import DeviceReport
 from stoker.errors import DeviceFailed, ExecutionFailed, InvalidRequest, OutOfMemory
 from stoker.model import ModelConfig
 from stoker.runtime import copies
-from stoker.runtime.assignment import settle
+from stoker.runtime.assignment import Assignment, settle
 from stoker.runtime.candidate import Candidate, Stop
-from stoker.runtime.cpu import at_low_priority
 from stoker.runtime.cuda_graphs import GraphFacts, GraphSupport, ineligibility, wants_graphs
 from stoker.runtime.cuda_memory import CudaMemory
 from stoker.runtime.device_memory import HostMemory
@@ -62,7 +59,6 @@ from stoker.runtime.providers import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
     TENSORRT_PROVIDER,
-    ProviderList,
     cuda_index,
     provider_list,
     tensorrt_provider_list,
@@ -70,15 +66,19 @@ from stoker.runtime.providers import (
 )
 from stoker.runtime.session import Placement, Session
 from stoker.runtime.session_facts import assignment_of, report_of, reread
+from stoker.runtime.session_opening import (
+    LOG_ERRORS,
+    open_counted,
+    open_session,
+    open_uncounted,
+)
 from stoker.runtime.tensorrt import NOWHERE, ModelSource, TensorRtPlaces, tensorrt_candidate
 from stoker.runtime.tensorrt_library import look as look_for_tensorrt
 from stoker.runtime.tensorrt_options import tensorrt_request
-from stoker.runtime.translation import Translation, translation
+from stoker.runtime.translation import translation
 from stoker.tensor import DataType
 
 log = logging.getLogger(__name__)
-
-_LOG_ERRORS: Final = 3
 
 
 @cache
@@ -100,7 +100,7 @@ def library() -> ModuleType:
     problem = installation_problem(installed_distributions(), imports=imports)
     if problem is not None or module is None:
         raise BrokenInstallation(problem or f"ONNX Runtime does not import: {cause}") from cause
-    module.set_default_logger_severity(_LOG_ERRORS)
+    module.set_default_logger_severity(LOG_ERRORS)
     return module
 
 
@@ -252,14 +252,15 @@ class OnnxRuntime:
             self._hot_path.gate.opening(),
             translation(config.name, device, opening=path.name),
         ):
-            session = self._create(path, own, providers, stop=stop)
-        if not assignment_of(session).nodes.get(TENSORRT_PROVIDER):
+            session = open_session(self._library, path, own, providers, stop=stop)
+        assignment = assignment_of(session, path)
+        if not assignment.nodes.get(TENSORRT_PROVIDER):
             raise InvalidRequest(
                 f"TensorRT took none of the nodes of '{config.name}': operators that it does not "
                 "know are left to CUDA, and so are parts of fewer nodes than "
                 f"trt_min_subgraph_size, {options.get('trt_min_subgraph_size', '1')}"
             )
-        report = self._settled(session, config, device, TENSORRT_PROVIDER, None)
+        report = self._settled(session, assignment, config, device, TENSORRT_PROVIDER)
         return OnnxSession(self._library, session, path, config.name, report, own, memory)
 
     def open(self, path: Path, config: ModelConfig, placement: Placement) -> Session:
@@ -281,10 +282,10 @@ class OnnxRuntime:
         index = cuda_index(device)
         if index is None:
             providers = provider_list(config, device)
-            session, _ = self._session(
-                path, translation(config.name, device, opening=path.name), options, providers
-            )
-            report = report_of(session, device, device, CPU_PROVIDER)
+            with translation(config.name, device, opening=path.name):
+                session = open_session(self._library, path, options, providers)
+            assignment = assignment_of(session, path)
+            report = report_of(session, assignment, device, device, CPU_PROVIDER)
             return OnnxSession(
                 self._library, session, path, config.name, report, options, HostMemory()
             )
@@ -312,15 +313,19 @@ class OnnxRuntime:
 
         def create(*, graphs: bool = False, counts: bool = False) -> tuple[Any, int | None]:
             providers = with_stream(provider_list(config, device), stream, graphs=graphs)
-            with self._hot_path.gate.opening():
-                translated = translation(config.name, device, opening=path.name)
-                return self._session(path, translated, options, providers, counts_copies=counts)
+            opening = open_counted if counts else open_uncounted
+            with (
+                self._hot_path.gate.opening(),
+                translation(config.name, device, opening=path.name),
+            ):
+                return opening(self._library, path, options, providers)
 
         session, copied = create(counts=counts_copies)
         wanted = provider_list(config, device)[0][0]
-        report = self._settled(session, config, device, wanted, copied)
+        assignment = assignment_of(session, path)
+        report = self._settled(session, assignment, config, device, wanted, copied)
         graphs = GraphSupport(wants_graphs(config, by_default=self._cuda_graphs))
-        if graphs.is_wanted and (problem := _graph_problem(session, report, options, memory)):
+        if graphs.is_wanted and (problem := _graph_problem(assignment, options, memory)):
             graphs = replace(graphs, problem=problem)
         if graphs.captures:
             del session  # its weights make room for the other's
@@ -350,63 +355,14 @@ class OnnxRuntime:
         if reason is not None:
             raise DeviceFailed(f"model '{model}': asked for {device} and did not get it: {reason}")
 
-    def _session(
-        self,
-        path: Path,
-        translated: Translation,
-        options: SessionOptions,
-        providers: ProviderList,
-        *,
-        counts_copies: bool = False,
-    ) -> tuple[Any, int | None]:
-        """A session of ONNX Runtime, and the copies between devices in its graph if counted."""
-        with translated:
-            if counts_copies:
-                # A model that ONNX Runtime cannot write is opened again, without the count.
-                with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:
-                    written = Path(folder) / "graph.onnx"
-                    session = self._create(path, options, providers, written)
-                    return session, copies.count(written)
-            return self._create(path, options, providers), None
-
-    def _create(
-        self,
-        path: Path,
-        options: SessionOptions,
-        providers: ProviderList,
-        written: Path | None = None,
-        stop: Stop | None = None,
-    ) -> Any:
-        """`written`: where ONNX Runtime writes the graph as it runs it. `stop` ends the opening
-        between two of its steps."""
-        ort = self._library
-        chosen = ort.SessionOptions()
-        chosen.graph_optimization_level = getattr(
-            ort.GraphOptimizationLevel, options.graph_level.value
-        )
-        chosen.intra_op_num_threads = options.intra_op_threads
-        chosen.inter_op_num_threads = options.inter_op_threads
-        mode = "ORT_PARALLEL" if options.is_parallel else "ORT_SEQUENTIAL"
-        chosen.execution_mode = getattr(ort.ExecutionMode, mode)
-        chosen.enable_cpu_mem_arena = options.memory_arena
-        chosen.enable_mem_pattern = options.memory_pattern
-        chosen.log_severity_level = _LOG_ERRORS
-        if written is not None:
-            chosen.optimized_model_filepath = str(written)
-        for key, value in options.config_entries.items():
-            chosen.add_session_config_entry(key, value)
-        chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if stop is not None:
-            stop.on_set(lambda: chosen.set_load_cancellation_flag(True))
-        named = [(name, dict(each)) if each else name for name, each in providers]
-        # Else ONNX Runtime's Python layer opens the session once more, on the CPU, where
-        # this fails and in a run whose provider fails.
-        return at_low_priority(
-            lambda: ort.InferenceSession(str(path), chosen, providers=named, enable_fallback=0)
-        )
-
     def _settled(
-        self, session: Any, config: ModelConfig, device: str, wanted: str, copied: int | None
+        self,
+        session: Any,
+        assignment: Assignment,
+        config: ModelConfig,
+        device: str,
+        wanted: str,
+        copied: int | None = None,
     ) -> DeviceReport:
         """The truth about a session that asked for a GPU and the provider `wanted`. Raises where it
         does not run there."""
@@ -417,23 +373,23 @@ class OnnxRuntime:
             )
         tensors = [*session.get_inputs(), *session.get_outputs()]
         has_text = any(tensor.type == DataType.BYTES.onnx for tensor in tensors)
-        settled = settle(config, device, assignment_of(session), has_text=has_text)
+        settled = settle(config, device, assignment, has_text=has_text)
         index = cuda_index(device)
         gpu = gpu_of(self.gpus, index) if index is not None else None
-        return report_of(session, device, settled, wanted, copied, gpu)
+        return report_of(session, assignment, device, settled, wanted, copied, gpu)
 
 
 def _graph_problem(
-    session: Any, report: DeviceReport, options: SessionOptions, memory: CudaMemory | None
+    assignment: Assignment, options: SessionOptions, memory: CudaMemory | None
 ) -> str | None:
     """Why a session on a GPU is not opened for CUDA graphs; None: it may be tried."""
     if memory is None:
         return "the model has no stream of its own"
-    operators = [name for each in assignment_of(session).operators.values() for name in each]
+    operators = [name for each in assignment.operators.values() for name in each]
     return ineligibility(
         GraphFacts(
             operators,
-            report.computing_on_cpu,
+            assignment.computing_on_cpu,
             shrinks_arena="memory.enable_memory_arena_shrinkage" in options.run_config_entries,
         )
     )

@@ -2,18 +2,22 @@
 
 `measure` times 1, 2, 4 ... rows, the minimum of several runs each, since everything that disturbs a
 run makes it longer. The sizes take turns, so that what disturbs a while disturbs them all: which
-size costs less a row is what the points are for. It stops before it would spend more than its time
+size costs less a row is what the points are for. Where batches may be filled up it also times sizes
+half-way between two that differ: a GPU's cost goes up in steps, and a straight line would promise
+that a bucket between two steps is worth having. It stops before it would spend more than its time
 or a quarter of the free memory. The engine draws the curve from the points; this knows nothing of
 queues and limits.
 """
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.model import ModelConfig
+from stoker.runtime.buckets import DEAR_PADDING
 from stoker.runtime.rows import RowSource, find
 from stoker.runtime.session import Session
 from stoker.runtime.warmup import Feeds, zeros
@@ -36,11 +40,13 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     source: RowSource | None = None,
     free_bytes: Callable[[], int | None] | None = None,
+    fills_up: bool = False,
 ) -> Points:
     """Pairs of rows and seconds for 1, 2, 4 ... up to `max_rows`, ascending; () if nothing runs.
 
     `source` gives the rows (from the proof of independence); without one they are looked for, and
     zeros are the last resort. `free_bytes` reads the memory that is left, None where unknown.
+    `fills_up`: the points also decide what batches are filled up to.
     """
     end = clock() + budget_s
     outputs = [output.name for output in config.outputs]
@@ -67,6 +73,8 @@ def measure(
         grown = max(held, 0 if free is None or left is None else free - left)
         if allowed is not None and 2 * grown > allowed:
             break
+    if fills_up:
+        timed = _with_sizes_between(timed, session, feeds, outputs, end, clock)
     _take_turns(timed, session, feeds, outputs, end, clock)
     return tuple((size.rows, size.least) for size in timed)
 
@@ -91,6 +99,44 @@ class _Size:
         self.total += taken
 
 
+def _with_sizes_between(
+    timed: list[_Size],
+    session: Session,
+    feeds: Feeds,
+    outputs: list[str],
+    end: float,
+    clock: Callable[[], float],
+) -> list[_Size]:
+    """With a size half-way where the next one costs clearly more, ascending. `feeds` as below."""
+    found = list(timed)
+    for small, large in pairwise(timed):
+        rows = (small.rows + large.rows) // 2
+        is_dear = large.least > (1 + DEAR_PADDING) * small.least
+        if (
+            rows == small.rows
+            or not is_dear
+            or not _affordable(sorted(found, key=_rows), rows, end - clock())
+        ):
+            continue
+        own = _first(feeds, rows)
+        size = _Size(rows)
+        try:
+            session.run(own, outputs)
+            size.run(session, own, outputs, clock)
+        except (ExecutionFailed, OutOfMemory):
+            continue
+        found.append(size)
+    return sorted(found, key=_rows)
+
+
+def _rows(size: _Size) -> int:
+    return size.rows
+
+
+def _first(feeds: Feeds, rows: int) -> Feeds:
+    return {name: array[:rows] for name, array in feeds.items()}
+
+
 def _take_turns(
     timed: list[_Size],
     session: Session,
@@ -108,7 +154,7 @@ def _take_turns(
         for size in due:
             own = feeds
             if size is not timed[-1]:
-                own = {name: array[: size.rows] for name, array in feeds.items()}
+                own = _first(feeds, size.rows)
             size.run(session, own, outputs, clock)
 
 

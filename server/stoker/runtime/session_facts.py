@@ -6,11 +6,13 @@ addresses of this process and paths of this machine are left out.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from stoker.device import CPU, DeviceReport
 from stoker.runtime.assignment import Assignment
 from stoker.runtime.gpu_facts import Gpu
+from stoker.runtime.node_data import AssignedNode, node_data
 from stoker.runtime.providers import CPU_PROVIDER
 
 _ADDRESSES: Final = frozenset(
@@ -31,11 +33,18 @@ _UNSET: Final = ("", "0")
 _SET: Final = "set"
 
 
-def assignment_of(session: Any) -> Assignment:
-    """Which provider runs which node. The session was opened with the record of it."""
+def assignment_of(session: Any, path: Path) -> Assignment:
+    """Which provider runs which node of the model in this file. The session was opened with the
+    record of it."""
     return Assignment.of(
-        (str(part.ep_name), [str(node.op_type) for node in part.get_nodes()])
-        for part in session.get_provider_graph_assignment_info()
+        (
+            (
+                str(part.ep_name),
+                [AssignedNode(str(node.op_type), str(node.name)) for node in part.get_nodes()],
+            )
+            for part in session.get_provider_graph_assignment_info()
+        ),
+        lambda: node_data(path),
     )
 
 
@@ -50,6 +59,7 @@ def stored_options(session: Any, provider: str) -> dict[str, str]:
 
 def report_of(
     session: Any,
+    assignment: Assignment,
     requested: str,
     device: str,
     provider: str,
@@ -58,7 +68,6 @@ def report_of(
 ) -> DeviceReport:
     """The truth about a session that is on `device` by this provider. `copied`: the copies between
     devices in its graph, None where they were not counted."""
-    assignment = assignment_of(session)
     if device == CPU:
         return DeviceReport(requested, CPU, CPU_PROVIDER, assignment.nodes)
     known = gpu or Gpu(0)

@@ -1,7 +1,7 @@
 """TensorRT as a candidate: engines from the cache or newly built, one session for each placement.
 
 Put together from what is decided elsewhere: options (`tensorrt_options`), shapes
-(`tensorrt_profile`), the folder that an engine lies in (`tensorrt_cache`) and the library
+(`tensorrt_profile`), where an engine comes from (`tensorrt_engines`) and the library
 (`tensorrt_library`). Sessions are opened by whoever makes the candidate, with these options before
 the CUDA provider's: what TensorRT does not take runs there.
   1. An engine is built while its session is opened, by the thread that prepares, never in a run:
@@ -9,7 +9,6 @@ the CUDA provider's: what TensorRT does not take runs there.
   2. An engine is kept for other processes after its outputs were compared, not before.
 """
 
-import logging
 import re
 import shutil
 import time
@@ -25,18 +24,19 @@ from stoker.runtime.candidate import CandidateRefused, Preparation, Shapes, Stop
 from stoker.runtime.gpu_facts import Gpu
 from stoker.runtime.model_files import digest, file_digest
 from stoker.runtime.session import Placement, Session
-from stoker.runtime.tensorrt_cache import Building, EngineCache, EngineIdentity, folder_bytes
+from stoker.runtime.tensorrt_cache import EngineIdentity
+from stoker.runtime.tensorrt_engines import TITLE, Engines
 from stoker.runtime.tensorrt_library import TensorRtLibrary
 from stoker.runtime.tensorrt_options import (
+    WEIGHT_SHARE,
     DimensionRange,
     TensorRtRequest,
+    default_workspace,
     tensorrt_request,
 )
+from stoker.runtime.tensorrt_parameters import WORKSPACE
 from stoker.runtime.tensorrt_profile import Profile, profile_of
-
-log = logging.getLogger(__name__)
-
-TITLE: Final = "TensorRT"
+from stoker.runtime.weights import weights
 
 _NO_SHAPES: Final = re.compile(r"no associated shape profiles provided:\s*([^\n]*)")
 """ONNX Runtime 1.31, where TensorRT takes parts of the graph: names of tensors between them."""
@@ -154,15 +154,12 @@ class TensorRtCandidate:
         self._profile = profile
         self._runtime = runtime
         self._library = library
-        # Without a root nothing is looked for and nothing kept, so that none is needed.
-        self._cache = EngineCache(places.cache or Path())
-        self._is_cached = request.is_cached and places.cache is not None
         self._plugins = places.plugins
-        self._clock = clock
         self._model_digest = ""
-        self._buildings: dict[str, Building] = {}
-        """By the engine's key: those that this process has just built."""
         self.preparation = Preparation()
+        self._engines = Engines(
+            places.cache, self.preparation, is_cached=request.is_cached, clock=clock
+        )
         self._table = self._calibration_table()
         for plugin in self._plugins:
             if not plugin.is_file():
@@ -180,6 +177,10 @@ class TensorRtCandidate:
         allowed = self._request.allowed_difference
         return allowed if self._request.tolerance is not None else max(allowed, rounding)
 
+    def least_bytes(self) -> int:
+        """Implements `Candidate`: its weights, in the coarsest arithmetic that it may use."""
+        return int(weights(self._source.path).total * WEIGHT_SHARE[self._request.precision])
+
     def corners(self) -> Sequence[Shapes]:
         """Implements `Candidate`."""
         return self._profile.corners()
@@ -194,60 +195,32 @@ class TensorRtCandidate:
         def proceed() -> bool:
             return not stop.is_set
 
-        identity = self._identity(placement.device, proceed)
-        building = self._buildings.get(identity.key)
-        if building is not None:
-            return self._open_in(building.path, placement, stop)
-        session = self._open_known(identity, placement, stop) if self._is_cached else None
-        if session is not None:
-            return session
-        began = self._clock()
-        building = self._cache.build(identity, keep=self._is_cached)
-        self._buildings[identity.key] = building
-        if self._table is not None:
-            shutil.copyfile(self._table, building.path / self._table.name)
-        self.preparation.misses += 1
-        session = self._open_in(building.path, placement, stop)
-        self.preparation.seconds += self._clock() - began
-        self.preparation.nbytes = building.nbytes
-        return session
+        return self._engines.open(
+            self._identity(placement.device, proceed),
+            stop,
+            self._lay_table,
+            lambda folder: self._open_in(folder, placement, stop),
+        )
 
     def keep(self) -> None:
         """Implements `Candidate`."""
-        for building in self._buildings.values():
-            if building.publish() is None:
-                building.discard()  # ONNX Runtime has read it; another process's is there to stay
-        self._buildings.clear()
+        self._engines.keep()
 
     def discard(self) -> None:
         """Implements `Candidate`."""
-        for building in list(self._buildings.values()):
-            building.discard()
-        self._buildings.clear()
+        self._engines.discard()
 
-    def _open_known(
-        self, identity: EngineIdentity, placement: Placement, stop: Stop
-    ) -> Session | None:
-        """A session of an engine in the cache; None where there is none that can be loaded."""
-        found = self._cache.find(identity, lambda: not stop.is_set)
-        if found is None:
-            return None
-        try:
-            session = self._open_in(found, placement, stop)
-        except InvalidRequest as error:  # no memory, or a broken device, says nothing of the engine
-            if stop.is_set:
-                raise
-            log.warning("an engine of the cache is built anew: %s", error.message)
-            self._cache.remove(found)
-            return None
-        self.preparation.hits += 1
-        self.preparation.nbytes = folder_bytes(found)
-        return session
+    def blame(self) -> None:
+        """Implements `Candidate`."""
+        self._engines.blame()
+
+    def _lay_table(self, folder: Path) -> None:
+        if self._table is not None:
+            shutil.copyfile(self._table, folder / self._table.name)
 
     def _open_in(self, folder: Path, placement: Placement, stop: Stop) -> Session:
         options = {
-            **self._request.options,
-            **self._profile.options(),
+            **self._options(placement.device),
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_path": str(folder),
         }
@@ -264,6 +237,14 @@ class TensorRtCandidate:
             session.close()
             raise InterruptedError
         return session
+
+    def _options(self, device: str) -> dict[str, str]:
+        """Of the provider, without those that name a place on this machine."""
+        options = {**self._request.options, **self._profile.options()}
+        workspace = default_workspace(self._runtime.gpu(device).memory_bytes)
+        if workspace:
+            options.setdefault(WORKSPACE, str(workspace))
+        return options
 
     def _identity(self, device: str, proceed: Callable[[], bool]) -> EngineIdentity:
         if not self._model_digest:
@@ -286,7 +267,7 @@ class TensorRtCandidate:
             tensorrt=self._library.version,
             compute_capability=gpu.capability_text,
             gpu_name=gpu.name,
-            options={**self._request.options, **self._profile.options(), "graph level": level},
+            options={**self._options(device), "graph level": level},
             files=read,
         )
 

@@ -5,11 +5,12 @@ options; all of that is its key. Layout below the root, which is the setting --t
 
     <environment>/<key>/   manifest.json and the files that ONNX Runtime wrote; never changed again
     <environment>/timing/  what the builder measured of kernels, by GPU: makes later builds shorter
+    <environment>/<key>...attempt-1 ...  who builds or loads, or died of it: `tensorrt_attempts.py`
     .building/<any name>/  where one process builds; nobody else looks at it
 
   1. A key's folder appears whole, by one rename, or not at all: readers need no lock.
-  2. Of two that build the same engine the first one to rename wins, and the other one serves from
-     what it built. Nobody waits for anybody, so a pod that dies blocks nobody.
+  2. Of two that build the same engine, which attempts make rare, the first one to rename wins, and
+     the other one serves from what it built.
   3. A folder whose files are not those of its manifest is no hit; where it can be, it is removed.
   4. A root that cannot be written to gives hits, and builds end in a folder of their own.
 TensorRT trusts what it loads as it trusts a library: only the server may write below the root.
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from stoker.runtime.model_files import file_digest
+from stoker.runtime.tensorrt_attempts import Attempts
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +156,21 @@ class EngineCache:
         self.remove(folder)
         return None
 
+    def has(self, identity: EngineIdentity) -> bool:
+        """Whether there is an engine, whole or not."""
+        return (self.root / identity.environment / identity.key).is_dir()
+
+    def builds(self, identity: EngineIdentity, *, is_shared: bool) -> Attempts:
+        """The attempts to build an engine. Where it is not shared, this machine's own: nobody waits
+        for what nobody else will get."""
+        name = identity.key if is_shared else f"{identity.key}-on-{_machine()}"
+        return Attempts(self.root / identity.environment, name)
+
+    def loads(self, identity: EngineIdentity) -> Attempts:
+        """This machine's attempts to load an engine."""
+        name = f"{identity.key}-load-on-{_machine()}"
+        return Attempts(self.root / identity.environment, name)
+
     def build(self, identity: EngineIdentity, *, keep: bool = True) -> Building:
         """A new folder to build in, with what is known of kernels of this GPU in it."""
         if keep:
@@ -202,6 +219,11 @@ class EngineCache:
         except OSError:
             return
         shutil.rmtree(away, ignore_errors=True)
+
+
+def _machine() -> str:
+    """This machine, or pod, as part of a file's name, which clients may be told: not its own."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 
 
 def folder_bytes(folder: Path) -> int:

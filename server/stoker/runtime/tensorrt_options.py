@@ -1,32 +1,33 @@
 """What a model's `gpu_execution_accelerator { name: "tensorrt" }` asks for, checked key by key.
 
-`tensorrt_request` knows every parameter of Triton's ONNX Runtime backend and every `trt_*` option
-of ONNX Runtime 1.31, refuses the rest by name before ONNX Runtime sees it, and refuses what a
-model must not choose: libraries to load, folders to write to. Pure; `tensorrt.py` adds device,
-cache and shapes.
-Source: Triton's ONNX Runtime backend, "ONNX Runtime with TensorRT optimization"; option names in
-`libonnxruntime_providers_tensorrt.so` 1.31.1.
+`tensorrt_request` takes the parameters that `tensorrt_parameters.py` knows, refuses the rest by
+name before ONNX Runtime sees it, and refuses what a model must not choose: libraries to load,
+folders to write to. Pure; `tensorrt.py` adds device, cache and shapes.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
-from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from stoker.errors import InvalidRequest
 from stoker.model import Accelerator, ModelConfig
+from stoker.runtime.tensorrt_parameters import (
+    FLAGS,
+    KINDS,
+    KNOWN,
+    NEVER_SET,
+    ON,
+    REFUSED_WHERE_ON,
+    SHAPE_KEYS,
+    TRITON_NAMES,
+)
 
 NAME: Final = "tensorrt"
-
-ON, OFF = "True", "False"
-"""The only words for a flag that ONNX Runtime's Python layer takes for this provider; CUDA's takes
-1 and 0 as well (tests/stub/test_tensorrt.py)."""
-_FLAGS: Final = {"1": ON, "0": OFF, "true": ON, "false": OFF}
 
 
 class Precision(Enum):
@@ -52,54 +53,32 @@ which an engine still serves. TF32 and FP16 keep 10 bits of a number (0.1 % a pr
 what sums and layers make of that is 5 to 50 times as much. INT8 has 127 steps, so a tenth and a
 half tells a calibrated engine from a broken one and no more."""
 
+WEIGHT_SHARE: Final = MappingProxyType(
+    {Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.BF16: 0.5, Precision.INT8: 0.25}
+)
+"""What an engine's weights take at least, as a part of those in the model's file."""
+
+WORKSPACE_SHARE: Final = 0.25
+"""Of a GPU's memory, for the scratch memory of one engine where the model says nothing. Without a
+limit TensorRT measures kernels that take all of it, beside models that serve."""
+
+
+def default_workspace(memory_bytes: int) -> int:
+    """Bytes of scratch memory that an engine may take on a GPU of this size; 0: no limit.
+
+    A power of two: part of the engine's key, it must not change with what a driver's version leaves
+    of the same GPU.
+    """
+    most = int(memory_bytes * WORKSPACE_SHARE)
+    return 1 << (most.bit_length() - 1) if most else 0
+
+
 _PRECISION_FLAGS: Final = {
     "trt_fp16_enable": Precision.FP16,
     "trt_bf16_enable": Precision.BF16,
     "trt_int8_enable": Precision.INT8,
 }
 _PRECISION_KEYS: Final = {precision: key for key, precision in _PRECISION_FLAGS.items()}
-
-_TRITON_NAMES: Final = {
-    "max_workspace_size_bytes": "trt_max_workspace_size",
-    "int8_calibration_table_name": "trt_int8_calibration_table_name",
-    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
-}
-"""Triton's keys that differ from ONNX Runtime's."""
-
-_CACHE_REMEDY: Final = "engines lie where the server's setting --trt-cache-dir says"
-_SERVER: Final = "the server sets it itself"
-_CONTEXT_REMEDY: Final = (
-    "the server keeps engines in its own cache (--trt-cache-dir), which saves the same build"
-)
-_REFUSED: Final = {
-    "device_id": _SERVER,
-    "user_compute_stream": _SERVER,
-    "has_user_compute_stream": _SERVER,
-    "trt_engine_cache_path": _CACHE_REMEDY,
-    "trt_engine_cache_prefix": _CACHE_REMEDY,
-    "trt_timing_cache_path": _CACHE_REMEDY,
-    "trt_extra_plugin_lib_paths": (
-        "it loads native code, which only the operator may do: the server's setting "
-        "--trt-plugin-libraries"
-    ),
-    "trt_engine_decryption_lib_path": "it loads native code, and encrypted engines are not served",
-    "trt_onnx_model_folder_path": _SERVER,
-    "trt_onnx_bytestream": _SERVER,
-    "trt_onnx_bytestream_size": _SERVER,
-    "trt_external_data_bytestream": _SERVER,
-    "trt_external_data_bytestream_size": _SERVER,
-    "trt_ep_context_file_path": _CONTEXT_REMEDY,
-    "trt_ep_context_embed_mode": _CONTEXT_REMEDY,
-}
-_REFUSED_WHERE_ON: Final = {
-    "trt_engine_decryption_enable": "encrypted engines are not served",
-    "trt_dump_subgraphs": "it writes files into the working directory",
-    "trt_dump_ep_context_model": _CONTEXT_REMEDY,
-    "trt_cuda_graph_enable": "a captured engine gives empty outputs when several threads run it",
-    "trt_weight_stripped_engine_enable": "engines are cached with their weights",
-    "trt_load_user_initializer": _SERVER,
-}
-"""Flags that are known and must stay off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +184,12 @@ class _Reader:
         )
 
     def _read_one(self, key: str, text: str) -> None:
-        option = _TRITON_NAMES.get(key, key)
-        if option in _REFUSED:
-            raise self._refusal(key, f"cannot be set by a model: {_REFUSED[option]}")
-        if option in _REFUSED_WHERE_ON:
+        option = TRITON_NAMES.get(key, key)
+        if option in NEVER_SET:
+            raise self._refusal(key, f"cannot be set by a model: {NEVER_SET[option]}")
+        if option in REFUSED_WHERE_ON:
             if self._flag(key, text) == ON:
-                raise self._refusal(key, f"is not supported: {_REFUSED_WHERE_ON[option]}")
+                raise self._refusal(key, f"is not supported: {REFUSED_WHERE_ON[option]}")
         elif key == "precision_mode":
             self._set_precision(text)
         elif option == "trt_engine_cache_enable":
@@ -221,13 +200,13 @@ class _Reader:
             self._tolerance = self._number(key, text)
         elif option == "trt_dimension_ranges":
             self._ranges = self._read_ranges(key, text)
-        elif option in _SHAPE_KEYS:
+        elif option in SHAPE_KEYS:
             self._written[option] = self._read_shapes(key, text)
         else:
             self._options[option] = self._value(key, option, text)
 
     def _value(self, key: str, option: str, text: str) -> str:
-        kind = _KINDS.get(option)
+        kind = KINDS.get(option)
         if kind is None:
             near = get_close_matches(key, KNOWN, n=1, cutoff=0.0)
             raise self._refusal(key, f"is unknown; the nearest known one is '{near[0]}'")
@@ -247,7 +226,7 @@ class _Reader:
             self._options[_PRECISION_KEYS[precision]] = ON
 
     def _flag(self, key: str, text: str) -> str:
-        value = _FLAGS.get(text.lower())
+        value = FLAGS.get(text.lower())
         if value is None:
             raise self._refusal(key, f"expected 1, true, 0 or false, got '{text}'")
         return value
@@ -292,25 +271,25 @@ class _Reader:
     def _shapes(self) -> Mapping[str, tuple[Shape, Shape, Shape]]:
         if not self._written:
             return MappingProxyType({})
-        missing = [key for key in _SHAPE_KEYS if key not in self._written]
+        missing = [key for key in SHAPE_KEYS if key not in self._written]
         if missing:
             raise self._refusal(
                 missing[0], "is missing: expected all three of the profile's shapes"
             )
-        three = [self._written[key] for key in _SHAPE_KEYS]
+        three = [self._written[key] for key in SHAPE_KEYS]
         shapes = {}
         for name in sorted(set().union(*three)):
             least, likely, most = (each.get(name) for each in three)
             if least is None or likely is None or most is None:
                 raise self._refusal(
-                    _SHAPE_KEYS[0], f"expected '{name}' in all three of the profile's shapes"
+                    SHAPE_KEYS[0], f"expected '{name}' in all three of the profile's shapes"
                 )
             in_order = len(least) == len(likely) == len(most) and all(
                 low <= middle <= high for low, middle, high in zip(least, likely, most, strict=True)
             )
             if not in_order:
                 raise self._refusal(
-                    _SHAPE_KEYS[0],
+                    SHAPE_KEYS[0],
                     f"expected shapes of '{name}' with min <= opt <= max, got "
                     f"{_text(least)}, {_text(likely)}, {_text(most)}",
                 )
@@ -335,89 +314,3 @@ def _text(shape: Shape) -> str:
 
 _RANGE: Final = re.compile(r"([^=,]+)=(\d{1,9}(?:\.\.\d{1,9}){0,2})")
 _SHAPE: Final = re.compile(r"\d{1,9}(?:x\d{1,9})*")
-_SHAPE_KEYS: Final = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What the value of an option may be."""
-
-    expected: str
-    read: Callable[[str], str | None]
-    """The value as ONNX Runtime takes it; None for any other kind of text."""
-
-
-def _whole(least: int, most: int | None, text: str) -> str | None:
-    if not re.fullmatch(r"-?\d{1,18}", text):
-        return None
-    number = int(text)
-    return str(number) if number >= least and (most is None or number <= most) else None
-
-
-def _number(least: int, most: int | None = None) -> _Kind:
-    upper = f" to {most}" if most is not None else " or more"
-    return _Kind(f"a whole number, {least}{upper}", partial(_whole, least, most))
-
-
-def _matches(pattern: re.Pattern[str], text: str) -> str | None:
-    return text if pattern.fullmatch(text) else None
-
-
-def _pattern(expected: str, pattern: str) -> _Kind:
-    return _Kind(expected, partial(_matches, re.compile(pattern)))
-
-
-_FLAG: Final = _Kind("1, true, 0 or false", lambda text: _FLAGS.get(text.lower()))
-_KINDS: Final[Mapping[str, _Kind]] = {
-    "trt_fp16_enable": _FLAG,
-    "trt_bf16_enable": _FLAG,
-    "trt_int8_enable": _FLAG,
-    "trt_layer_norm_fp32_fallback": _FLAG,
-    "trt_max_workspace_size": _number(0),
-    "trt_min_subgraph_size": _number(1),
-    "trt_max_partition_iterations": _number(1),
-    "trt_op_types_to_exclude": _pattern(
-        "operator types with commas between", r"[A-Za-z0-9_.]+(,[A-Za-z0-9_.]+)*"
-    ),
-    "trt_int8_use_native_calibration_table": _FLAG,
-    # Never a path: the file is looked for in the model's own folder.
-    "trt_int8_calibration_table_name": _pattern(
-        "the plain name of a file in the model's folder", r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
-    ),
-    "trt_dla_enable": _FLAG,
-    "trt_dla_core": _number(0),
-    "trt_timing_cache_enable": _FLAG,
-    "trt_force_timing_cache": _FLAG,
-    "trt_detailed_build_log": _FLAG,
-    "trt_build_heuristics_enable": _FLAG,
-    "trt_sparsity_enable": _FLAG,
-    "trt_builder_optimization_level": _number(0, 5),
-    "trt_auxiliary_streams": _number(-1),
-    "trt_tactic_sources": _pattern("such as '-CUDNN,+CUBLAS'", r"[+-][A-Z0-9_]+(,[+-][A-Z0-9_]+)*"),
-    "trt_preview_features": _pattern(
-        "names of features with commas between", r"[A-Za-z0-9_]+(,[A-Za-z0-9_]+)*"
-    ),
-    "trt_context_memory_sharing_enable": _FLAG,
-    "trt_engine_hw_compatible": _FLAG,
-}
-"""Options that pass to ONNX Runtime as they are, once their value is of the kind."""
-
-OURS: Final = ("trt_tolerance", "trt_dimension_ranges")
-"""Keys that neither Triton nor ONNX Runtime has."""
-
-KNOWN: Final = tuple(
-    sorted(
-        {
-            *_KINDS,
-            *_TRITON_NAMES,
-            *_SHAPE_KEYS,
-            *OURS,
-            "precision_mode",
-            "trt_engine_cache_enable",
-            "trt_force_sequential_engine_build",
-        }
-    )
-)
-"""Every key that a model may write."""
-REFUSED: Final = tuple(sorted({*_REFUSED, *_REFUSED_WHERE_ON}))
-"""Every key that is known and that a model may not turn on or set."""

@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Final, TypeAlias
 
 from stoker.telemetry.gpu_reading import Figures, GpuCounts, figures, merged
+from stoker.telemetry.gpu_table import GPU_METRICS
 from stoker.telemetry.metric import Metric
-from stoker.telemetry.metric_table import GPU_METRICS
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.nvml import Handle, Nvml
 

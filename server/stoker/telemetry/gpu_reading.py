@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
-from stoker.telemetry import metric_table as table
+from stoker.telemetry import gpu_table as table
 from stoker.telemetry.metric import Metric
 
 Figures: TypeAlias = dict[Metric, dict[tuple[str, ...], float]]

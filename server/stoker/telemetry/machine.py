@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from stoker.telemetry import metric_table as table
+from stoker.telemetry import machine_table as table
 from stoker.telemetry.metric import Metric
 
 _NO_LIMIT_V1: Final = 1 << 60

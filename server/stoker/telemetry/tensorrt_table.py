@@ -42,6 +42,30 @@ ENGINE_BYTES: Final = Metric(
     "Size of the version's TensorRT engine in the cache.",
     _MODEL,
 )
+DEVICE_BYTES: Final = Metric(
+    "stoker_tensorrt_device_bytes",
+    MetricType.GAUGE,
+    "bytes",
+    "Device memory that opening and comparing the version's TensorRT sessions took: engine, "
+    "contexts and tensors, beside stoker_model_memory_bytes; with what others took meanwhile.",
+    _MODEL,
+)
+CRASHED_BUILDS: Final = Metric(
+    "stoker_tensorrt_crashed_builds",
+    MetricType.GAUGE,
+    "attempts",
+    "Attempts to build the version's TensorRT engine that ended with their process, as the cache "
+    "remembers them. After 2 it is not tried again.",
+    _MODEL,
+)
 
-TENSORRT_METRICS: Final = (STATE, HITS, MISSES, BUILD_SECONDS, ENGINE_BYTES)
+TENSORRT_METRICS: Final = (
+    STATE,
+    HITS,
+    MISSES,
+    BUILD_SECONDS,
+    ENGINE_BYTES,
+    DEVICE_BYTES,
+    CRASHED_BUILDS,
+)
 """All of them, in the order of the text."""

@@ -1,0 +1,291 @@
+"""Attempts to build a TensorRT engine: files that outlive a process which its build takes along.
+
+A builder that crashes, or that the kernel kills for memory, raises nothing: the process is gone,
+the next one builds again and is gone as well. So each attempt leaves a file before it begins, and
+takes it away when it ends in any other way than with its process. Beside the engine's own folder:
+
+    <environment>/<name>.attempt-1, .attempt-2 ...   who builds, in words; its time is a heartbeat
+
+  1. An attempt is made by creating its file, which of several processes only one can; so the file
+     is also the claim by which they build one engine once.
+  2. An attempt follows another only if that one's process is gone. `MOST_ATTEMPTS` that are gone,
+     and the engine is not tried again until somebody takes the files away.
+  3. A build that ended, well or not, takes away its own file and those before it: what does not
+     kill every time is no reason to give up. One that was told to stop takes away its own only.
+  4. Whether a process is gone is known where it shares this one's PIDs. Elsewhere (another pod, a
+     container that ran here before) its heartbeat tells: gone is whose file did not change for
+     `STALE_S` by the clock of the one who looks, since machines' clocks differ. What was found to
+     be gone gets the time 0, which says so to all; a heartbeat that returns takes that back.
+Files, as the cache's folders, may lie on a volume that pods of several nodes share.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS: Final = 2
+"""The second one tells a crash from a node that lost its power, or a pod that was killed."""
+HEARTBEAT_S: Final = 5.0
+STALE_S: Final = 60.0
+"""Twelve heartbeats: a shared volume that hangs for some seconds kills nobody."""
+LOOK_S: Final = 2.0
+"""Between two looks at another's attempt. No file system that pods share tells of changes."""
+GONE: Final = 0
+"""The time of an attempt whose process is known to be gone, in nanoseconds since the epoch."""
+
+Wait = Callable[[float], bool]
+"""Waits so many seconds; False: nobody waits for the engine any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """A process, so that another one can tell whether it is still there."""
+
+    host: str
+    boot: str
+    """The kernel's id of this run of the machine."""
+    pids: str
+    """The name space in which `pid` counts."""
+    pid: int
+    started: str
+    """When the process started, in the kernel's ticks: a PID is used again."""
+    began: str = ""
+    """When the attempt did, in UTC."""
+
+    def is_gone(self, here: "Builder", root: Path = Path("/proc")) -> bool | None:
+        """Whether the process is gone, for a process that is `here`; None: cannot be seen."""
+        if (self.boot, self.pids) != (here.boot, here.pids) or not self.pids:
+            return None
+        return _started(self.pid, root) != self.started
+
+
+def this_process(root: Path = Path("/proc")) -> Builder:
+    """Who asks."""
+    pid = os.getpid()
+    boot = ""
+    with contextlib.suppress(OSError):
+        boot = (root / "sys/kernel/random/boot_id").read_text().strip()
+    pids = ""
+    with contextlib.suppress(OSError):
+        pids = (root / "self/ns/pid").readlink().name
+    return Builder(os.uname().nodename, boot, pids, pid, _started(pid, root))
+
+
+def _started(pid: int, root: Path) -> str:
+    """Field 22 of `/proc/PID/stat`; empty where no such process runs."""
+    try:
+        stat = (root / str(pid) / "stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()  # the name in brackets may hold anything
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+class TooManyAttempts(Exception):
+    """Every attempt took its process with it."""
+
+    def __init__(self, last: Builder | None, files: str, forget: Callable[[], None]) -> None:
+        """`files`: a pattern of the files to take away, below the root of the cache. `forget`
+        takes them away."""
+        super().__init__(files)
+        self.last = last
+        self.files = files
+        self.forget = forget
+
+
+class Attempt:
+    """One that is under way in this process. Ends once; any thread may end it."""
+
+    def __init__(self, path: Path | None, number: int, heartbeat_s: float = HEARTBEAT_S) -> None:
+        """`path` None: the folder cannot be written to, and nobody will know of it."""
+        self.number = number
+        self._path = path
+        self._has_ended = threading.Event()
+        self._ending = threading.Lock()
+        if path is not None:
+            threading.Thread(
+                target=self._beat, args=(path, heartbeat_s), name="build-heartbeat", daemon=True
+            ).start()
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether another process will know of it."""
+        return self._path is not None
+
+    def _beat(self, path: Path, heartbeat_s: float) -> None:
+        while not self._has_ended.wait(heartbeat_s):
+            with contextlib.suppress(OSError):  # somebody took it away, or the volume is
+                os.utime(path)
+
+    def end(self, *, was_stopped: bool = False) -> None:
+        """The build is over, and the process is there: nothing is left of this attempt."""
+        path = self._finish()
+        if path is None:
+            return
+        for number in range(self.number, 0, -1):
+            with contextlib.suppress(OSError):
+                path.with_suffix(f".attempt-{number}").unlink(missing_ok=True)
+            if was_stopped:
+                return
+
+    def blame(self) -> None:
+        """What it did ends the process: its file stays, as after a crash."""
+        path = self._finish()
+        if path is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path, ns=(GONE, GONE))
+
+    def _finish(self) -> Path | None:
+        """Ends the heartbeat. The file, to whoever comes first."""
+        with self._ending:
+            if self._has_ended.is_set():
+                return None
+            self._has_ended.set()
+            return self._path
+
+
+class Attempts:
+    """The attempts to build one engine. Methods block on the disk; one thread calls them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        here: Builder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        """`folder` is the environment's; it is made where it is missing."""
+        self._folder = folder
+        self._name = name
+        self._here = here or this_process()
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+
+    @property
+    def crashed(self) -> int:
+        """Attempts that are known to have taken their process along."""
+        return [self._time(each) for each in self._numbers()].count(GONE)
+
+    def begin(self, wait: Wait, is_done: Callable[[], bool] = lambda: False) -> Attempt | None:
+        """The next attempt, this process's own, once no other process makes one. None: `is_done`
+        while another's was waited for, so that none is needed.
+
+        Raises TooManyAttempts, and InterruptedError where `wait` says that nobody waits.
+        """
+        seen: tuple[int, int | None] | None = None
+        since = 0.0
+        while True:
+            last = max(self._numbers(), default=0)
+            if last and not self._is_over(last):
+                if (last, self._time(last)) != seen:
+                    seen, since = (last, self._time(last)), self._clock()
+                if self._clock() - since < STALE_S:
+                    if not wait(LOOK_S):
+                        raise InterruptedError
+                    if is_done():
+                        return None
+                    continue
+                self._bury(last)
+            if last >= MOST_ATTEMPTS:
+                files = f"{self._folder.name}/{self._name}.attempt-*"
+                raise TooManyAttempts(self._read(last), files, self._forget)
+            try:
+                path = self._create(last + 1)
+                if path is None:
+                    continue  # another process was first
+                attempt = Attempt(path, last + 1, self._heartbeat_s)
+            except OSError as error:
+                log.info("attempts cannot be remembered: %s", error.strerror)
+                attempt = Attempt(None, last + 1)
+            if is_done():  # another process ended between the caller's look and this one's claim
+                attempt.end()
+                return None
+            return attempt
+
+    def _forget(self) -> None:
+        for number in self._numbers():
+            with contextlib.suppress(OSError):
+                self._path(number).unlink()
+
+    def _is_over(self, number: int) -> bool:
+        """Whether the attempt's process is known to be gone."""
+        if self._time(number) == GONE:
+            return True
+        builder = self._read(number)
+        if builder is None or not builder.is_gone(self._here):
+            return False
+        self._bury(number)
+        return True
+
+    def _bury(self, number: int) -> None:
+        builder = self._read(number)
+        log.warning(
+            "an attempt at the TensorRT engine '%s' ended with its process (number %d of %d%s)",
+            self._name,
+            number,
+            MOST_ATTEMPTS,
+            f", on {builder.host}, begun {builder.began}" if builder else "",
+        )
+        with contextlib.suppress(OSError):
+            os.utime(self._path(number), ns=(GONE, GONE))
+
+    def _create(self, number: int) -> Path | None:
+        """The attempt's file; None where there is one. Raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(number)
+        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        here = {**asdict(self._here), "began": began}
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return None
+        try:
+            os.write(descriptor, json.dumps(here).encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name as well: a machine that goes down with the build is a crash
+        finally:
+            os.close(folder)
+        return path
+
+    def _numbers(self) -> list[int]:
+        found = []
+        try:
+            names = os.listdir(self._folder)
+        except OSError:
+            return []
+        for name in names:
+            key, _, number = name.rpartition(".attempt-")
+            if key == self._name and number.isdecimal():
+                found.append(int(number))
+        return found
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._name}.attempt-{number}"
+
+    def _time(self, number: int) -> int | None:
+        try:
+            return self._path(number).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _read(self, number: int) -> Builder | None:
+        """None where it is being written, or is no attempt's file."""
+        try:
+            return Builder(**json.loads(self._path(number).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
