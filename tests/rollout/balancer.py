@@ -1,10 +1,8 @@
 """A real haproxy between clients and replicas, in the two ways in which a cluster balances.
 
-    port     | as                      | balances            | what becomes of a replica that is down
-    l4_grpc, | kube-proxy (TCP)        | connections         | those that are open stay with it
-    l4_http  |                         |                     |
-    l7_grpc, | a gateway (HTTP/2,      | requests            | none are sent to it
-    l7_http  | HTTP/1.1 with keep-alive)|                    |
+    port              | as                            | balances     | a replica that is down
+    l4_grpc, l4_http  | kube-proxy: TCP               | connections  | keeps those that are open
+    l7_grpc, l7_http  | a gateway: HTTP/2, HTTP/1.1   | requests     | gets no more
 
 A replica is taken out by a check of its management port and by nothing else, so `Checks` is how
 long the cluster takes to notice. In Kubernetes the deletion of a pod makes its endpoint not ready
@@ -78,7 +76,9 @@ listen {name}
     bind fd@{descriptor}{protocol}
 """
 
-SERVER: Final = "    server replica{slot} 127.0.0.1:1{protocol} check check-proto h1 port 1 disabled\n"
+SERVER: Final = (
+    "    server replica{slot} 127.0.0.1:1{protocol} check check-proto h1 port 1 disabled\n"
+)
 """A slot. (`server-template` of haproxy 2.6 forgets `check-proto` from the second slot on.)"""
 
 
@@ -140,7 +140,9 @@ class Balancer:
         for port in PORTS:
             server = f"{port}/replica{slot}"
             to = at.grpc_port if port.endswith("grpc") else at.http_port
-            self._tell(f"set server {server} addr 127.0.0.1 port {to}", "IP changed", "port changed")
+            self._tell(
+                f"set server {server} addr 127.0.0.1 port {to}", "IP changed", "port changed"
+            )
             self._tell(f"set server {server} check-port {at.metrics_port}", "health check port")
             self._tell(f"set server {server} state ready")
 
@@ -157,25 +159,24 @@ class Balancer:
 
     def is_up(self, name: str) -> bool:
         """Whether any port still sends something new to the replica."""
-        slot = f"replica{self._slots[name]}"
-        return any(
-            row["status"].startswith("UP") for row in self._statistics() if row["svname"] == slot
-        )
+        return any(row["status"].startswith("UP") for row in self._rows(name))
 
     def connections(self, name: str) -> dict[str, int]:
         """The connections, or over l7 the requests, that each port has open to the replica."""
-        slot = f"replica{self._slots[name]}"
-        return {
-            row["pxname"]: int(row["scur"])
-            for row in self._statistics()
-            if row["svname"] == slot
-        }
+        return {row["pxname"]: int(row["scur"]) for row in self._rows(name)}
+
+    def connections_made(self, name: str) -> int:
+        """Those that were ever opened to the replica, over l7 the requests that were sent to it."""
+        return sum(int(row["stot"]) for row in self._rows(name))
 
     def _servers(self, name: str) -> list[str]:
         return [f"{port}/replica{self._slots[name]}" for port in PORTS]
 
-    def _statistics(self) -> list[dict[str, str]]:
-        return [*csv.DictReader(self._ask("show stat").removeprefix("# ").splitlines())]
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        """haproxy's statistics of the replica, one row for each port."""
+        slot = f"replica{self._slots[name]}"
+        rows = csv.DictReader(self._ask("show stat").removeprefix("# ").splitlines())
+        return [row for row in rows if row["svname"] == slot]
 
     def _tell(self, command: str, *expected: str) -> None:
         """A command that changes something; haproxy answers with nothing, or what it changed."""

@@ -1,14 +1,14 @@
 """The clients of a rollout: each sends one request at a time, and sends none of them again.
 
-    kind               | what it is                              | what it repeats by itself
-    tritonclient gRPC  | one connection, several threads         | streams that were refused (REFUSED_STREAM), as every
-                       |                                         | gRPC client does by contract; no retry policy
-    tritonclient HTTP  | geventhttpclient, one connection        | nothing: a POST is not idempotent
-    raw HTTP/1.1       | http.client, one connection             | nothing
-    ModelStreamInfer   | one stream of grpcio, one request in it | nothing
+    tritonclient gRPC  one connection for several threads. Without a retry policy, which is the
+                       default, gRPC repeats only what no server saw: REFUSED_STREAM, by contract
+    tritonclient HTTP  geventhttpclient, one connection; it repeats no POST
+    raw HTTP/1.1       http.client, one connection; repeats nothing
+    ModelStreamInfer   one stream of grpcio with one request in it; a stream that its server ends is
+                       opened anew, and the request that had no answer counts as such
 
 All keep their connections. A call raises `CallFailed` for whatever is not the right answer.
-Source: gRFC A6, "Transparent Retries"; RFC 9110, section 9.2.2.
+`test_clients.py` holds them to it.  Source: gRFC A6, "Transparent Retries"; RFC 9110, 9.2.2.
 """
 
 import http.client
@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import grpc
 import tritonclient.grpc as triton_grpc  # type: ignore[import-untyped]  # ships no types
 import tritonclient.http as triton_http  # type: ignore[import-untyped]  # ships no types
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 from stoker.protocol import inference_pb2 as pb
 from tritonclient.utils import (  # type: ignore[import-untyped]  # ships no types
     InferenceServerException,
@@ -32,6 +33,8 @@ CALL_TIMEOUT_S: Final = 30.0
 
 WIDTH: Final = 4
 """Of a model's rows, as `rows` makes them."""
+
+STREAMS: Final = "ModelStreamInfer"
 
 OWN_CONNECTION: Final = [("grpc.use_local_subchannel_pool", 1)]
 """Channels of one process with the same address would share their connections otherwise."""
@@ -68,6 +71,8 @@ class Kind:
     """Requests at once on each connection."""
     open: Callable[[str, int], Sequence[Client]]
     """Given an address and a number of threads, a connection's clients."""
+    model: str = ""
+    """All their requests are for it; empty: for those of the usual load."""
 
     @property
     def label(self) -> str:
@@ -117,7 +122,7 @@ class TritonHttp:
         except InferenceServerException as error:
             is_retryable = error.status() in ("503", "502")
             raise CallFailed(str(error), is_retryable=is_retryable) from error
-        except (OSError, ValueError) as error:  # geventhttpclient's own are ValueErrors
+        except (OSError, HTTPParseError) as error:
             raise CallFailed(repr(error), is_retryable=has_no_answer(error)) from error
         return float(result.as_numpy("y")[0, 0])
 
@@ -198,8 +203,7 @@ class StreamInfer:
 
 def has_no_answer(error: Exception) -> bool:
     """Whether the connection was refused, reset or ended before a byte of the answer."""
-    closed_early = type(error).__name__ == "HTTPConnectionClosed"  # geventhttpclient's
-    return closed_early or isinstance(error, ConnectionError)
+    return isinstance(error, HTTPConnectionClosed | ConnectionError)
 
 
 def open_triton_grpc(address: str, threads: int) -> Sequence[Client]:
@@ -217,5 +221,5 @@ def kinds(scale: int = 1) -> tuple[Kind, ...]:
         Kind("tritonclient HTTP", "l7_http", 4 * scale, 1, lambda at, _: [TritonHttp(at)]),
         Kind("raw HTTP/1.1", "l4_http", 6 * scale, 1, lambda at, _: [RawHttp(at)]),
         Kind("raw HTTP/1.1", "l7_http", 4 * scale, 1, lambda at, _: [RawHttp(at)]),
-        Kind("ModelStreamInfer", "l4_grpc", 2 * scale, 1, lambda at, _: [StreamInfer(at)]),
+        Kind(STREAMS, "l4_grpc", 2 * scale, 1, lambda at, _: [StreamInfer(at)]),
     )

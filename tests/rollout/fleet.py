@@ -69,9 +69,7 @@ class Kill:
 class Fleet:
     """Owns the replicas; ends those that are left with its `with` block."""
 
-    def __init__(
-        self, folder: Path, balancer: Balancer, repository: Path, *flags: str
-    ) -> None:
+    def __init__(self, folder: Path, balancer: Balancer, repository: Path, *flags: str) -> None:
         self.kills: list[Kill] = []
         self.starts_s: list[float] = []
         self._folder = folder

@@ -44,16 +44,18 @@ _EXACT: Final = 1 << 20
 def write_models(folder: Path) -> Path:
     """The models of the load; gives the repository."""
     entries: dict[str, models.ModelEntry] = {
-        f"wait-{number}": models.ModelEntry(models.double(), _waiting(number))
+        f"wait-{number}": models.ModelEntry(
+            models.double(), waiting_config(SHORTEST_WAIT_MS + WAIT_STEP_MS * number)
+        )
         for number in range(WAITING)
     }
     entries["work"] = models.ModelEntry(models.laborious(), "max_batch_size: 16\n")
     return models.write_repository(folder, entries)
 
 
-def _waiting(number: int) -> str:
-    delay_us = (SHORTEST_WAIT_MS + WAIT_STEP_MS * number) * 1000
-    batching = f"dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}\n"
+def waiting_config(delay_ms: int) -> str:
+    """Of a model whose requests wait for others, so long at most."""
+    batching = f"dynamic_batching {{ max_queue_delay_microseconds: {delay_ms * 1000} }}\n"
     return "max_batch_size: 64\n" + batching
 
 
@@ -165,8 +167,8 @@ class Load:
             for turn in itertools.count(number):
                 if self._stopping.is_set():
                     return
-                model = "work" if turn % WORK_EVERY == 0 else f"wait-{number % WAITING}"
-                self._request(kind, client, model)
+                usual = "work" if turn % WORK_EVERY == 0 else f"wait-{number % WAITING}"
+                self._request(kind, client, kind.model or usual)
         finally:
             self._finished.wait(PATIENCE_S)  # threads share connections
             client.close()
@@ -179,15 +181,16 @@ class Load:
             if answer != 2 * value:
                 raise CallFailed(f"expected {2 * value}, got {answer}", is_retryable=False)
         except CallFailed as error:
-            self._note(kind, Failure(kind.label, model, began, self.now, str(error), error.is_retryable))
+            self._note(kind, model, began, str(error), error.is_retryable)
         except Exception as error:  # what nobody foresaw is a failure like others
-            self._note(kind, Failure(kind.label, model, began, self.now, repr(error), False))
+            self._note(kind, model, began, repr(error), False)
         else:
             with self._changed:
                 self._seconds[kind.label].append(self.now - began)
                 self._changed.notify_all()
 
-    def _note(self, kind: Kind, failure: Failure) -> None:
+    def _note(self, kind: Kind, model: str, began: float, text: str, is_retryable: bool) -> None:
+        failure = Failure(kind.label, model, began, self.now, text, is_retryable)
         with self._changed:
             self._failed[kind.label] += 1
             self.failures.append(failure)

@@ -50,9 +50,7 @@ async def drain(
     """
     health.become(ServerState.DRAINING)
     in_flight = sum(model.statistics.in_flight for model in served())
-    event(
-        logger, "drain_started", "draining", delay_s=delay, timeout_s=grace, in_flight=in_flight
-    )
+    event(logger, "drain_started", "draining", delay_s=delay, timeout_s=grace, in_flight=in_flight)
     for transport in transports:
         transport.announce_drain(delay)
     await asyncio.sleep(delay)
