@@ -132,6 +132,7 @@ class Fleet:
         kill = Kill(replica.name, load.now)
         replica.process.process.send_signal(signal.SIGKILL)
         kill.code = replica.process.wait()
+        replica.process.__exit__(None, None, None)
         self._serving.remove(replica)
         self.kills.append(kill)
         return kill

@@ -89,7 +89,7 @@ class Load:
     def __init__(self, kinds: Iterable[Kind], address: Callable[[str], str]) -> None:
         """`address` gives that of a balancer's port."""
         self.failures: list[Failure] = []
-        self._kinds = [*kinds]
+        self.kinds = [*kinds]
         self._seconds: dict[str, list[float]] = defaultdict(list)
         """The time of each good answer."""
         self._failed: Counter[str] = Counter()
@@ -99,7 +99,7 @@ class Load:
         self._began = 0.0
         self._threads: list[threading.Thread] = []
         number = itertools.count()
-        for kind in self._kinds:
+        for kind in self.kinds:
             for _ in range(kind.connections):
                 self._threads += [
                     threading.Thread(target=self._work, args=(kind, client, next(number)))
@@ -142,7 +142,7 @@ class Load:
     def wait_for_answers(self, count: int) -> None:
         """Returns when every kind of client has had so many good answers more."""
         with self._changed:
-            goal = {kind.label: len(self._seconds[kind.label]) + count for kind in self._kinds}
+            goal = {kind.label: len(self._seconds[kind.label]) + count for kind in self.kinds}
             reached = self._changed.wait_for(
                 lambda: all(len(self._seconds[label]) >= most for label, most in goal.items()),
                 PATIENCE_S,
@@ -154,7 +154,7 @@ class Load:
         return {label: self._tally(label) for label in self._labels()}
 
     def _labels(self) -> Sequence[str]:
-        return [*dict.fromkeys(kind.label for kind in self._kinds)]
+        return [*dict.fromkeys(kind.label for kind in self.kinds)]
 
     def _tally(self, label: str) -> Tally:
         seconds = self._seconds[label] or [float("nan")]

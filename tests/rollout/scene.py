@@ -79,6 +79,11 @@ class Scene:
         return [each for each in self.load.failures if not each.client.startswith(STREAMS)]
 
     @property
+    def streams(self) -> int:
+        """Streams that are open at once."""
+        return sum(each.connections for each in self.load.kinds if each.name == STREAMS)
+
+    @property
     def stream_ends(self) -> list[Failure]:
         """Requests that a stream ended without an answer to."""
         return [each for each in self.load.failures if each.client.startswith(STREAMS)]

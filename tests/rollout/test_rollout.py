@@ -32,8 +32,7 @@ def check_streams(on: Scene) -> None:
     for each in on.stream_ends:
         assert each.is_retryable, each
         assert "open another stream" in each.text, each
-    streams = 2
-    assert len(on.stream_ends) <= streams * len(on.fleet.kills)
+    assert len(on.stream_ends) <= on.streams * len(on.fleet.kills)
 
 
 @pytest.mark.parametrize(
