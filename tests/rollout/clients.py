@@ -212,14 +212,14 @@ def open_triton_grpc(address: str, threads: int) -> Sequence[Client]:
     return [TritonGrpc(client)] * threads
 
 
-def kinds(scale: int = 1) -> tuple[Kind, ...]:
-    """The usual mix, 46 requests at once, as many times over."""
+def kinds() -> tuple[Kind, ...]:
+    """The usual mix: 62 requests at once, so that each of four replicas has 15 of them."""
     return (
-        Kind("tritonclient gRPC", "l4_grpc", 4 * scale, 4, open_triton_grpc),
-        Kind("tritonclient gRPC", "l7_grpc", 2 * scale, 4, open_triton_grpc),
-        Kind("tritonclient HTTP", "l4_http", 6 * scale, 1, lambda at, _: [TritonHttp(at)]),
-        Kind("tritonclient HTTP", "l7_http", 4 * scale, 1, lambda at, _: [TritonHttp(at)]),
-        Kind("raw HTTP/1.1", "l4_http", 6 * scale, 1, lambda at, _: [RawHttp(at)]),
-        Kind("raw HTTP/1.1", "l7_http", 4 * scale, 1, lambda at, _: [RawHttp(at)]),
-        Kind(STREAMS, "l4_grpc", 2 * scale, 1, lambda at, _: [StreamInfer(at)]),
+        Kind("tritonclient gRPC", "l4_grpc", 6, 4, open_triton_grpc),
+        Kind("tritonclient gRPC", "l7_grpc", 2, 4, open_triton_grpc),
+        Kind("tritonclient HTTP", "l4_http", 8, 1, lambda at, _: [TritonHttp(at)]),
+        Kind("tritonclient HTTP", "l7_http", 6, 1, lambda at, _: [TritonHttp(at)]),
+        Kind("raw HTTP/1.1", "l4_http", 8, 1, lambda at, _: [RawHttp(at)]),
+        Kind("raw HTTP/1.1", "l7_http", 6, 1, lambda at, _: [RawHttp(at)]),
+        Kind(STREAMS, "l4_grpc", 2, 1, lambda at, _: [StreamInfer(at)]),
     )

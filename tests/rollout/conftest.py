@@ -12,9 +12,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Report(path), PLUGIN)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def form(request: pytest.FixtureRequest) -> Form:
-    """Short, unless `make test-rollout` asks for minutes; what is only for it skips."""
+    """Short, unless `make test-rollout` asks for minutes; what is only for that skips."""
     seconds = request.config.getoption("--rollout-seconds", 0.0)
     if not seconds and request.node.get_closest_marker("rollout"):
         pytest.skip("takes minutes: make test-rollout")

@@ -25,7 +25,7 @@ Strategy: TypeAlias = Literal["surge", "unavailable"]
 
 MOST_IN_FLIGHT_WAIT_S: Final = 30.0
 
-CLEARLY_IN_FLIGHT: Final = 12
+CLEARLY_IN_FLIGHT: Final = 14
 """Waited for before a SIGTERM, so that the AT_LEAST_IN_FLIGHT that are asserted are there when it
 arrives, though some are answered meanwhile."""
 

@@ -3,28 +3,29 @@
     pytest tests/rollout -p tests.rollout.report --rollout-seconds 60 --rollout-report build/r.md
 
 `make test-rollout` runs that: each rollout goes on for so many seconds, with what is shipped. The
-report has the requests of each kind of client, every signal with what was in flight at it, and each
-failure with its text and its moment; it is printed at the end and written to the file.
+report has the requests of each kind of client, every signal with what was in flight at it, and what
+failed; it is printed at the end and written to the file. A JSON file beside it has each failure, its
+text and its moment.
 """
 
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.rollout.clients import STREAMS
 from tests.rollout.fleet import Kill
 from tests.rollout.load import Failure, Tally
 from tests.rollout.scene import Scene
 
 PLUGIN: Final = "rollout report"
-
-MOST_FAILURES: Final = 20
-"""Of a scene, told one by one."""
 
 
 def render(title: str, on: Scene, notes: Sequence[str]) -> str:
@@ -58,9 +59,9 @@ def _tallies(tallies: dict[str, Tally]) -> list[str]:
         times = (tally.median_s, tally.p99_s, tally.longest_s)
         cells = " | ".join(f"{each * 1000:.0f}" for each in times)
         lines.append(f"| {label} | {tally.answered} | {tally.failed} | {cells} |")
-    answered = sum(each.answered for each in tallies.values())
-    failed = sum(each.failed for each in tallies.values())
-    return [*lines, f"| all | {answered} | {failed} | | | |"]
+    unary = [tally for label, tally in tallies.items() if not label.startswith(STREAMS)]
+    answered, failed = sum(each.answered for each in unary), sum(each.failed for each in unary)
+    return [*lines, f"| **all but streams** | {answered} | **{failed}** | | | |"]
 
 
 def _kills(kills: Sequence[Kill]) -> list[str]:
@@ -79,18 +80,18 @@ def _kills(kills: Sequence[Kill]) -> list[str]:
 
 
 def _failures(failures: Sequence[Failure]) -> list[str]:
+    """Those of one client and text in one line; one by one they are in the JSON."""
     if not failures:
         return ["No request failed."]
-    lines = ["| failed | began s | lasted ms | retryable | text |", "|---|---|---|---|---|"]
-    for each in sorted(failures, key=lambda failure: failure.began)[:MOST_FAILURES]:
-        lasted_ms = (each.ended - each.began) * 1000
+    alike: dict[tuple[str, bool, str], list[float]] = {}
+    for each in failures:
         text = each.text.replace("|", "\\|").replace("\n", " ")[:160]
-        retryable = "yes" if each.is_retryable else "no"
-        lines.append(
-            f"| {each.client} | {each.began:.2f} | {lasted_ms:.0f} | {retryable} | {text} |"
-        )
-    if len(failures) > MOST_FAILURES:
-        lines.append(f"| and {len(failures) - MOST_FAILURES} more | | | | |")
+        alike.setdefault((each.client, each.is_retryable, text), []).append(each.began)
+    lines = ["| failed | requests | began at s | retryable | text |", "|---|---|---|---|---|"]
+    for (client, is_retryable, text), began in alike.items():
+        moments = f"{min(began):.2f} to {max(began):.2f}" if len(began) > 1 else f"{began[0]:.2f}"
+        retryable = "yes" if is_retryable else "no"
+        lines.append(f"| {client} | {len(began)} | {moments} | {retryable} | {text} |")
     return lines
 
 
@@ -99,7 +100,9 @@ class Report:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._facts = _facts() if path is not None else []
         self._sections: list[str] = []
+        self._whole: list[dict[str, object]] = []
 
     def add(self, title: str, on: Scene, *notes: str) -> None:
         """A scene that is over; the file is written at once."""
@@ -107,11 +110,21 @@ class Report:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(self.text)
+            self._whole.append(
+                {
+                    "title": title,
+                    "seconds": on.lasted_s,
+                    "kills": [asdict(each) for each in on.fleet.kills],
+                    "tallies": {name: asdict(each) for name, each in on.load.tallies().items()},
+                    "failures": [asdict(each) for each in on.load.failures],
+                }
+            )
+            self._path.with_suffix(".json").write_text(json.dumps(self._whole, indent=2) + "\n")
 
     @property
     def text(self) -> str:
         """The whole report."""
-        return "\n".join(["# Rollouts", "", *_facts(), "", *self._sections])
+        return "\n".join(["# Rollouts", "", *self._facts, "", *self._sections])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Prints it where a file was asked for."""

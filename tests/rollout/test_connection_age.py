@@ -93,6 +93,7 @@ def test_clients_reach_a_third_replica_within_the_connection_age(
     assert min(shares.values()) >= 0.15
 
 
+@pytest.mark.rollout
 def test_without_a_connection_age_clients_never_reach_a_third_replica(
     report: Report, tmp_path: Path
 ) -> None:

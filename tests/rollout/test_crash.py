@@ -15,8 +15,8 @@ THREADS_OF_A_CONNECTION = 4
 """The most calls at once on a gRPC connection of the load."""
 
 GRPC_BACK_OFF_S = 1.2
-"""A gRPC client whose connection was refused waits so long, 1 s and jitter, before it tries the next
-one, and fails its calls meanwhile. Source: grpc/grpc, doc/connection-backoff.md."""
+"""A gRPC client whose connection was refused waits 1 s and jitter before it opens the next one, and
+fails its calls meanwhile. Source: grpc/grpc, doc/connection-backoff.md."""
 
 
 def busy_replica(on: Scene) -> Replica:
@@ -50,6 +50,7 @@ def test_a_killed_replica_that_gets_nothing_new_loses_at_most_what_its_connectio
     assert [each for each in failures if not each.is_retryable] == []
 
 
+@pytest.mark.rollout
 def test_a_killed_replica_costs_retryable_failures_until_the_balancer_notices_and_none_after(
     form: Form, report: Report, tmp_path: Path
 ) -> None:

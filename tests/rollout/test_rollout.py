@@ -84,6 +84,7 @@ def test_a_rollout_with_grpcio_loses_only_calls_that_cross_the_close_of_its_port
     check_streams(on)
 
 
+@only_long
 def test_a_lone_replica_is_replaced_without_a_gap_when_the_new_one_comes_first(
     form: Form, report: Report, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_lone_replica_is_replaced_without_a_gap_when_the_new_one_comes_first(
     check_streams(on)
 
 
+@only_long
 def test_a_lone_replica_without_surge_leaves_a_gap_and_loses_nothing_that_it_had(
     form: Form, report: Report, tmp_path: Path
 ) -> None:
