@@ -2,8 +2,8 @@
 
 Each server starts `--rounds` times on all cores, as a pod does whose image is on the node: the
 models' files are dropped from the page cache before each start, Python and its packages are not.
-"loads" is what the server says that its loads took, one after the other; the rest is the
-interpreter, the imports and the ports. A startup probe should allow about three times the slowest.
+Models are opened side by side and measured one after the other. A startup probe should allow about
+three times the slowest start.
 
     python -m benchmarks.cold_start [--rounds 5]
 """
@@ -11,7 +11,6 @@ interpreter, the imports and the ports. A startup probe should allow about three
 import os
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,8 @@ from stoker.tensor import DataType
 from benchmarks import networks
 from benchmarks.figures import facts, spread
 from benchmarks.rounds import options
-from benchmarks.serving import Endpoint, serve
+from benchmarks.serving import serve
 from tests import models
-from tests.conftest import sample
 
 TIMES: Final = 3
 """What a startup probe allows of a measured start. Source: Kubernetes rules, "Probes"."""
@@ -89,18 +87,12 @@ def repositories(folder: Path) -> Iterator[Repository]:
         yield Repository(what, models.write_repository(folder / str(number), named))
 
 
-def load_seconds(at: Endpoint) -> float:
-    """What the loads of all models took."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{at.metrics}/metrics") as answer:
-        return sample(answer.read().decode(), "nv_model_load_duration_secs")
-
-
-def start(repository: Repository) -> tuple[float, float]:
-    """Seconds until ready, and those of the loads."""
+def start(repository: Repository) -> float:
+    """Seconds until ready."""
     repository.drop()
     began = time.monotonic()
-    with serve(repository.folder, core=None) as at:
-        return time.monotonic() - began, load_seconds(at)
+    with serve(repository.folder, core=None):
+        return time.monotonic() - began
 
 
 def main() -> None:
@@ -109,16 +101,14 @@ def main() -> None:
     given = parser.parse_args()
     print(facts())
     print()
-    print(f"| models | files MiB | ready after s | of it loads s | {TIMES} x the slowest s |")
-    print("|---|---|---|---|---|")
+    print(f"| models | files MiB | ready after s | {TIMES} x the slowest s |")
+    print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for repository in repositories(Path(folder)):
-            starts = [start(repository) for _ in range(given.rounds)]
-            ready = [each for each, _ in starts]
-            loads = [each for _, each in starts]
+            ready = [start(repository) for _ in range(given.rounds)]
             size = sum(each.stat().st_size for each in repository.files) / MIB
             print(
-                f"| {repository.what} | {size:.1f} | {spread(ready, 1)} | {spread(loads, 1)} "
+                f"| {repository.what} | {size:.1f} | {spread(ready, 1)} "
                 f"| {TIMES * max(ready):.0f} |",
                 flush=True,
             )

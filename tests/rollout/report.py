@@ -3,9 +3,9 @@
     pytest tests/rollout -p tests.rollout.report --rollout-seconds 60 --rollout-report build/r.md
 
 `make test-rollout` runs that: each rollout goes on for so many seconds, with what is shipped. The
-report has the requests of each kind of client, every signal with what was in flight at it, and what
-failed; it is printed at the end and written to the file. A JSON file beside it has each failure, its
-text and its moment.
+report has the requests of each kind of client, each signal with what was in flight at it, and what
+failed; it is printed at the end and written to the file. A JSON file beside it has each failure,
+with its text and its moment.
 """
 
 import json
