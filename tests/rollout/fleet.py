@@ -58,7 +58,7 @@ class Kill:
     replica: str
     moment: float
     in_flight: int = 0
-    """Requests in flight when it heard the signal."""
+    """Requests in flight when it heard the signal; of SIGKILL, a moment before."""
     lasted_s: float = 0.0
     """From the signal to its end."""
     code: int | None = None
@@ -129,7 +129,8 @@ class Fleet:
 
     def crash(self, replica: Replica, load: Load) -> Kill:
         """Sends SIGKILL, which no process hears."""
-        kill = Kill(replica.name, load.now)
+        in_flight = int(replica.process.at.metric("stoker_requests_in_flight"))
+        kill = Kill(replica.name, load.now, in_flight)
         replica.process.process.send_signal(signal.SIGKILL)
         kill.code = replica.process.wait()
         replica.process.__exit__(None, None, None)

@@ -13,7 +13,7 @@ from tests.rollout.fleet import AT_LEAST_IN_FLIGHT, Strategy
 from tests.rollout.report import Report
 from tests.rollout.scene import Form, Scene, scene
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 only_long = pytest.mark.rollout
 
