@@ -6,7 +6,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-stub check protos bench load image image-test test-gpu bench-gpu \
-  environment dev
+  test-rollout environment dev
 
 BIN := .venv/bin
 
@@ -22,7 +22,7 @@ GRPC := $(or $(STOKER_GRPC_PORT),8001)
 METRICS := $(or $(STOKER_METRICS_PORT),8002)
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: STOKER_HTTP_PORT, ...
 	@printf '%s\n' \
@@ -42,6 +42,11 @@ test: check ## Linters, types and all tests.
 test-stub: ## Tests of the real CUDA provider without a GPU; the first time downloads 1.6 GB.
 	@VENV=.venv-gpu ONNXRUNTIME=gpu scripts/environment dev
 	.venv-gpu/bin/pytest tests/stub $(ARGS)
+
+# Ten minutes: each of five rollouts goes on for a minute (ARGS="--rollout-seconds 300" for more).
+test-rollout: dev ## Replace and kill replicas behind haproxy under load; writes build/rollout.md.
+	$(BIN)/python -m pytest tests/rollout -p tests.rollout.report --rollout-seconds 60 \
+	  --rollout-report build/rollout.md $(ARGS)
 
 check: dev ## Linters and types only.
 	$(BIN)/ruff check

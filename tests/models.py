@@ -300,6 +300,24 @@ def slow(width: int = 256, depth: int = 8) -> onnx.ModelProto:
     )
 
 
+def laborious(width: int = 1024, depth: int = 16) -> onnx.ModelProto:
+    """FP32 x [batch,4] -> y = 2x through `depth` unit matrices: exact, and a run that takes work,
+    about 2 * depth * width^2 operations a row."""
+    widen = np.eye(4, width, dtype=np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "widen"], ["m0"])]
+    nodes += [
+        helper.make_node("MatMul", [f"m{layer}", "unit"], [f"m{layer + 1}"])
+        for layer in range(depth)
+    ]
+    nodes.append(helper.make_node("MatMul", [f"m{depth}", "narrow"], ["y"]))
+    return build(
+        nodes,
+        [tensor("x", DataType.FP32, ["batch", 4])],
+        [tensor("y", DataType.FP32, ["batch", 4])],
+        {"widen": widen, "unit": np.eye(width, dtype=np.float32), "narrow": 2 * widen.T},
+    )
+
+
 def half_mlp(datatype: DataType = DataType.FP16, width: int = 16) -> onnx.ModelProto:
     """FP16 x [batch,width] -> y [batch,width]: one matrix in half precision."""
     return build(

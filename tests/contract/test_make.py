@@ -21,7 +21,7 @@ from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TARGETS: Final = (
-    *("help", "serve", "test", "test-stub", "check", "protos", "bench", "load"),
+    *("help", "serve", "test", "test-stub", "test-rollout", "check", "protos", "bench", "load"),
     *("image", "image-test", "test-gpu", "bench-gpu"),
 )
 

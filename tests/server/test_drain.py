@@ -8,6 +8,7 @@ on it would lose the calls that are on their way when the delay is over (the doc
 """
 
 import http.client
+import logging
 import socket
 import subprocess
 import sys
@@ -248,6 +249,24 @@ def test_what_is_in_flight_finishes_within_the_drain_timeout(
             for value, call in enumerate(calls):
                 np.testing.assert_array_equal(call.answer().output(), rows(2 * value))
             assert outcome.result(30) == 0
+
+
+def test_the_log_says_how_many_requests_were_in_flight_when_the_drain_began(
+    serve_fake: ServeFake, runtime: FakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve_fake()
+    with caplog.at_level(logging.INFO), RestClient(server.at) as client:
+        calls = [occupy(client, runtime), *send_each(client, range(1, 6), server)]
+        with draining(server):
+            runtime.release()
+            for call in calls:
+                call.answer().output()
+    (began,) = [
+        each.__dict__["stoker_fields"]
+        for each in caplog.records
+        if getattr(each, "stoker_event", "") == "drain_started"
+    ]
+    assert began["in_flight"] == len(calls)
 
 
 @on_both_protocols

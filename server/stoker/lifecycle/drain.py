@@ -49,7 +49,8 @@ async def drain(
     `served` gives the models that serve at the moment of the call; `delay` and `grace` are seconds.
     """
     health.become(ServerState.DRAINING)
-    event(logger, "drain_started", "draining", delay_s=delay, timeout_s=grace)
+    in_flight = sum(model.statistics.in_flight for model in served())
+    event(logger, "drain_started", "draining", delay_s=delay, timeout_s=grace, in_flight=in_flight)
     for transport in transports:
         transport.announce_drain(delay)
     await asyncio.sleep(delay)

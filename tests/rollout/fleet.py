@@ -1,0 +1,172 @@
+"""The replicas behind a balancer: `stoker serve` processes that come and go as a cluster's pods do.
+
+    surge        maxSurge 1, maxUnavailable 0: the new one is ready before an old one gets SIGTERM;
+                 an old one may still drain when the next gets its own
+    unavailable  maxSurge 0, maxUnavailable 1, as GPUs want it: the old one gets SIGTERM, and the
+                 new one starts when it has ended and its GPU is free
+
+How many requests were in flight at a SIGTERM is what the replica itself says in its log
+(`drain_started`).
+"""
+
+import json
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from tests.calls import wait_until
+from tests.conftest import StokerProcess, run_stoker
+from tests.rollout.balancer import Balancer
+from tests.rollout.load import Load
+
+Strategy: TypeAlias = Literal["surge", "unavailable"]
+
+MOST_IN_FLIGHT_WAIT_S: Final = 30.0
+
+CLEARLY_IN_FLIGHT: Final = 14
+"""Waited for before a SIGTERM, so that the AT_LEAST_IN_FLIGHT that are asserted are there when it
+arrives, though some are answered meanwhile."""
+
+AT_LEAST_IN_FLIGHT: Final = 8
+
+
+@dataclass(slots=True)
+class Replica:
+    """One process and what it writes."""
+
+    name: str
+    process: StokerProcess
+    log: Path
+    started_s: float
+    """From its start to its ready line."""
+
+    def event(self, name: str) -> dict[str, object]:
+        """The first record of that event in its log."""
+        for line in self.log.read_text().splitlines():
+            record: dict[str, object] = json.loads(line)
+            if record.get("event") == name:
+                return record
+        raise AssertionError(f"{self.name} logged no {name}: {self.log.read_text()[-2000:]}")
+
+
+@dataclass(slots=True)
+class Kill:
+    """A signal to a replica and what it did with it. Moments are seconds since the load began."""
+
+    replica: str
+    moment: float
+    in_flight: int = 0
+    """Requests in flight when it heard the signal; of SIGKILL, a moment before."""
+    lasted_s: float = 0.0
+    """From the signal to its end."""
+    code: int | None = None
+    unanswered: int = 0
+    """Requests that got DRAINING when its drain timeout was over."""
+
+
+class Fleet:
+    """Owns the replicas; ends those that are left with its `with` block."""
+
+    def __init__(self, folder: Path, balancer: Balancer, repository: Path, *flags: str) -> None:
+        self.kills: list[Kill] = []
+        self.starts_s: list[float] = []
+        self._folder = folder
+        self._balancer = balancer
+        self._arguments = (str(repository), *flags)
+        self._serving: list[Replica] = []
+        self._leaving: list[tuple[Replica, Kill, float]] = []
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for replica in [*self._serving, *(each for each, _, _ in self._leaving)]:
+            replica.process.process.kill()
+            replica.process.wait()
+            replica.process.__exit__(None, None, None)
+
+    @property
+    def oldest(self) -> Replica:
+        """The replica that a rollout replaces next."""
+        return self._serving[0]
+
+    @property
+    def serving(self) -> list[Replica]:
+        """Those that got no signal, the oldest first."""
+        return [*self._serving]
+
+    def start(self) -> Replica:
+        """Starts one more; it has traffic from when it is ready."""
+        name = f"r{len(self.starts_s) + 1}"
+        began = time.monotonic()
+        log = self._folder / f"{name}.log"
+        with log.open("w") as file:
+            process = run_stoker(*self._arguments, stderr=file.fileno())
+        took = time.monotonic() - began
+        self.starts_s.append(took)
+        replica = Replica(name, process, log, took)
+        self._serving.append(replica)
+        self._reap()
+        self._balancer.add(name, process.at)
+        return replica
+
+    def terminate(self, replica: Replica, load: Load) -> Kill:
+        """Sends SIGTERM once it has plenty of requests in flight; does not wait for its end."""
+        at = replica.process.at
+        wait_until(
+            lambda: at.metric("stoker_requests_in_flight") >= CLEARLY_IN_FLIGHT,
+            f"{CLEARLY_IN_FLIGHT} requests in flight at {replica.name}",
+            MOST_IN_FLIGHT_WAIT_S,
+        )
+        kill = Kill(replica.name, load.now)
+        replica.process.terminate()
+        self._serving.remove(replica)
+        self._leaving.append((replica, kill, time.monotonic()))
+        self.kills.append(kill)
+        return kill
+
+    def crash(self, replica: Replica, load: Load) -> Kill:
+        """Sends SIGKILL, which no process hears."""
+        in_flight = int(replica.process.at.metric("stoker_requests_in_flight"))
+        kill = Kill(replica.name, load.now, in_flight)
+        replica.process.process.send_signal(signal.SIGKILL)
+        kill.code = replica.process.wait()
+        replica.process.__exit__(None, None, None)
+        self._serving.remove(replica)
+        self.kills.append(kill)
+        return kill
+
+    def wait_for_leavers(self) -> None:
+        """Returns when all that got SIGTERM have ended."""
+        while self._leaving:
+            self._note_end(*self._leaving.pop(0))
+
+    def replace(self, strategy: Strategy, load: Load) -> None:
+        """Replaces the oldest."""
+        old = self.oldest
+        if strategy == "surge":
+            self.start()
+            self.terminate(old, load)
+        else:
+            self.terminate(old, load)
+            self.wait_for_leavers()
+            self.start()
+
+    def _reap(self) -> None:
+        left = []
+        for each in self._leaving:
+            if each[0].process.process.poll() is None:
+                left.append(each)
+            else:
+                self._note_end(*each)
+        self._leaving = left
+
+    def _note_end(self, replica: Replica, kill: Kill, began: float) -> None:
+        kill.code = replica.process.wait()
+        kill.lasted_s = time.monotonic() - began
+        kill.in_flight = int(str(replica.event("drain_started")["in_flight"]))
+        kill.unanswered = int(str(replica.event("drained")["unanswered"]))
+        replica.process.__exit__(None, None, None)
+        self._balancer.remove(replica.name)
