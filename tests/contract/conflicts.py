@@ -6,16 +6,27 @@ valid one by one, and still make no service.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from tests.contract.manifests import JsonObject, JsonValue, at, objects, strings, text
+
+OF_THE_CLUSTER: Final = frozenset({"ClusterServingRuntime", "Namespace", "PriorityClass"})
+"""Kinds that are in no namespace."""
 
 
 def conflicts(manifests: Sequence[JsonObject]) -> list[str]:
     """One sentence for each."""
-    found = list(_autoscaling(manifests))
+    found = [*_namespaces(manifests), *_autoscaling(manifests)]
     for deployment in (each for each in manifests if each["kind"] == "Deployment"):
         found += _pod(at(deployment, "spec", "template", "spec"))
     return found
+
+
+def _namespaces(manifests: Sequence[JsonObject]) -> Iterator[str]:
+    inside = [each for each in manifests if each["kind"] not in OF_THE_CLUSTER]
+    named = {str(at(each, "metadata", "namespace") or "none") for each in inside}
+    if len(named) > 1:
+        yield f"what belongs together is in the namespaces {' and '.join(sorted(named))}"
 
 
 def _autoscaling(manifests: Sequence[JsonObject]) -> Iterator[str]:

@@ -57,12 +57,16 @@ def _render(kubectl: str, target: str) -> tuple[JsonObject, ...]:
         return _kustomize(kubectl, K8S / folder)
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary).resolve()
-        kustomization = {
+        kustomization: JsonObject = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "resources": [relpath(K8S / folder, here)],
             "components": [relpath(K8S / "components" / name, here) for name in components],
         }
+        # A user's overlay repeats the namespace of the one below: what it adds has none yet.
+        below = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
+        if "namespace" in below:
+            kustomization["namespace"] = below["namespace"]
         here.joinpath("kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return _kustomize(kubectl, here)
 

@@ -6,10 +6,20 @@ from itertools import combinations
 from typing import cast
 
 import pytest
+import yaml
 
 from tests.contract import combinations as table
 from tests.contract.conflicts import conflicts
-from tests.contract.manifests import COMPONENTS, K8S, TARGETS, JsonObject, at, render, the
+from tests.contract.manifests import (
+    COMPONENTS,
+    K8S,
+    TARGETS,
+    JsonObject,
+    at,
+    render,
+    render_overlay,
+    the,
+)
 from tests.contract.schemas import (
     CRDS,
     OLDEST_AND_NEWEST,
@@ -117,6 +127,12 @@ def test_all_but_the_excluded_pairs_are_rendered() -> None:
     fullest = [each.split("+")[1:] for each in table.COMBINATIONS if each.count("+") == 8]
     assert len(fullest) == len(table.GPUS) * len(table.MODELS) * len(table.AUTOSCALERS)
     assert all(map(table.is_sensible, fullest))
+
+
+def test_an_overlay_that_forgets_the_namespace_below_is_told() -> None:
+    content = {"resources": ["overlays/production"], "components": ["components/gateway"]}
+    (found,) = conflicts(render_overlay(yaml.safe_dump(content)))
+    assert found == "what belongs together is in the namespaces none and stoker"
 
 
 def test_a_conflict_is_told_in_words() -> None:
