@@ -16,6 +16,13 @@ PATIENCE = 60.0
 """Seconds after which waiting for the store is a failure."""
 
 
+_OWNER = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=owner/20260101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=0"
+}
+"""Nobody verifies it, but without one an object cannot be written again."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
     """A running store; it keeps objects in memory and takes any credentials."""
@@ -24,7 +31,7 @@ class ObjectStore:
 
     def put(self, bucket: str, objects: Mapping[str, bytes]) -> None:
         """Makes the bucket and writes the objects, by key."""
-        with httpx.Client(base_url=self.url, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=self.url, timeout=PATIENCE, headers=_OWNER) as client:
             client.put(f"/{bucket}").raise_for_status()
             for key, body in objects.items():
                 client.put(f"/{bucket}/{key}", content=body).raise_for_status()
@@ -35,13 +42,14 @@ def object_store() -> Iterator[ObjectStore]:
     """moto's S3 server on a free port."""
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        watchdog = threading.Timer(PATIENCE, process.kill)
+        watchdog = threading.Timer(PATIENCE, process.kill)  # of the start alone
         watchdog.start()
         try:
             assert process.stderr is not None
             lines = iter(process.stderr.readline, b"")
             found = (re.search(r"http://127\.0\.0\.1:\d+", line.decode()) for line in lines)
             url = next(match[0] for match in found if match)
+            watchdog.cancel()
             # It logs every request, into a pipe that somebody has to empty.
             drain = threading.Thread(target=process.stderr.read, daemon=True)
             drain.start()

@@ -86,8 +86,8 @@ def test_the_validation_refuses_a_misspelt_field_of_a_custom_kind(
 
 
 def test_a_definition_that_keeps_unknown_fields_stays_open_there() -> None:
-    kept = {"properties": {"a": {}}, "x-kubernetes-preserve-unknown-fields": True}
-    schema = {"properties": {"kept": kept, "shut": {"properties": {"a": {}}}}}
+    kept: JsonObject = {"properties": {"a": {}}, "x-kubernetes-preserve-unknown-fields": True}
+    schema: JsonObject = {"properties": {"kept": kept, "shut": {"properties": {"a": {}}}}}
     assert closed(schema) == {
         "additionalProperties": False,
         "properties": {

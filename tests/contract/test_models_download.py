@@ -93,6 +93,7 @@ def rendered(url: str, folder: Path, *, source: str = "models:bucket/models") ->
         "MODELS_SOURCE": source,
         "RCLONE_CONFIG_MODELS_PROVIDER": "Other",
         "RCLONE_CONFIG_MODELS_ENDPOINT": url,
+        "RCLONE_RETRIES": "2",
         "RCLONE_RETRIES_SLEEP": "0s",
     }
     config_map = {
@@ -239,6 +240,43 @@ def test_a_download_that_was_cut_off_goes_on_with_what_is_missing(
     line.fetched.clear()
     download.succeed()
     assert line.fetched == [MODEL]
+
+
+def test_a_rest_of_an_earlier_download_that_is_damaged_is_fetched_anew(
+    line: Line, tmp_path: Path
+) -> None:
+    line.damage = lambda path, body: bytes([body[0] ^ 1]) + body[1:] if path == MODEL else body
+    download = rendered(line.url, tmp_path)
+    assert download.run().returncode != 0
+    config = download.models / ".incoming" / "digits" / "config.pbtxt"
+    times = (config.stat().st_atime_ns, config.stat().st_mtime_ns)
+    good = config.read_bytes()
+    config.write_bytes(good[:-2] + b"#\n")
+    os.utime(config, ns=times)  # Neither size nor time tells; the checksum does.
+    line.damage = lambda _path, body: body
+    download.succeed()
+    assert (download.published / "digits" / "config.pbtxt").read_bytes() == good
+
+
+def test_a_repository_that_changes_under_the_download_is_not_taken_by_halves(
+    store: ObjectStore, line: Line, tmp_path: Path
+) -> None:
+    store.put("changing", demo_objects())
+    first: list[str] = []
+
+    def change(path: str, body: bytes) -> bytes:
+        first.append(path)
+        if len(first) == len(demo_objects()):
+            store.put("changing", {first[0].removeprefix("/changing/"): b"of a later version"})
+        return body
+
+    line.damage = change
+    download = rendered(line.url, tmp_path, source="models:changing/models")
+    one_by_one = {**download.environment, "RCLONE_TRANSFERS": "1"}
+    done = replace(download, environment=one_by_one).run()
+    assert done.returncode != 0
+    assert "1 differences found" in done.stderr
+    assert not download.published.exists()
 
 
 def with_sums(objects_: dict[str, bytes]) -> dict[str, bytes]:
