@@ -84,7 +84,12 @@ def render_overlay(kustomization: str) -> tuple[JsonObject, ...]:
 
 def _kustomize(kubectl: str, folder: Path) -> tuple[JsonObject, ...]:
     done = subprocess.run(
-        [kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False
+        [kubectl, "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        # Without Go's garbage collector it takes 0.2 s of CPU instead of 0.3, a hundred times over.
+        env={**os.environ, "GOGC": "off"},
     )
     # Deprecated fields are told on stderr, with exit status 0.
     assert (done.returncode, done.stderr) == (0, ""), f"kubectl kustomize {folder}: {done.stderr}"

@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -86,31 +87,36 @@ def data_of(manifests: tuple[JsonObject, ...], name: JsonValue) -> dict[str, str
     return strings(found, "data")
 
 
-def rendered(url: str, folder: Path, *, source: str = "models:bucket/models") -> Download:
-    """The command as an overlay renders it that names this store."""
-    require_tool("rclone")
-    settings = {
-        "MODELS_SOURCE": source,
-        "RCLONE_CONFIG_MODELS_PROVIDER": "Other",
-        "RCLONE_CONFIG_MODELS_ENDPOINT": url,
-        "RCLONE_RETRIES": "2",
-        "RCLONE_RETRIES_SLEEP": "0s",
-    }
+SETTINGS: Final = {
+    "MODELS_SOURCE": "models:bucket/models",
+    "RCLONE_CONFIG_MODELS_PROVIDER": "Other",
+    "RCLONE_CONFIG_MODELS_ENDPOINT": "http://filled.in.by.each.test",
+    "RCLONE_RETRIES": "2",
+    "RCLONE_RETRIES_SLEEP": "0s",
+}
+
+
+@cache
+def under_an_overlay() -> tuple[JsonObject, ...]:
+    """The manifests with an overlay's settings."""
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "stoker-models-s3"},
-        "data": settings,
+        "data": SETTINGS,
     }
-    manifests = render_overlay(
-        yaml.safe_dump(
-            {
-                "resources": ["overlays/dev"],
-                "components": ["components/models-s3"],
-                "patches": [{"patch": yaml.safe_dump(config_map)}],
-            }
-        )
-    )
+    overlay = {
+        "resources": ["overlays/dev"],
+        "components": ["components/models-s3"],
+        "patches": [{"patch": yaml.safe_dump(config_map)}],
+    }
+    return render_overlay(yaml.safe_dump(overlay))
+
+
+def rendered(url: str, folder: Path, *, source: str = SETTINGS["MODELS_SOURCE"]) -> Download:
+    """The command as rendered, for this store."""
+    require_tool("rclone")
+    manifests = under_an_overlay()
     container, spec = init_container(manifests)
     configured, secret = objects(container, "envFrom")
     assert secret == {"secretRef": {"name": "stoker-models-s3", "optional": True}}
@@ -130,12 +136,16 @@ def rendered(url: str, folder: Path, *, source: str = "models:bucket/models") ->
 
     command = at(container, "command")
     assert isinstance(command, list)
+    data = data_of(manifests, at(configured, "configMapRef", "name"))
+    assert data.items() >= SETTINGS.items()
     variables = {text(each, "name"): text(each, "value") for each in objects(container, "env")}
     return Download(
         [local(str(each)) for each in command],
         {
             "PATH": os.environ["PATH"],
-            **data_of(manifests, at(configured, "configMapRef", "name")),
+            **data,
+            "MODELS_SOURCE": source,
+            "RCLONE_CONFIG_MODELS_ENDPOINT": url,
             **SECRET,
             **{name: local(value) for name, value in variables.items()},
         },
