@@ -17,6 +17,7 @@ from tests.contract.manifests import (
     number,
     objects,
     of_kind,
+    pod,
     strings,
     text,
 )
@@ -152,6 +153,9 @@ def test_the_gpu_runtime_asks_for_a_gpu_and_insists_on_it() -> None:
     assert variables("stoker-gpu") == {"STOKER_DEVICE": "gpu"}
     (toleration,) = objects(runtime("stoker-gpu"), "spec", "tolerations")
     assert (toleration["key"], toleration["operator"]) == ("nvidia.com/gpu", "Exists")
+    assert at(runtime("stoker-gpu"), "spec", "affinity") == at(
+        pod("components/gpu"), "spec", "affinity"
+    )
     assert variables("stoker") == {"STOKER_DEVICE": "auto"}
 
 

@@ -6,6 +6,7 @@ and the mounted file's path by one of the test's.
 
 import ctypes
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +29,16 @@ from tests.contract.manifests import (
 from tests.contract.rendered_process import PATIENCE_S, RenderedServer, free_ports, running
 
 INTERRUPTED_TWICE: Final = 130
+DEMO: Final = Path(__file__).resolve().parents[2] / "server" / "stoker" / "demo" / "models"
 PORT_KEYS: Final = {"http_port": "http", "grpc_port": "grpc", "metrics_port": "management"}
 """The settings that hold a port, and the container port that publishes it."""
 
 
 def mounted(target: str, folder: Path, here: dict[int, int]) -> dict[str, str]:
     """Lays the ConfigMap's files into `folder`, ports replaced; container path -> our path."""
-    volume = next(each for each in objects(pod(target), "spec", "volumes") if "configMap" in each)
+    maps = [each["name"] for each in objects(pod(target), "spec", "volumes") if "configMap" in each]
     mounts = objects(container(target), "volumeMounts")
-    at = next(text(each, "mountPath") for each in mounts if each["name"] == volume["name"])
+    (at,) = [text(each, "mountPath") for each in mounts if each["name"] in maps]
     files = {}
     for name, contents in config_map(target).items():
         for key, port in PORT_KEYS.items():
@@ -49,11 +51,11 @@ def mounted(target: str, folder: Path, here: dict[int, int]) -> dict[str, str]:
 
 
 @contextmanager
-def started(target: str, folder: Path) -> Iterator[RenderedServer]:
-    """The process of a rendered Deployment."""
+def started(target: str, folder: Path, *, models: Path | None = None) -> Iterator[RenderedServer]:
+    """The process of a rendered Deployment, with `models` mounted at /models."""
     numbers = list(ports(target).values())
     here = dict(zip(numbers, free_ports(len(numbers)), strict=True))
-    replaced = mounted(target, folder, here)
+    replaced = {**mounted(target, folder, here), **({"/models": str(models)} if models else {})}
     arguments = container(target)["args"]
     assert isinstance(arguments, list)
     words = [replaced.get(str(each), str(each)) for each in arguments]
@@ -78,6 +80,19 @@ def test_the_rendered_server_passes_every_rendered_probe(tmp_path: Path) -> None
     with started("overlays/dev", tmp_path) as server:
         server.wait_for("ready")
         assert set(statuses("overlays/dev", server).values()) == {200}
+
+
+@pytest.mark.parametrize(
+    "target", ["components/models-pvc", "components/models-s3", "components/models-image-volume"]
+)
+def test_a_pod_with_models_serves_them_and_no_demo(target: str, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(DEMO / "simple", models / "simple")
+    with started(target, tmp_path, models=models) as server:
+        server.wait_for("ready")
+        http = ports(target)["http"]
+        assert server.get("/v2/models/simple/ready", http).status_code == 200
+        assert server.get("/v2/models/digits", http).status_code == 404
 
 
 def test_a_rendered_server_that_drains_is_alive_and_not_ready(tmp_path: Path) -> None:
