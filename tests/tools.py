@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -12,10 +14,14 @@ PATIENCE: Final = 60.0
 
 NOT_INSTALLED: Final = "is not installed"
 
+_PLACES: Final = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+"""The extra `dev` brings programs too (kubectl), whose versions are known."""
+
 
 def require_tool(name: str) -> str:
-    """The path of the program `name`. Skips the test without it; fails it when CI=true."""
-    path = shutil.which(name)
+    """The path of the program `name`, that of the tests' own environment before the machine's.
+    Skips the test without it; fails it when CI=true."""
+    path = shutil.which(name, path=_PLACES)
     if path is not None:
         return path
     if os.environ.get("CI") == "true":

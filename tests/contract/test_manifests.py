@@ -1,26 +1,18 @@
-"""The rendered manifests: valid for Kubernetes, consistent in themselves and with the server."""
+"""What every rendered pod keeps, in every sensible combination of components."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
 
-import jsonschema  # type: ignore[import-untyped]  # has no types of its own
-import kubernetes_validate  # type: ignore[import-untyped]  # annotated, but not marked as typed
 import pytest
-import yaml
 from stoker import __version__, config
-from stoker.runtime import copies
-from stoker.settings import Settings
-from stoker.telemetry import metric_table
-from stoker.telemetry.metric import MetricType
+from stoker.arguments import settings_parser
+from stoker.settings import Settings, definitions
 
+from tests.contract.combinations import COMBINATIONS
 from tests.contract.manifests import (
-    K8S,
-    ROOT,
     TARGETS,
     JsonObject,
-    JsonValue,
     at,
     config_map,
     container,
@@ -38,73 +30,26 @@ from tests.contract.manifests import (
     volumes,
 )
 
-CRDS: Final = ROOT.parent / "shared" / "crds"
-OLDEST_AND_NEWEST: Final = ("1.34", "1.37")
-BUILT_IN: Final = re.compile(r"v1|[a-z]+/v[0-9]+|.*\.k8s\.io/.*")
 SELECTED_BY: Final = {"app.kubernetes.io/name": "stoker", "app.kubernetes.io/instance": "stoker"}
 
-every_target = pytest.mark.parametrize("target", TARGETS)
-with_gpu = pytest.mark.parametrize("target", ["components/gpu", "overlays/gpu"])
-with_hpa = pytest.mark.parametrize("target", ["components/autoscaling-hpa", "overlays/gpu"])
-
-
-def is_built_in(manifest: JsonObject) -> bool:
-    return BUILT_IN.fullmatch(text(manifest, "apiVersion")) is not None
+every_target = pytest.mark.parametrize("target", [*TARGETS, *COMBINATIONS], indirect=True)
 
 
 def settings(target: str, folder: Path) -> Settings:
-    """What the server makes of the rendered ConfigMap and variables."""
+    """What the server makes of the rendered arguments, ConfigMap and variables."""
+    arguments = at(container(target), "args")
+    assert isinstance(arguments, list)
+    command, *words = map(str, arguments)
+    known = definitions()
+    parsed, rest = settings_parser(command, known).parse_known_args(words)
+    assert rest == [], "expected flags that the server knows"
+    given = {key: value for key, value in vars(parsed).items() if value}
+    assert given["config"] == "/etc/stoker/stoker.yaml"
     file = folder / "stoker.yaml"
     file.write_text(config_map(target)["stoker.yaml"])
-    return config.load({"config": str(file)}, environ=environment(target))
-
-
-@every_target
-@pytest.mark.parametrize("version", OLDEST_AND_NEWEST)
-def test_built_in_kinds_are_valid_and_have_no_unknown_field(target: str, version: str) -> None:
-    for manifest in filter(is_built_in, render(target)):
-        used = kubernetes_validate.validate(manifest, version, strict=True)
-        assert used == version
-
-
-def test_the_validation_refuses_a_misspelt_field() -> None:
-    broken = {**the("base", "ServiceAccount"), "automountServiceAccountTokens": False}
-    with pytest.raises(jsonschema.ValidationError, match="automountServiceAccountTokens"):
-        kubernetes_validate.validate(broken, OLDEST_AND_NEWEST[0], strict=True)
-
-
-@pytest.mark.parametrize("target", ["components/monitoring", "overlays/gpu"])
-def test_custom_kinds_are_valid_and_have_no_unknown_field(target: str) -> None:
-    if not CRDS.is_dir():
-        pytest.skip("needs the custom resource definitions in ../shared/crds")
-    custom = [each for each in render(target) if not is_built_in(each)]
-    assert custom
-    for manifest in custom:
-        jsonschema.Draft202012Validator(crd_schema(manifest)).validate(manifest)
-
-
-def crd_schema(manifest: JsonObject) -> JsonObject:
-    """The manifest's schema, closed: what a CRD does not list, the API server drops silently."""
-    kind = text(manifest, "kind")
-    group, version = text(manifest, "apiVersion").split("/")
-    definition = yaml.safe_load((CRDS / f"{group}_{kind.lower()}s.yaml").read_text())
-    schemas = {each["name"]: each["schema"] for each in definition["spec"]["versions"]}
-    return cast("JsonObject", closed(schemas[version]["openAPIV3Schema"]))
-
-
-def closed(schema: JsonValue) -> JsonValue:
-    if isinstance(schema, list):
-        return [closed(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    result = {key: closed(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict):
-        result.setdefault("additionalProperties", False)
-    return result
-
-
-def test_base_has_built_in_kinds_only() -> None:
-    assert all(map(is_built_in, render("base")))
+    set_by_variable = {each.variable for each in known}
+    assert environment(target).keys() <= set_by_variable
+    return config.load({**given, "config": str(file)}, environ=environment(target))
 
 
 @every_target
@@ -165,6 +110,7 @@ def test_selectors_are_name_and_instance_and_match_the_pods(target: str) -> None
 
 
 def selectors(target: str) -> dict[str, dict[str, str]]:
+    """Every selector of the pods that stands in a manifest of theirs, by whose it is."""
     paths = {
         "Deployment": ("selector", "matchLabels"),
         "PodDisruptionBudget": ("selector", "matchLabels"),
@@ -190,42 +136,18 @@ def test_image_and_labels_name_the_version_of_the_package(target: str) -> None:
 
 
 @every_target
-def test_pods_keep_to_the_restricted_profile(target: str) -> None:
-    spec, server = at(pod(target), "spec"), container(target)
-    assert at(spec, "securityContext") == {
-        "runAsNonRoot": True,
-        "runAsUser": 10001,
-        "runAsGroup": 10001,
-        "fsGroup": 10001,
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    assert at(server, "securityContext") == {
-        "allowPrivilegeEscalation": False,
-        "privileged": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert isinstance(spec, dict)
-    assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "hostUsers"}
-    assert all("hostPort" not in each for each in objects(server, "ports"))
-    kinds = {key for each in objects(spec, "volumes") for key in each if key != "name"}
-    assert kinds <= {"configMap", "emptyDir", "secret", "projected", "persistentVolumeClaim"}
-
-
-@every_target
-def test_pods_have_no_token_and_no_service_variables(target: str) -> None:
-    spec, account = at(pod(target), "spec"), the(target, "ServiceAccount")
-    assert text(spec, "serviceAccountName") == text(account, "metadata", "name")
-    assert at(spec, "automountServiceAccountToken") is False
+def test_the_pod_runs_as_an_account_without_a_token(target: str) -> None:
+    account = the(target, "ServiceAccount")
+    assert text(pod(target), "spec", "serviceAccountName") == text(account, "metadata", "name")
     assert at(account, "automountServiceAccountToken") is False
-    assert at(spec, "enableServiceLinks") is False
 
 
 @every_target
 def test_every_volume_is_mounted_and_every_scratch_volume_is_bounded(target: str) -> None:
-    mounted = {text(each, "name") for each in objects(container(target), "volumeMounts")}
-    assert mounted == {text(each, "name") for each in objects(pod(target), "spec", "volumes")}
+    spec = at(pod(target), "spec")
+    containers = objects(spec, "containers") + objects(spec, "initContainers")
+    mounted = {text(each, "name") for one in containers for each in objects(one, "volumeMounts")}
+    assert mounted == {text(each, "name") for each in objects(spec, "volumes")}
     assert all(at(each, "emptyDir", "sizeLimit") for each in volumes(target, "emptyDir"))
 
 
@@ -240,96 +162,51 @@ def test_a_budget_never_blocks_a_drain(target: str) -> None:
         assert at(the(target, "Deployment"), "spec", "replicas") != 1
 
 
-@with_gpu
-def test_a_gpu_pod_asks_for_one_gpu_and_insists_on_it(target: str) -> None:
-    limits = strings(container(target), "resources", "limits")
-    assert {name: limits[name] for name in limits if "/" in name} == {"nvidia.com/gpu": "1"}
-    # A request would have to be equal; leaving it out keeps the resource's name in one place.
-    assert "nvidia.com/gpu" not in strings(container(target), "resources", "requests")
-    assert environment(target)["STOKER_DEVICE"] == "gpu"
-    assert "NVIDIA_VISIBLE_DEVICES" not in environment(target)
-    (toleration,) = objects(pod(target), "spec", "tolerations")
-    assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-
-
 def mebibytes(quantity: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
-    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
+    """What a quantity with Mi or Gi is in MiB."""
+    found = re.fullmatch(r"(\d+)(Mi|Gi)", quantity)
+    assert found, f"expected Mi or Gi, got {quantity}"
+    return int(found[1]) * {"Mi": 1, "Gi": 1024}[found[2]]
+
+
+def storage_limit(target: str) -> int:
+    """The whole pod's, in MiB: init containers run before the others, so the larger counts."""
+
+    def of(kind: str) -> list[int]:
+        return [
+            mebibytes(strings(each, "resources", "limits").get("ephemeral-storage", "0Mi"))
+            for each in objects(pod(target), "spec", kind)
+        ]
+
+    return max(sum(of("containers")), *of("initContainers"), 0)
 
 
 @every_target
 def test_no_pod_is_evicted_for_what_its_volumes_may_hold(target: str) -> None:
-    sizes = [
-        mebibytes(str(at(each, "emptyDir", "sizeLimit"))) for each in volumes(target, "emptyDir")
-    ]
-    limits = strings(container(target), "resources", "limits")
-    assert sum(sizes) < mebibytes(limits["ephemeral-storage"])
+    sizes = [mebibytes(text(each, "emptyDir", "sizeLimit")) for each in volumes(target, "emptyDir")]
+    assert sum(sizes) < storage_limit(target)
 
 
-@with_gpu
-def test_the_temporary_folder_of_a_gpu_pod_holds_the_largest_graph_that_is_written(
-    target: str,
-) -> None:
-    (tmp,) = [each for each in volumes(target, "emptyDir") if each["name"] == "tmp"]
-    # An optimised graph can be larger than its model: constants are folded.
-    assert mebibytes(str(at(tmp, "emptyDir", "sizeLimit"))) << 20 >= 2 * copies.LARGEST_BYTES
+@every_target
+def test_what_belongs_to_the_service_carries_its_labels(target: str) -> None:
+    kinds = {"PriorityClass", "Namespace", "ConfigMap"}
+    for manifest in render(target):
+        if manifest["kind"] not in kinds and text(manifest, "metadata", "name") != "default-deny":
+            assert strings(manifest, "metadata", "labels").items() >= SELECTED_BY.items()
 
 
-@with_gpu
-def test_a_rollout_needs_no_spare_gpu(target: str) -> None:
-    strategy = at(the(target, "Deployment"), "spec", "strategy")
-    assert strategy == {
-        "type": "RollingUpdate",
-        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
-    }
-
-
-@with_hpa
-def test_the_autoscaler_owns_the_replicas_of_the_deployment(target: str) -> None:
-    scaler, deployment = the(target, "HorizontalPodAutoscaler"), the(target, "Deployment")
-    assert at(scaler, "spec", "scaleTargetRef") == {
-        "apiVersion": deployment["apiVersion"],
-        "kind": "Deployment",
-        "name": text(deployment, "metadata", "name"),
-    }
-    assert "replicas" not in cast("JsonObject", deployment["spec"])
-    assert number(scaler, "spec", "minReplicas") >= 2
-
-
-@with_hpa
-def test_the_autoscaler_reads_gauges_of_the_server_that_have_no_labels(target: str) -> None:
-    scaled_on = list(scaler_metrics(target))
-    assert scaled_on[0] == metric_table.DEMAND.name
-    gauges = {each.name: each for each in metric_table.TABLE}
-    for name in scaled_on:
-        assert gauges[name].type is MetricType.GAUGE
-        assert gauges[name].labels == ()
-
-
-def scaler_metrics(target: str) -> Iterator[str]:
-    for each in objects(the(target, "HorizontalPodAutoscaler"), "spec", "metrics"):
-        assert each["type"] == "Pods"
-        assert at(each, "pods", "target", "type") == "AverageValue"
-        yield text(each, "pods", "metric", "name")
-
-
-def test_the_adapter_has_one_rule_for_each_metric_of_the_autoscaler() -> None:
-    file = K8S / "components" / "autoscaling-hpa" / "prometheus-adapter.yaml"
-    rules = yaml.safe_load(yaml.safe_load(file.read_text())["data"]["config.yaml"])["rules"]
-    assert [rule["name"]["as"] for rule in rules] == list(scaler_metrics("overlays/gpu"))
-    for rule in rules:
-        name = rule["name"]["as"]
-        assert rule["seriesQuery"].startswith(name + "{")
-        assert re.fullmatch(rule["name"]["matches"], name)
-        assert set(rule["resources"]["overrides"]) == {"namespace", "pod"}
-
-
-@pytest.mark.parametrize("target", ["components/monitoring", "overlays/gpu"])
-def test_the_monitor_scrapes_the_management_port_once(target: str) -> None:
-    (endpoint,) = objects(the(target, "PodMonitor"), "spec", "podMetricsEndpoints")
-    assert (endpoint["port"], endpoint["path"]) == ("management", "/metrics")
-    assert "management" in ports(target)
-    assert not strings(pod(target), "metadata", "annotations")
+@every_target
+def test_configuration_of_the_pods_cannot_be_changed_in_place(target: str) -> None:
+    spec = at(pod(target), "spec")
+    used = {text(each, "configMap", "name") for each in volumes(target, "configMap")}
+    for each in objects(spec, "initContainers") + objects(spec, "containers"):
+        named = [at(source, "configMapRef", "name") for source in objects(each, "envFrom")]
+        used |= {str(name) for name in named if name is not None}
+    made = {text(each, "metadata", "name"): each for each in of_kind(target, "ConfigMap")}
+    for name in used:
+        assert made[name]["immutable"] is True
+        # The hash of the contents: a change rolls the pods, and a rollback brings the old one back.
+        assert re.fullmatch(r"stoker[a-z0-9-]*-[a-z0-9]{10}", name)
 
 
 def test_without_the_operator_annotations_name_the_management_port() -> None:
@@ -338,10 +215,3 @@ def test_without_the_operator_annotations_name_the_management_port() -> None:
         "prometheus.io/port": str(ports("base")["management"]),
         "prometheus.io/path": "/metrics",
     }
-
-
-def test_the_dev_overlay_is_one_small_pod_without_a_gpu() -> None:
-    assert number(the("overlays/dev", "Deployment"), "spec", "replicas") == 1
-    assert environment("overlays/dev")["STOKER_DEVICE"] == "cpu"
-    assert "nvidia" not in str(container("overlays/dev"))
-    assert all(map(is_built_in, render("overlays/dev")))

@@ -5,21 +5,14 @@ and the mounted file's path by one of the test's.
 """
 
 import ctypes
-import json
-import os
 import re
+import shutil
 import signal
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 
 from tests.contract.manifests import (
@@ -33,47 +26,19 @@ from tests.contract.manifests import (
     text,
     the,
 )
+from tests.contract.rendered_process import PATIENCE_S, RenderedServer, free_ports, running
 
-PATIENCE_S: Final = 60.0
 INTERRUPTED_TWICE: Final = 130
+DEMO: Final = Path(__file__).resolve().parents[2] / "server" / "stoker" / "demo" / "models"
 PORT_KEYS: Final = {"http_port": "http", "grpc_port": "grpc", "metrics_port": "management"}
 """The settings that hold a port, and the container port that publishes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedServer:
-    """A running process, and for each port of the manifest the one it has here."""
-
-    process: subprocess.Popen[str]
-    here: dict[int, int]
-
-    def get(self, path: str, port: int) -> httpx.Response:
-        """What the kubelet or Prometheus would get from this path of this container port."""
-        return httpx.get(f"http://127.0.0.1:{self.here[port]}{path}", timeout=PATIENCE_S)
-
-    def wait_for(self, event: str) -> None:
-        """Reads the log up to a record of that event."""
-        assert self.process.stdout is not None
-        seen = []
-        for line in self.process.stdout:
-            seen.append(line)
-            if json.loads(line).get("event") == event:
-                return
-        pytest.fail(f"expected the event {event}, got only:\n{''.join(seen)}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has; in use again only if somebody takes one before the server does."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
-
-
 def mounted(target: str, folder: Path, here: dict[int, int]) -> dict[str, str]:
     """Lays the ConfigMap's files into `folder`, ports replaced; container path -> our path."""
-    volume = next(each for each in objects(pod(target), "spec", "volumes") if "configMap" in each)
+    maps = [each["name"] for each in objects(pod(target), "spec", "volumes") if "configMap" in each]
     mounts = objects(container(target), "volumeMounts")
-    at = next(text(each, "mountPath") for each in mounts if each["name"] == volume["name"])
+    (at,) = [text(each, "mountPath") for each in mounts if each["name"] in maps]
     files = {}
     for name, contents in config_map(target).items():
         for key, port in PORT_KEYS.items():
@@ -86,32 +51,16 @@ def mounted(target: str, folder: Path, here: dict[int, int]) -> dict[str, str]:
 
 
 @contextmanager
-def started(target: str, folder: Path) -> Iterator[RenderedServer]:
-    """The container's process; its output is its log, one JSON object a line."""
+def started(target: str, folder: Path, *, models: Path | None = None) -> Iterator[RenderedServer]:
+    """The process of a rendered Deployment, with `models` mounted at /models."""
     numbers = list(ports(target).values())
     here = dict(zip(numbers, free_ports(len(numbers)), strict=True))
-    replaced = mounted(target, folder, here)
+    replaced = {**mounted(target, folder, here), **({"/models": str(models)} if models else {})}
     arguments = container(target)["args"]
     assert isinstance(arguments, list)
-    with subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "stoker",
-            *(replaced.get(str(each), str(each)) for each in arguments),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment(target)},
-    ) as process:
-        watchdog = threading.Timer(PATIENCE_S, process.kill)
-        watchdog.start()
-        try:
-            yield RenderedServer(process, here)
-        finally:
-            watchdog.cancel()
-            process.kill()
+    words = [replaced.get(str(each), str(each)) for each in arguments]
+    with running(words, environment(target), folder, here) as server:
+        yield server
 
 
 def has_gpu_driver() -> bool:
@@ -131,6 +80,19 @@ def test_the_rendered_server_passes_every_rendered_probe(tmp_path: Path) -> None
     with started("overlays/dev", tmp_path) as server:
         server.wait_for("ready")
         assert set(statuses("overlays/dev", server).values()) == {200}
+
+
+@pytest.mark.parametrize(
+    "target", ["components/models-pvc", "components/models-s3", "components/models-image-volume"]
+)
+def test_a_pod_with_models_serves_them_and_no_demo(target: str, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(DEMO / "simple", models / "simple")
+    with started(target, tmp_path, models=models) as server:
+        server.wait_for("ready")
+        http = ports(target)["http"]
+        assert server.get("/v2/models/simple/ready", http).status_code == 200
+        assert server.get("/v2/models/digits", http).status_code == 404
 
 
 def test_a_rendered_server_that_drains_is_alive_and_not_ready(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ export RCLONE_CONFIG=""
 
 # Each file is compared by size and checksum once it is written, and fetched again if they differ.
 # After a download that was cut off only what is missing is fetched.
-rclone sync --checksum --retries 5 --retries-sleep 5s --low-level-retries 10 --transfers 8 \
-  --stats 10s --stats-one-line --stats-log-level NOTICE "$MODELS_SOURCE" "$incoming"
+mkdir -p "$incoming"
+rclone sync --checksum "$MODELS_SOURCE" "$incoming"
 
 if [ -z "$(find "$incoming" -type f | head -n 1)" ]; then
   echo "download.sh: expected a model repository at $MODELS_SOURCE, got no object" >&2

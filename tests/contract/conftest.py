@@ -1,0 +1,22 @@
+"""Manifests that the selected tests need are rendered side by side before the first of them."""
+
+import pytest
+
+from tests.contract import manifests
+from tests.tools import require_tool
+
+
+@pytest.fixture(scope="session")
+def _rendered(request: pytest.FixtureRequest) -> None:
+    require_tool("kubectl")
+    parameters = [getattr(item, "callspec", None) for item in request.session.items]
+    named = [each.params.get("target") for each in parameters if each is not None]
+    manifests.prefetch(dict.fromkeys(each for each in named if isinstance(each, str)))
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, _rendered: None) -> str:
+    """What to render; tests are parametrised by it."""
+    value: object = request.param
+    assert isinstance(value, str)
+    return value
