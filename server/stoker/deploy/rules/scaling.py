@@ -167,9 +167,7 @@ def _high_target(subject: Subject) -> Iterator[Hit]:
                 yield from _target(scaler, f"spec.triggers[{index}]", trigger, path)
 
 
-def _target(
-    scaler: Scaler, where: str, value: JsonObject, path: tuple[str, ...]
-) -> Iterator[Hit]:
+def _target(scaler: Scaler, where: str, value: JsonObject, path: tuple[str, ...]) -> Iterator[Hit]:
     target = parse_quantity(value, *path)
     if target is not None and target > HIGHEST_TARGET:
         yield Hit(scaler.manifest, f"{where}.{'.'.join(path)}", f"target {float(target):g}")
