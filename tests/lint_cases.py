@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from stoker.deploy.manifest import JsonValue
 from stoker.deploy.measurement import Measurement
 
 from tests.broken_manifests import (
@@ -98,6 +99,20 @@ spec:
   selector: {app.kubernetes.io/name: %s}
   ports: [{port: 8000, targetPort: http}]
 """
+AFFINITY: Final = (
+    *(*POD, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
+    "nodeSelectorTerms",
+)
+GPU_TERM: Final[JsonValue] = {
+    "matchExpressions": [{"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": ["1000"]}]
+}
+OTHER_TERM: Final[JsonValue] = {
+    "matchExpressions": [{"key": "nvidia.com/gpu.memory", "operator": "DoesNotExist"}]
+}
+HARD_SPREAD: Final = (
+    pod("topologySpreadConstraints", 0, "whenUnsatisfiable", value="DoNotSchedule"),
+)
+POLICY_LABELS: Final = ("spec", "podSelector", "matchLabels")
 HTTP_PROBE: Final = "httpGet"
 NO_GPU: Final = (
     take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
@@ -537,6 +552,12 @@ CASES: Final = (
         "DoNotSchedule over kubernetes.io/hostname",
         [*NO_GPU, pod("topologySpreadConstraints", 0, "whenUnsatisfiable", value="DoNotSchedule")],
     ),
+    Case(
+        "hard-spread-with-gpus",
+        [*HARD_SPREAD, put("Deployment", *AFFINITY, value=[GPU_TERM, OTHER_TERM])],
+        "DoNotSchedule over kubernetes.io/hostname",
+        [*HARD_SPREAD, put("Deployment", *AFFINITY, value=[GPU_TERM, GPU_TERM])],
+    ),
     # Memory, CPU and volumes
     Case(
         "cpu-limit-missing",
@@ -612,6 +633,18 @@ CASES: Final = (
         [server("resources", "limits", "ephemeral-storage", value="8Gi")],
         "8Gi; its emptyDirs may hold 9Gi",
         [server("resources", "limits", "ephemeral-storage", value="9Gi")],
+    ),
+    Case(
+        "ephemeral-storage-short",
+        [
+            pod("volumes", 1, "emptyDir", "sizeLimit", value="20Gi"),
+            pod("initContainers", 0, "resources", "limits", "ephemeral-storage", value="27Gi"),
+        ],
+        "27Gi; its emptyDirs may hold 28Gi",
+        [
+            pod("volumes", 1, "emptyDir", "sizeLimit", value="20Gi"),
+            pod("initContainers", 0, "resources", "limits", "ephemeral-storage", value="28Gi"),
+        ],
     ),
     # Autoscaling
     Case(
@@ -823,6 +856,12 @@ CASES: Final = (
                 },
             )
         ],
+    ),
+    Case(
+        "selector-matches-nothing",
+        [put("NetworkPolicy", *POLICY_LABELS, "app.kubernetes.io/instance", value="other")],
+        "no pod",
+        [put("NetworkPolicy", *POLICY_LABELS, "models-from", value="object-store")],
     ),
     Case(
         "selector-matches-nothing",

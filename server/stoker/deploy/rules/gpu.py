@@ -126,12 +126,30 @@ def _small_slice(subject: Subject) -> Iterator[Hit]:
 
 def _hard_spread(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
+        if not has_gpu(workload) or _keeps_to_gpu_nodes(workload.pod):
+            continue
         for index, each in numbered(workload.pod, "topologySpreadConstraints"):
-            if has_gpu(workload) and text(each, "whenUnsatisfiable") != "ScheduleAnyway":
+            if text(each, "whenUnsatisfiable") != "ScheduleAnyway":
                 path = f"{workload.path}.topologySpreadConstraints[{index}]"
                 yield Hit(
                     workload.manifest, path, f"DoNotSchedule over {text(each, 'topologyKey')}"
                 )
+
+
+def _keeps_to_gpu_nodes(pod: JsonObject) -> bool:
+    """Whether every term of the node affinity asks for a label that only nodes with GPUs have."""
+    terms = objects(
+        *(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
+        "nodeSelectorTerms",
+    )
+    return bool(terms) and all(
+        any(
+            text(each, "key").startswith("nvidia.com/gpu.")
+            and text(each, "operator") not in ("NotIn", "DoesNotExist")
+            for each in objects(term, "matchExpressions")
+        )
+        for term in terms
+    )
 
 
 RULES = (
@@ -215,9 +233,12 @@ RULES = (
     Rule(
         "hard-spread-with-gpus",
         Severity.WARNING,
-        "A topology spread constraint of DoNotSchedule for pods with GPUs",
-        "GPUs are where they are: pods stay pending beside free ones.",
-        "whenUnsatisfiable: ScheduleAnyway.",
+        "A topology spread constraint of DoNotSchedule for pods with GPUs, whose node affinity does "
+        "not keep to nodes that have one",
+        "Every node that the pod could go to counts: beside empty nodes without a GPU no node gets "
+        "a second pod, and GPUs stay free.",
+        "whenUnsatisfiable: ScheduleAnyway; or a node affinity that asks for a label "
+        "nvidia.com/gpu.* in every term, as overlays/production has it.",
         _hard_spread,
     ),
 )

@@ -4,12 +4,13 @@ Source: reference, Kubernetes production practice, sections 7 and 8.2; docs/oper
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Final
 
 from stoker.deploy.container import CACHE_FOLDER, ServerContainer
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
-from stoker.deploy.manifest import Manifest, mapping, numbered, objects, text
+from stoker.deploy.manifest import JsonObject, Manifest, mapping, numbered, objects, text
 from stoker.deploy.memory_need import memory_need
 from stoker.deploy.quantity import format_memory, parse_quantity
 from stoker.deploy.workload import Workload, has_gpu
@@ -113,19 +114,36 @@ def _unbounded(subject: Subject) -> Iterator[Hit]:
 
 
 def _evicted(subject: Subject) -> Iterator[Hit]:
-    for manifest, workload, server in _servers(subject):
-        limit = parse_quantity(server.value, "resources", "limits", "ephemeral-storage")
-        if limit is None:
-            continue
+    for workload in subject.workloads:
+        limit = _pod_storage(workload)
         sizes = [
             parse_quantity(volume, "emptyDir", "sizeLimit") or 0
             for volume in objects(workload.pod, "volumes")
             if mapping(volume, "emptyDir").get("medium") != "Memory"
         ]
-        if sum(sizes) > limit:
+        if limit is not None and sum(sizes) > limit:
             may_hold = format_memory(int(sum(sizes)))
             found = f"{format_memory(int(limit))}; its emptyDirs may hold {may_hold}"
-            yield Hit(manifest, f"{server.path}.resources.limits.ephemeral-storage", found)
+            path = f"{workload.servers[0].path}.resources.limits.ephemeral-storage"
+            yield Hit(workload.manifest, path, found)
+
+
+def _pod_storage(workload: Workload) -> Fraction | None:
+    """The limit of a pod's local storage; None where a container has none.
+
+    The larger of what an init container and what the containers together may take.
+    Source: Kubernetes, "Local ephemeral storage: setting requests and limits".
+    """
+    found = [_storage(each) for each in objects(workload.pod, "containers")]
+    together = [each for each in found if each is not None]
+    if len(together) < len(found):
+        return None
+    before = [_storage(each) or Fraction(0) for each in objects(workload.pod, "initContainers")]
+    return max(sum(together, Fraction(0)), *before, Fraction(0))
+
+
+def _storage(container: JsonObject) -> Fraction | None:
+    return parse_quantity(container, "resources", "limits", "ephemeral-storage")
 
 
 RULES = (

@@ -25,7 +25,8 @@ from stoker.deploy.workload import POD_PATHS, RUNTIMES, Workload, resolve_port, 
 LONGEST_AGE_S: Final = 1800
 """Of a connection: so long a new pod may wait for its part of the clients; 60 to 300 s are good."""
 
-_NAME_LABEL: Final = "app.kubernetes.io/name"
+_COMMON: Final = "app.kubernetes.io/"
+_NAME_LABEL: Final = f"{_COMMON}name"
 _SELECTOR_PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "Service": ("spec", "selector"),
     "PodDisruptionBudget": ("spec", "selector"),
@@ -142,6 +143,11 @@ def _selects_nothing(subject: Subject) -> Iterator[Hit]:
     for manifest in subject.of_kind(*_SELECTOR_PATHS):
         path = _SELECTOR_PATHS[manifest.kind]
         selector = at(manifest.value, *path)
+        if manifest.kind == "NetworkPolicy":
+            # It may be for pods that get a label of their own in another overlay.
+            wanted = strings(selector, "matchLabels")
+            common = {key: each for key, each in wanted.items() if key.startswith(_COMMON)}
+            selector = {"matchLabels": dict(common)} if common else None
         if not selector or not _is_meant_for_us(manifest, selector):
             continue
         namespaces = _namespaces(manifest)
