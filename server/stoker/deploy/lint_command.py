@@ -11,7 +11,7 @@ from stoker.deploy.finding import Severity
 from stoker.deploy.lint import ACCEPTED, lint
 from stoker.deploy.lint_output import FORMATS, print_findings
 from stoker.deploy.manifest_files import read_manifests
-from stoker.deploy.measurement import Measurement, UnreadableMeasurement, from_json
+from stoker.deploy.measurement import Measurement, read_measurement
 from stoker.deploy.rule_table import RULES
 from stoker.units import parse_duration
 
@@ -77,13 +77,3 @@ def _measured(written: str) -> tuple[Measurement | None, float | None]:
         return None, parse_duration(written)
     except ValueError:
         return read_measurement(Path(written)), None
-
-
-def read_measurement(path: Path) -> Measurement:
-    """Reads measured.json. Raises UnreadableMeasurement."""
-    try:
-        return from_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableMeasurement(
-            f"{path}: expected the measured.json of `stoker k8s init`, got {error}"
-        ) from error

@@ -7,6 +7,7 @@ GPU node say, and the manifests be written on another.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 FORM: Final = 1
@@ -100,6 +101,16 @@ def from_json(content: str, source: str) -> Measurement:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableMeasurement(f"{expected}, got one whose field {error} is wrong") from error
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Reads measured.json. Raises UnreadableMeasurement."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableMeasurement(
+            f"{path}: expected the measured.json of `stoker k8s init`, got {error}"
+        ) from error
 
 
 def _model(value: Mapping[str, Any]) -> MeasuredModel:

@@ -233,8 +233,8 @@ RULES = (
     Rule(
         "hard-spread-with-gpus",
         Severity.WARNING,
-        "A topology spread constraint of DoNotSchedule for pods with GPUs, whose node affinity does "
-        "not keep to nodes that have one",
+        "A topology spread constraint of DoNotSchedule for pods with GPUs, whose node affinity "
+        "does not keep to nodes that have one",
         "Every node that the pod could go to counts: beside empty nodes without a GPU no node gets "
         "a second pod, and GPUs stay free.",
         "whenUnsatisfiable: ScheduleAnyway; or a node affinity that asks for a label "

@@ -159,12 +159,13 @@ def _high_target(subject: Subject) -> Iterator[Hit]:
         value = scaler.manifest.value
         for index, metric in numbered(value, "spec", "metrics"):
             if text(metric, "pods", "metric", "name") == demand:
-                path = ("pods", "target", "averageValue")
-                yield from _target(scaler, f"spec.metrics[{index}]", metric, path)
+                yield from _target(
+                    scaler, f"spec.metrics[{index}]", metric, ("pods", "target", "averageValue")
+                )
         for index, trigger in numbered(value, "spec", "triggers"):
             if demand in text(trigger, "metadata", "query"):
-                path = ("metadata", "threshold")
-                yield from _target(scaler, f"spec.triggers[{index}]", trigger, path)
+                where = f"spec.triggers[{index}]"
+                yield from _target(scaler, where, trigger, ("metadata", "threshold"))
 
 
 def _target(scaler: Scaler, where: str, value: JsonObject, path: tuple[str, ...]) -> Iterator[Hit]:
@@ -177,7 +178,13 @@ def _eager_shrinking(subject: Subject) -> Iterator[Hit]:
     for scaler in _ours(subject):
         is_hpa = scaler.manifest.kind == "HorizontalPodAutoscaler"
         above = () if is_hpa else ("advanced", "horizontalPodAutoscalerConfig")
-        path = ("spec", *above, "behavior", "scaleDown", "stabilizationWindowSeconds")
+        path: tuple[str, ...] = (
+            "spec",
+            *above,
+            "behavior",
+            "scaleDown",
+            "stabilizationWindowSeconds",
+        )
         window = number(scaler.manifest.value, *path)
         scaled = [each for each in subject.workloads if scaler.scales(each)]
         if window is not None and window < LEAST_WINDOW_S and any(map(has_gpu, scaled)):
