@@ -60,10 +60,10 @@ def take(kind: str, *path: str | int) -> Edit:
     def edit(manifests: list[Manifest]) -> None:
         above = at(_first(manifests, kind).value, *path[:-1])
         last = path[-1]
-        if (isinstance(above, dict) and isinstance(last, str)) or (
-            isinstance(above, list) and isinstance(last, int)
-        ):
-            del above[last]
+        if isinstance(above, dict) and isinstance(last, str):
+            above.pop(last)
+        elif isinstance(above, list) and isinstance(last, int):
+            above.pop(last)
         else:
             raise LookupError(f"{kind} has nothing at {path}")
 

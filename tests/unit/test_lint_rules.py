@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from stoker.deploy.manifest import Manifest
+from stoker.deploy.manifest import Manifest, mapping
 from stoker.deploy.rule_table import RULES
 
 from tests.broken_manifests import edited, findings, good
@@ -47,10 +47,6 @@ def parent_exists(manifest: Manifest, path: str) -> bool:
     """Whether the first two steps of a path lead into the manifest."""
     if path.startswith("annotation "):
         return True
-    here: object = manifest.value
-    for step in re.findall(r"[^.\[\]]+", path)[:2]:
-        assert isinstance(here, dict)
-        if step not in here:
-            return step == re.findall(r"[^.\[\]]+", path)[1]
-        here = here[step]
-    return True
+    first, second, *_ = [*re.findall(r"[^.\[\]]+", path), "", ""]
+    above = mapping(manifest.value, first) if second else manifest.value
+    return bool(above)

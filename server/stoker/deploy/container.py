@@ -139,8 +139,8 @@ def server_container(
     unread = [
         f"the variable {name} comes from elsewhere" for name in sorted(opaque) if _is_setting(name)
     ]
-    unread += [f"the argument {word!r} has such a value" for word in words if word in opaque_names]
-    known = [word for word in words if not any(name in word for name in opaque_names)]
+    known, unknown = _known_words(words, opaque_names)
+    unread += [f"the argument {word!r} has a value from elsewhere" for word in unknown]
     flags, problems = parse_flags("serve", known)
     mentioned = {*flags, *(name for name in _keys(values) if values[variable_of(name)])}
 
@@ -193,6 +193,26 @@ def _server_words(command: Sequence[str], arguments: Sequence[str]) -> list[str]
     if "serve" not in words or {"-h", "--help"} & set(words):
         return None
     return words[words.index("serve") + 1 :]
+
+
+def _known_words(
+    words: Sequence[str], opaque_names: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """The arguments without those of unknown value, which take their flags with them."""
+    known: list[str] = []
+    unknown: list[str] = []
+    for word in words:
+        if not any(name in word for name in opaque_names):
+            known.append(word)
+            continue
+        unknown.append(word)
+        if not word.startswith("--") and known and _is_flag_alone(known[-1]):
+            known.pop()
+    return known, unknown
+
+
+def _is_flag_alone(word: str) -> bool:
+    return word.startswith("--") and "=" not in word
 
 
 def _names_us(command: Sequence[str]) -> bool:
