@@ -63,7 +63,7 @@ def take(kind: str, *path: str | int) -> Edit:
         if isinstance(above, dict) and isinstance(last, str):
             above.pop(last)
         elif isinstance(above, list) and isinstance(last, int):
-            above.pop(last)
+            above[last : last + 1] = []
         else:
             raise LookupError(f"{kind} has nothing at {path}")
 

@@ -22,6 +22,7 @@ from stoker.config_sources import (
     from_text,
     variable_of,
 )
+from stoker.deploy.image import IMAGE_COMMAND, PROGRAM, Image, image_environment, parse_image
 from stoker.deploy.manifest import (
     JsonObject,
     Manifest,
@@ -35,41 +36,8 @@ from stoker.deploy.manifest import (
 from stoker.deploy.quantity import parse_quantity
 from stoker.settings import Settings
 
-PROGRAM: Final = "stoker"
-IMAGE_COMMAND: Final = ("serve", "/models")
-"""What the image runs without arguments. Source: Dockerfile.gpu."""
-CACHE_FOLDER: Final = "/var/cache/stoker"
-"""The image's HOME and XDG_CACHE_HOME, with CUDA's JIT cache below. Source: Dockerfile.gpu."""
-CPU_TAG: Final = "-cpu"
-
 _REFERENCE: Final = re.compile(r"\$(?:\$|\(([A-Za-z_][A-Za-z0-9_.-]*)\))")
 _SHELLS: Final = ("sh", "bash", "dash", "ash", "zsh")
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """The parts of an image's reference."""
-
-    repository: str
-    tag: str
-    digest: str
-
-    @property
-    def last_name(self) -> str:
-        """`stoker` of `registry.example:5000/team/stoker`."""
-        return self.repository.rpartition("/")[2]
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether its name says that it is Stoker's."""
-        return bool(re.fullmatch(rf"(.+-)?{PROGRAM}(-.+)?", self.last_name))
-
-    @property
-    def is_cpu_variant(self) -> bool:
-        """Whether it is the variant without CUDA."""
-        return self.is_ours and (
-            self.tag.endswith(CPU_TAG) or self.tag == "cpu" or self.last_name.endswith(CPU_TAG)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +73,6 @@ class ServerContainer:
     def device_is_known(self) -> bool:
         """Whether the device is written, or follows from the image's variant."""
         return "device" in self.mentioned or (self.image.is_ours and bool(self.image.tag))
-
-
-def parse_image(reference: str) -> Image:
-    """Takes `registry:5000/name:tag@sha256:...` apart."""
-    name, _, digest = reference.partition("@")
-    repository, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:
-        return Image(name, "", digest)
-    return Image(repository, tag, digest)
 
 
 def server_container(
@@ -154,7 +113,7 @@ def server_container(
         return source
 
     limit = parse_quantity(container, "resources", "limits", "memory")
-    environ = {**_image_environment(image), **values}
+    environ = {**image_environment(image), **values}
     settings: Settings | None = None
     try:
         settings = load(
@@ -226,16 +185,6 @@ def _is_setting(variable: str) -> bool:
 
 def _keys(values: Mapping[str, str]) -> list[str]:
     return [name.removeprefix("STOKER_").lower() for name in values if _is_setting(name)]
-
-
-def _image_environment(image: Image) -> dict[str, str]:
-    """What the image sets, as far as its name tells which variant it is."""
-    if not image.is_ours:
-        return {}
-    cache = {"HOME": CACHE_FOLDER, "XDG_CACHE_HOME": CACHE_FOLDER}
-    if not image.tag:
-        return cache
-    return {**cache, "STOKER_DEVICE": "cpu" if image.is_cpu_variant else "gpu"}
 
 
 def _environment(

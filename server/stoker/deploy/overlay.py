@@ -11,8 +11,8 @@ from typing import Final, Literal, TypeAlias
 
 from stoker import __version__
 from stoker.deploy.base_location import BaseLocation
-from stoker.deploy.container import CPU_TAG, parse_image
 from stoker.deploy.gpu_sizes import GpuSize
+from stoker.deploy.image import CPU_TAG, parse_image
 from stoker.deploy.overlay_patches import (
     deployment_patch,
     gpu_memory_patch,

@@ -8,8 +8,9 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Final
 
-from stoker.deploy.container import CACHE_FOLDER, ServerContainer
+from stoker.deploy.container import ServerContainer
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
+from stoker.deploy.image import CACHE_FOLDER
 from stoker.deploy.manifest import JsonObject, Manifest, mapping, numbered, objects, text
 from stoker.deploy.memory_need import memory_need
 from stoker.deploy.quantity import format_memory, parse_quantity

@@ -6,8 +6,9 @@ Source: reference, Kubernetes production practice, section 5.
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from stoker.deploy.container import PROGRAM, ServerContainer, flag_or_variable
+from stoker.deploy.container import ServerContainer, flag_or_variable
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
+from stoker.deploy.image import PROGRAM
 from stoker.deploy.manifest import (
     JsonObject,
     JsonValue,
