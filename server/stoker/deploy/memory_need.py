@@ -19,7 +19,7 @@ from stoker.deploy.quantity import GIB, MIB
 PROCESS_BYTES: Final = 105 * MIB
 """Resident in a server on the CPU with the three demo models, which are tiny (Linux, x86-64)."""
 ALLOCATOR_BYTES: Final = 64 * MIB
-"""Source: allocator.py."""
+"""Source: allocator.py, KEPT_BYTES."""
 GPU_HOST_BYTES: Final = 3 * GIB
 """An estimate that no measurement on a GPU has replaced yet: the context, cuBLAS' and cuDNN's
 libraries (1.7 GB on disk), staging memory."""
