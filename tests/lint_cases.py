@@ -6,6 +6,7 @@ from typing import Final
 
 from stoker.deploy.manifest import JsonValue
 from stoker.deploy.measurement import Measurement
+from stoker.deploy.rules.scaling import LAST_APPLIED
 
 from tests.broken_manifests import (
     POD,
@@ -113,6 +114,12 @@ HARD_SPREAD: Final = (
     pod("topologySpreadConstraints", 0, "whenUnsatisfiable", value="DoNotSchedule"),
 )
 POLICY_LABELS: Final = ("spec", "podSelector", "matchLabels")
+LIVE: Final = (
+    put("Deployment", "metadata", "uid", value="7b1c"),
+    put("Deployment", "spec", "replicas", value=2),
+)
+"""From a cluster: the autoscaler's number is in it."""
+APPLIED: Final = ("metadata", "annotations", LAST_APPLIED)
 HTTP_PROBE: Final = "httpGet"
 NO_GPU: Final = (
     take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
@@ -685,6 +692,21 @@ CASES: Final = (
             put("Deployment", "spec", "replicas", value=2),
             put(HPA, "spec", "scaleTargetRef", "name", value="other"),
         ],
+    ),
+    Case(
+        "replicas-beside-autoscaler",
+        [
+            *LIVE,
+            put("Deployment", *APPLIED, value='{"kind": "Deployment", "spec": {"replicas": 3}}'),
+        ],
+        "replicas 3 beside HorizontalPodAutoscaler/stoker",
+        [*LIVE, put("Deployment", *APPLIED, value='{"kind": "Deployment", "spec": {}}')],
+    ),
+    Case(
+        "replicas-beside-autoscaler",
+        [put("Deployment", "spec", "replicas", value=0)],
+        "replicas 0 beside",
+        LIVE,
     ),
     Case(
         "two-autoscalers",

@@ -122,6 +122,15 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(
     assert "not UTF-8 text" in capsys.readouterr().err
 
 
+def test_a_folder_of_kustomizations_is_refused_and_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "overlays" / "gpu").mkdir(parents=True)
+    (tmp_path / "overlays" / "gpu" / "kustomization.yaml").write_text("")
+    assert run(tmp_path) == BAD_USAGE
+    assert f"name one, {tmp_path / 'overlays' / 'gpu'} say" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -42,6 +42,13 @@ def read_manifests(places: Sequence[str], stdin: TextIO) -> list[Manifest]:
 def _of_folder(folder: Path) -> list[Manifest]:
     if any((folder / name).is_file() for name in KUSTOMIZATIONS):
         return parse_manifests(render(folder), f"{folder} rendered")
+    below = sorted(each.parent for name in KUSTOMIZATIONS for each in folder.rglob(name))
+    if below:
+        # Patches and components are no manifests, and bases are not what is applied.
+        raise UnreadableManifests(
+            f"{folder}: {EXPECTED}, got a folder with kustomizations below it: name one, "
+            f"{below[0]} say"
+        )
     files = sorted(each for each in folder.rglob("*") if each.suffix in _SUFFIXES)
     return [found for each in files for found in parse_manifests(_text(each), str(each))]
 

@@ -3,6 +3,7 @@
 Source: reference, Kubernetes production practice, section 6.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,6 +19,8 @@ HIGHEST_TARGET: Final = Fraction(9, 10)
 """Of demand. Above it there is no room for a burst while the next pod starts."""
 LEAST_WINDOW_S: Final = 120
 """For shrinking. A pod that is given away too early costs a cold start to win back."""
+
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 _GPU_UTILISATION: Final = re.compile(
     r"\b(DCGM_FI_[A-Z0-9_]+|nv_gpu_utilization|nvidia_gpu_duty_cycle|gpu_util\w*|duty_cycle)\b"
@@ -73,11 +76,23 @@ def _gpu_utilisation(subject: Subject) -> Iterator[Hit]:
 
 def _replicas(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
-        written = number(workload.manifest.value, "spec", "replicas")
+        written = number(_as_applied(workload.manifest), "spec", "replicas")
         scalers = [each for each in subject.scalers if each.scales(workload)]
         if written is not None and scalers:
             found = f"replicas {written} beside {scalers[0].manifest}"
             yield Hit(workload.manifest, "spec.replicas", found)
+
+
+def _as_applied(manifest: Manifest) -> JsonObject:
+    """The manifest as somebody wrote it. In one from a cluster the autoscaler's own number stands;
+    what `kubectl apply` got is in an annotation, or unknown."""
+    if not text(manifest.value, "metadata", "uid"):
+        return manifest.value
+    try:
+        applied = json.loads(manifest.annotations.get(LAST_APPLIED, ""))
+    except ValueError:
+        return {}
+    return applied if isinstance(applied, dict) else {}
 
 
 def _two_scalers(subject: Subject) -> Iterator[Hit]:
