@@ -147,6 +147,21 @@ def test_wrong_arguments_are_told(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["k8s"], ["k8s", "apply"], ["k8s", "init"]])
+def test_what_is_no_command_is_told(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == BAD_USAGE
+    assert capsys.readouterr().err.startswith("stoker: ")
+
+
+def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["k8s", "--help"]) == DONE
+    assert "stoker k8s init [SOURCE ...]" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:  # argparse's way
+        main(["k8s", "lint", "--help"])
+    assert end.value.code == DONE
+    assert "--measured FILE|TIME" in capsys.readouterr().out
+
+
 def test_a_measured_start_is_a_time_or_the_file_of_init(broken: Path, tmp_path: Path) -> None:
     file = tmp_path / "measured.json"
     ignored = ("--ignore", "grace-shorter-than-drain")
