@@ -27,7 +27,7 @@ class UsageError(Exception):
     """Arguments that cannot be understood."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Raises where argparse would print and exit, so that all problems are told together."""
 
     def error(self, message: str) -> Never:
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 def settings_parser(command: str, known: Sequence[Definition]) -> argparse.ArgumentParser:
     """The parser of a command that is driven by settings; every value stays text."""
-    parser = _Parser(
+    parser = Parser(
         prog=f"stoker {command}",
         usage=f"stoker {command} [SOURCE ...] [OPTION ...]",
         epilog=_SOURCES_OF_SETTINGS,
@@ -57,6 +57,15 @@ def settings_parser(command: str, known: Sequence[Definition]) -> argparse.Argum
 
 def parse_settings(command: str, words: Sequence[str]) -> Settings:
     """Settings of `stoker serve` and `stoker check`. Raises ConfigurationError; prints help."""
+    values, problems = parse_flags(command, words)
+    return load(values, memory_limit_bytes=memory_limit_bytes(), problems=problems)
+
+
+def parse_flags(
+    command: str, words: Sequence[str]
+) -> tuple[dict[str, Written], tuple[Problem, ...]]:
+    """What the arguments of `stoker serve` or `stoker check` say, by key, and what is wrong with
+    them. Prints help."""
     known = [each for each in definitions() if command == "serve" or each.for_check]
     flags = [flag_of(each.key) for each in known if each.field != "sources"]
     problems: list[Problem] = []
@@ -79,7 +88,7 @@ def parse_settings(command: str, words: Sequence[str]) -> Settings:
         behind = [*(() if problems else rest), *words[end + 1 :]]
         if behind:
             values["sources"] = (*values.get("sources", ()), *behind)
-    return load(values, memory_limit_bytes=memory_limit_bytes(), problems=problems)
+    return values, tuple(problems)
 
 
 def _written(parsed: Mapping[str, str | list[str] | None]) -> dict[str, Written]:
@@ -119,7 +128,7 @@ def _may_be_source(word: str) -> bool:
 
 
 def infer_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="stoker infer",
         usage="stoker infer MODEL [OPTION ...]",
         description="Reads the model's metadata from the server, builds fitting tensors, calls "

@@ -1,13 +1,14 @@
-"""`stoker serve | check | infer`: from arguments to an action and an exit code.
+"""`stoker serve | check | infer | k8s`: from arguments to an action and an exit code.
 
 Each command imports what it runs only when it runs, so that `--help` needs no ONNX Runtime and no
 gRPC. This module itself imports nothing that takes time: the imports of `serve` take a second, and
 the first process of a container must be able to end in it (the kernel drops signals for which such
 a process has no handler).
 
-Exit codes: 0 done, drained, or told to stop before there was anything to drain; 1 `check` found a
-problem, or `infer` failed; 2 bad usage or configuration; from `serve` also 3 (a required model or
-device is not there, `--exit-on-error`) and 130 (interrupted twice).
+Exit codes: 0 done, drained, or told to stop before there was anything to drain; 1 `check` or `k8s
+lint` found a problem, or `infer` or `k8s init` failed; 2 bad usage, configuration or input; from
+`serve` also 3 (a required model or device is not there, `--exit-on-error`) and 130 (interrupted
+twice).
 """
 
 import os
@@ -33,8 +34,17 @@ commands:
   serve [SOURCE ...]   serve repositories or models; without a source, the demo models
   check [SOURCE ...]   show what would be served, and every problem; exit code 1 on a problem
   infer MODEL          call a model on a running server
+  k8s init [SOURCE ...]  write manifests for Kubernetes that fit these models
+  k8s lint FILE ...    show what would hurt in manifests; exit code 1 on an error
 
 `stoker COMMAND --help` explains a command; `stoker --version` prints the version.
+"""
+
+_K8S_COMMANDS: Final = """\
+usage: stoker k8s init [SOURCE ...] --output FOLDER [OPTION ...]
+       stoker k8s lint FILE|FOLDER|- ... [OPTION ...]
+
+`stoker k8s init --help` and `stoker k8s lint --help` explain the two.
 """
 
 
@@ -50,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _told(_check, words[1:])
             case "infer":
                 return _told(_infer, words[1:])
+            case "k8s":
+                return _told(_k8s, words[1:])
             case "--version":
                 print(f"stoker {__version__}")
                 return DONE
@@ -62,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case _:
                 from stoker.config_sources import suggestion
 
-                close = suggestion(command, ("serve", "check", "infer"))
+                close = suggestion(command, ("serve", "check", "infer", "k8s"))
                 return _misused(f"unknown command {command}{close}")
     except BrokenPipeError:
         # Whoever read our output has gone. Python would complain again when it flushes at exit.
@@ -157,5 +169,41 @@ def _infer(words: Sequence[str]) -> int:
         infer(options, sys.stdin, sys.stdout)
     except ClientError as error:
         print(f"stoker infer: {error}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _k8s(words: Sequence[str]) -> int:
+    from stoker.arguments import UsageError
+    from stoker.deploy.manifest import UnreadableManifests
+    from stoker.deploy.measurement import UnreadableMeasurement
+
+    command = words[0] if words else ""
+    try:
+        match command:
+            case "lint":
+                from stoker.deploy.lint_command import run_lint
+
+                return DONE if run_lint(words[1:], sys.stdin, sys.stdout) else FAILED
+            case "init":
+                return _k8s_init(words[1:])
+            case "-h" | "--help":
+                print(_K8S_COMMANDS, end="")
+                return DONE
+            case _:
+                raise UsageError(f"expected `k8s init` or `k8s lint`, got k8s {command}".rstrip())
+    except (UnreadableManifests, UnreadableMeasurement) as error:
+        print(f"stoker k8s {command}: {error}", file=sys.stderr)
+        return BAD_USAGE
+
+
+def _k8s_init(words: Sequence[str]) -> int:
+    from stoker.deploy.init_command import run_init
+    from stoker.deploy.measuring import MeasuringFailed
+
+    try:
+        run_init(words, sys.stdout)
+    except MeasuringFailed as error:
+        print(f"stoker k8s init: {error}", file=sys.stderr)
         return FAILED
     return DONE

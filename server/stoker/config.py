@@ -7,7 +7,7 @@ The only module that reads the environment. pydantic stays inside.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, get_type_hints
 
@@ -50,9 +50,11 @@ def load(
     environ: Mapping[str, str] | None = None,
     memory_limit_bytes: int | None = None,
     problems: Iterable[Problem] = (),
+    read_file: Callable[[str, Collection[str]], Source] = from_file,
 ) -> Settings:
     """The settings of this process, from `flags` (text by key), `environ` (None: the process's
     own) and the file that either names. `problems` are those already met while parsing arguments.
+    `read_file` reads the file for whoever has it elsewhere than on this machine's disk.
 
     Raises ConfigurationError with every problem there is.
     """
@@ -62,7 +64,7 @@ def load(
     path = from_command.values.get("config") or from_variables.values.get("config")
     written_in_file = Source({})
     if path is not None and isinstance(path.value, str) and path.value:
-        written_in_file = from_file(path.value, [key for key in known if known[key].in_file])
+        written_in_file = read_file(path.value, [key for key in known if known[key].in_file])
     layers = [each.values for each in (from_command, from_variables, written_in_file)]
     given = _laid_over(layers)
 

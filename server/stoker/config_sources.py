@@ -101,18 +101,23 @@ def from_environment(environ: Mapping[str, str], keys: Collection[str]) -> Sourc
 
 
 def from_file(path: str, keys: Collection[str]) -> Source:
-    """Reads a YAML file of `key: value` lines; a list stands for several values.
-
-    Scalars are taken as written, so that a value means the same in a file, a variable and a flag
-    (`yes`, `010` and `5m` are not YAML's to interpret). A key without a value counts as not set,
-    and `http-port` is `http_port`.
-    """
+    """Reads a YAML file of settings, see `from_text`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         return Source({}, (Problem(path, f"cannot be read: {error.strerror}"),))
     except UnicodeDecodeError as error:
         return Source({}, (Problem(path, f"expected UTF-8 text, got byte {error.start}"),))
+    return from_text(path, text, keys)
+
+
+def from_text(path: str, text: str, keys: Collection[str]) -> Source:
+    """Reads the YAML text of the file `path`: `key: value` lines; a list stands for several values.
+
+    Scalars are taken as written, so that a value means the same in a file, a variable and a flag
+    (`yes`, `010` and `5m` are not YAML's to interpret). A key without a value counts as not set,
+    and `http-port` is `http_port`.
+    """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

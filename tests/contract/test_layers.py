@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "telemetry": {"telemetry"},
     "protocol": {"protocol"},
     "client": {"client", "protocol", "units"},
+    "deploy": {"deploy", "client", "arguments", "config", "config_sources", "settings", "units"},
 }
 """What the modules of a folder may import beside nouns and telemetry."""
 

@@ -1,0 +1,185 @@
+"""`stoker k8s init`: measures the user's models and writes an overlay that fits them."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TextIO
+
+from stoker.arguments import UsageError
+from stoker.deploy.base_location import BaseLocation, NoBase, copy_base, find_base
+from stoker.deploy.init_arguments import InitOptions, parse_init
+from stoker.deploy.lint import lint
+from stoker.deploy.lint_output import print_findings
+from stoker.deploy.manifest import parse_manifests
+from stoker.deploy.manifest_files import render
+from stoker.deploy.measurement import Measurement, read_measurement, to_json
+from stoker.deploy.measuring import measure
+from stoker.deploy.overlay import components, overlay_files
+from stoker.deploy.overlay_patches import gpu_terms, suggestion
+from stoker.deploy.quantity import MIB, format_memory
+from stoker.deploy.sizing import Sizing, size
+
+MEASURED: Final = "measured.json"
+
+
+def run_init(words: Sequence[str], stdout: TextIO) -> None:
+    """Measures, writes, and tells what was found and what is left to do.
+
+    Raises UsageError, MeasuringFailed, and UnreadableMeasurement for --measured.
+    """
+    options = parse_init(words)
+    _refuse_to_overwrite(options)
+    base = _base(options)
+    measured = _measurement(options, stdout)
+    sizing = size(measured, options.wishes)
+    _write(options, base, measured, sizing)
+    _tell(options, base, measured, sizing, stdout)
+
+
+def _refuse_to_overwrite(options: InitOptions) -> None:
+    output = options.output
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output: expected a folder, got the file {output}")
+    if not options.force and output.is_dir() and any(output.iterdir()):
+        raise UsageError(
+            f"--output: expected a folder that is not there or empty, got {output} with "
+            f"{sorted(each.name for each in output.iterdir())[0]}; --force writes over it"
+        )
+
+
+def _base(options: InitOptions) -> BaseLocation:
+    try:
+        base = find_base(options.output, options.base)
+    except NoBase as error:
+        raise UsageError(str(error)) from error
+    missing = [each for each in components(options.overlay, options.wishes) if not base.has(each)]
+    if missing:
+        raise UsageError(f"expected the component {missing[0]} in {base.origin}, got none")
+    return base
+
+
+def _measurement(options: InitOptions, stdout: TextIO) -> Measurement:
+    if options.measured is not None:
+        return read_measurement(options.measured)
+    what = ", ".join(options.sources) or "the demo models"
+    stdout.write(f"measuring {what}: starting a server ...\n")
+    stdout.flush()
+    flags = ("--model-name", options.model_name) if options.model_name else ()
+    return measure(
+        options.sources,
+        device="cpu" if options.wishes.device == "cpu" else "auto",
+        flags=flags,
+        patience_s=options.patience_s,
+        tell=lambda sentence: _line(stdout, f"  {sentence}"),
+    )
+
+
+def _write(options: InitOptions, base: BaseLocation, measured: Measurement, sizing: Sizing) -> None:
+    gpu = sizing.gpu
+    if options.overlay.gpu_by == "mig" and gpu is not None and gpu.slice is None:
+        raise UsageError(
+            f"--gpu mig: expected models that fit a slice, got {gpu.nbytes // MIB} MiB: "
+            f"{gpu.origin}"
+        )
+    component = base.folder / "components" / "gpu" / "deployment.yaml"
+    terms = gpu_terms(component.read_text()) if component.is_file() else []
+    overlay = options.overlay
+    name = _model_name(options, measured)
+    files = overlay_files(
+        replace(overlay, model_name=name), options.wishes, sizing, base, gpu_terms=terms
+    )
+    options.output.mkdir(parents=True, exist_ok=True)
+    if base.is_copied:
+        copy_base(base, options.output)
+    for each, content in files.items():
+        (options.output / each).write_text(content)
+    (options.output / MEASURED).write_text(to_json(measured))
+
+
+def _model_name(options: InitOptions, measured: Measurement) -> str:
+    """The name that the pods must be told: in the cluster a model itself lies at /models."""
+    names = {each.name for each in measured.models}
+    if options.model_name or len(options.sources) != 1 or len(names) != 1:
+        return options.model_name
+    return next(iter(names)) if is_a_model(Path(options.sources[0])) else ""
+
+
+def is_a_model(source: Path) -> bool:
+    """Whether a source is a model itself, no repository."""
+    if source.is_file():
+        return True
+    return any(source.glob("*.onnx")) or any(
+        each.is_file() for each in source.glob("[0-9]*/model.onnx")
+    )
+
+
+def _tell(
+    options: InitOptions,
+    base: BaseLocation,
+    measured: Measurement,
+    sizing: Sizing,
+    stdout: TextIO,
+) -> None:
+    def say(sentence: str) -> None:
+        _line(stdout, sentence)
+
+    count = len(measured.models)
+    models = f"{count} model{'' if count == 1 else 's'}"
+    peak = f"at most {measured.peak_bytes / MIB:.0f} MiB resident"
+    say(f"measured  {models}, ready after {measured.start_s:.1f} s, {peak}")
+    for model in measured.models:
+        cost = (
+            f", {model.row_seconds * 1e6:,.1f} us of its device a row" if model.row_seconds else ""
+        )
+        say(f"          {model.name}: loaded in {model.load_s:.1f} s{cost}")
+    request, limit = format_memory(sizing.memory_request), format_memory(sizing.memory_limit)
+    say(f"memory    request {request}, limit {limit}")
+    if sizing.gpu is not None:
+        say(f"GPU       {sizing.gpu.nbytes / MIB:.0f} MiB ({sizing.gpu.origin})")
+        say(f"          smallest: {suggestion(sizing.gpu)}")
+    say(f"start     {sizing.startup_s} s: {sizing.startup_origin}")
+    say(f"end       {sizing.grace_s} s: {sizing.grace_origin}")
+    say(
+        f"rollout   maxSurge {sizing.surge}, maxUnavailable {sizing.unavailable}: "
+        f"{sizing.strategy_origin}"
+    )
+    for note in sizing.notes:
+        say(f"note      {note}")
+    say(f"written   {options.output}, on {base.origin}")
+    _lint(options, measured, stdout)
+    _left_to_do(options, stdout)
+
+
+def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
+    """The overlay is rendered and looked at where there is a renderer."""
+    if not shutil.which("kubectl") and not shutil.which("kustomize"):
+        _line(stdout, "lint      not run: neither kubectl nor kustomize to render it")
+        return
+    if "://" in options.base:
+        _line(stdout, "lint      not run: the base would have to be fetched")
+        return
+    manifests = parse_manifests(render(options.output), str(options.output))
+    print_findings(lint(manifests, measured=measured), manifests, "text", stdout)
+
+
+def _left_to_do(options: InitOptions, stdout: TextIO) -> None:
+    overlay, output = options.overlay, options.output
+    if overlay.image == "stoker":
+        _line(stdout, "left      --image: where the cluster pulls the server's image from")
+    places = {
+        "pvc": "the claim stoker-models, filled with these models (components/models-pvc)",
+        "s3": "BUCKET/PREFIX and credentials (components/models-s3)",
+        "image": "the image of the models (components/models-image-volume)",
+        "baked": "an image with these models below /models",
+    }
+    if overlay.models.kind in places and not overlay.models.place:
+        _line(stdout, f"left      {places[overlay.models.kind]}")
+    if overlay.autoscaler == "hpa":
+        _line(stdout, "left      a Prometheus Adapter with the rules of components/autoscaling-hpa")
+    namespace = f"kubectl create namespace {overlay.namespace}; " if overlay.namespace else ""
+    _line(stdout, f"then      {namespace}kubectl apply -k {output}")
+
+
+def _line(stdout: TextIO, sentence: str) -> None:
+    stdout.write(sentence + "\n")

@@ -1,0 +1,55 @@
+"""`stoker k8s lint`: manifests in, findings out. Pure: reads nothing, prints nothing."""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from stoker.deploy.finding import Finding, Severity, Subject
+from stoker.deploy.manifest import EXPECTED, Manifest, UnreadableManifests
+from stoker.deploy.measurement import Measurement
+from stoker.deploy.rule_table import RULES
+from stoker.deploy.workload import find_scalers, find_workloads
+
+ACCEPTED: Final = "stoker/lint-accept"
+"""Annotation of an object: ids of rules whose findings on it are accepted, separated by commas."""
+
+_ORDER: Final = {severity: place for place, severity in enumerate(Severity)}
+
+
+def lint(
+    manifests: Sequence[Manifest],
+    *,
+    measured: Measurement | None = None,
+    start_s: float | None = None,
+    ignored: Collection[str] = (),
+) -> tuple[Finding, ...]:
+    """Every finding, the worst first, but those of `ignored` rules and those that the object
+    itself accepts by the annotation ACCEPTED. `start_s` is how long a start takes; None: as
+    `measured` has it.
+
+    Raises UnreadableManifests where nothing runs Stoker: a check of nothing must not pass.
+    """
+    workloads = find_workloads(manifests)
+    if not workloads:
+        raise UnreadableManifests(
+            f"{EXPECTED}, with a workload that runs Stoker; got {len(manifests)} "
+            f"manifest{'' if len(manifests) == 1 else 's'} without one (a container is known by "
+            "its image's name, the program `stoker`, or the label app.kubernetes.io/name)"
+        )
+    if start_s is None and measured is not None:
+        start_s = measured.start_s
+    subject = Subject(
+        tuple(manifests), workloads, tuple(find_scalers(manifests)), measured, start_s
+    )
+    findings = [
+        Finding(rule, hit)
+        for rule in RULES
+        if rule.id not in ignored
+        for hit in rule.check(subject)
+        if rule.id not in _accepted(hit.manifest)
+    ]
+    return tuple(sorted(findings, key=lambda each: _ORDER[each.rule.severity]))
+
+
+def _accepted(manifest: Manifest) -> list[str]:
+    return re.split(r"[\s,]+", manifest.annotations.get(ACCEPTED, ""))

@@ -1,0 +1,33 @@
+"""All rules of `stoker k8s lint`, in the order of docs/k8s-lint.md.
+
+An id is for ever: people silence it in their pipelines.
+"""
+
+from typing import Final
+
+from stoker.deploy.finding import Rule
+from stoker.deploy.rules import (
+    arguments,
+    gpu,
+    lifecycle,
+    monitoring,
+    probes,
+    resources,
+    scaling,
+    security,
+    services,
+)
+
+SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
+    "Settings and image": arguments.RULES,
+    "Probes": probes.RULES,
+    "Life cycle": lifecycle.RULES,
+    "GPUs": gpu.RULES,
+    "Memory, CPU and volumes": resources.RULES,
+    "Autoscaling": scaling.RULES,
+    "Services and connections": services.RULES,
+    "Monitoring and network": monitoring.RULES,
+    "Security": security.RULES,
+}
+
+RULES: Final[tuple[Rule, ...]] = tuple(rule for rules in SECTIONS.values() for rule in rules)

@@ -1,0 +1,117 @@
+"""What the server is started with: settings that it would refuse, the image, the first process.
+
+Settings are read by the server's own code (`container.py`), so what is found here is what it would
+say at its start.
+"""
+
+from collections.abc import Iterator
+
+from stoker.deploy.finding import Hit, Rule, Severity, Subject
+from stoker.deploy.manifest import text
+
+
+def _refused(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            for problem in server.problems:
+                yield Hit(workload.manifest, server.path, str(problem))
+
+
+def _elsewhere(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            for sentence in server.unread:
+                yield Hit(workload.manifest, server.path, sentence)
+
+
+def _shell(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            if server.runs_in_a_shell:
+                yield Hit(
+                    workload.manifest, f"{server.path}.command", f"`{' '.join(server.words[:3])}`"
+                )
+
+
+def _unpinned(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            image = server.image
+            if not image.digest and image.tag in ("", "latest"):
+                written = text(server.value, "image") or "no image"
+                yield Hit(workload.manifest, f"{server.path}.image", written)
+
+
+def _no_digest(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            image = server.image
+            has_registry = "/" in image.repository
+            if has_registry and not image.digest and image.tag not in ("", "latest"):
+                written = text(server.value, "image")
+                yield Hit(workload.manifest, f"{server.path}.image", written)
+
+
+def _kserve_name(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers if workload.is_kserve else ():
+            name = text(server.value, "name")
+            if name != "kserve-container":
+                yield Hit(workload.manifest, f"{server.path}.name", repr(name))
+
+
+RULES = (
+    Rule(
+        "settings-refused",
+        Severity.ERROR,
+        "An argument, `STOKER_*` variable or key of the settings' file that the server refuses",
+        "The server ends with exit code 2 at every start: unknown names and wrong values are never "
+        "ignored.",
+        "Write the setting as docs/configuration.md has it.",
+        _refused,
+    ),
+    Rule(
+        "settings-elsewhere",
+        Severity.INFO,
+        "A setting whose value is not in these manifests",
+        "It comes from a Secret or a ConfigMap that was not given, so defaults were judged in its "
+        "place.",
+        "Render the ConfigMap together with the rest, or look at the setting yourself.",
+        _elsewhere,
+    ),
+    Rule(
+        "shell-first-process",
+        Severity.ERROR,
+        "A shell as the first process of the server's container",
+        "SIGTERM reaches the shell, which does not pass it on: nothing drains, and SIGKILL ends "
+        "what is in flight.",
+        "Give the server's words as `args`, without `command`; or begin with `exec`.",
+        _shell,
+    ),
+    Rule(
+        "image-not-pinned",
+        Severity.WARNING,
+        "The server's image without a tag, or with `latest`",
+        "Pods that start later run another version than those beside them, and a rollback does "
+        "not bring the old one back.",
+        "Name the version, best by digest: `images:` of the kustomization.",
+        _unpinned,
+    ),
+    Rule(
+        "image-without-digest",
+        Severity.INFO,
+        "The server's image from a registry by tag alone",
+        "A tag can be moved to another image; a digest is one image for ever.",
+        "`images: [{name: stoker, newName: ..., digest: sha256:...}]`.",
+        _no_digest,
+    ),
+    Rule(
+        "kserve-container-name",
+        Severity.ERROR,
+        "The serving container of a KServe runtime that is not called `kserve-container`",
+        "KServe finds the serving container by that name: model arguments, probes and ports would "
+        "go nowhere.",
+        "`name: kserve-container`.",
+        _kserve_name,
+    ),
+)

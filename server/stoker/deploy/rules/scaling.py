@@ -1,0 +1,297 @@
+"""Autoscalers: what they scale on, who owns the replicas, and whether they can wake from zero.
+
+Source: reference, Kubernetes production practice, section 6.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Final
+
+from stoker.deploy.finding import Hit, Rule, Severity, Subject
+from stoker.deploy.manifest import JsonObject, Manifest, mapping, number, numbered, objects, text
+from stoker.deploy.quantity import parse_quantity
+from stoker.deploy.workload import Scaler, has_gpu
+from stoker.telemetry import metric_table
+
+HIGHEST_TARGET: Final = Fraction(9, 10)
+"""Of demand. Above it there is no room for a burst while the next pod starts."""
+LEAST_WINDOW_S: Final = 120
+"""For shrinking. A pod that is given away too early costs a cold start to win back."""
+
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+
+_GPU_UTILISATION: Final = re.compile(
+    r"\b(DCGM_FI_[A-Z0-9_]+|nv_gpu_utilization|nvidia_gpu_duty_cycle|gpu_util\w*|duty_cycle)\b"
+)
+_OUR_METRIC: Final = re.compile(r"(?<![\w:])(?:stoker|nv)_[a-z0-9_]+(?![\w:])")
+_SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_total")
+
+
+def _ours(subject: Subject) -> list[Scaler]:
+    """The autoscalers of Stoker's workloads."""
+    return [
+        scaler
+        for scaler in subject.scalers
+        if any(scaler.scales(workload) for workload in subject.workloads)
+    ]
+
+
+def _sources(scaler: Scaler) -> Iterator[tuple[str, str]]:
+    """(path, name of a metric or a whole query) of everything that is scaled on, utilisation of
+    CPU and memory left out."""
+    value = scaler.manifest.value
+    for index, metric in numbered(value, "spec", "metrics"):
+        for kind in ("pods", "object", "external"):
+            name = text(metric, kind, "metric", "name")
+            if name:
+                yield f"spec.metrics[{index}].{kind}.metric.name", name
+    for index, trigger in numbered(value, "spec", "triggers"):
+        query = text(trigger, "metadata", "query")
+        if query:
+            yield f"spec.triggers[{index}].metadata.query", query
+
+
+def _utilisation(subject: Subject) -> Iterator[Hit]:
+    for scaler in _ours(subject):
+        value = scaler.manifest.value
+        for index, metric in numbered(value, "spec", "metrics"):
+            for kind in ("resource", "containerResource"):
+                name = text(metric, kind, "name")
+                if name:
+                    yield Hit(scaler.manifest, f"spec.metrics[{index}].{kind}", name)
+        for index, trigger in numbered(value, "spec", "triggers"):
+            if text(trigger, "type") in ("cpu", "memory"):
+                yield Hit(scaler.manifest, f"spec.triggers[{index}]", text(trigger, "type"))
+
+
+def _gpu_utilisation(subject: Subject) -> Iterator[Hit]:
+    for scaler in _ours(subject):
+        for path, source in _sources(scaler):
+            match = _GPU_UTILISATION.search(source)
+            if match:
+                yield Hit(scaler.manifest, path, match[0])
+
+
+def _replicas(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        written = number(_as_applied(workload.manifest), "spec", "replicas")
+        scalers = [each for each in subject.scalers if each.scales(workload)]
+        if written is not None and scalers:
+            found = f"replicas {written} beside {scalers[0].manifest}"
+            yield Hit(workload.manifest, "spec.replicas", found)
+
+
+def _as_applied(manifest: Manifest) -> JsonObject:
+    """The manifest as somebody wrote it. In one from a cluster the autoscaler's own number stands;
+    what `kubectl apply` got is in an annotation, or unknown."""
+    if not text(manifest.value, "metadata", "uid"):
+        return manifest.value
+    try:
+        applied = json.loads(manifest.annotations.get(LAST_APPLIED, ""))
+    except ValueError:
+        return {}
+    return applied if isinstance(applied, dict) else {}
+
+
+def _two_scalers(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        scalers = [each for each in subject.scalers if each.scales(workload)]
+        for extra in scalers[1:]:
+            found = f"{scalers[0].manifest} scales {workload.manifest} as well"
+            yield Hit(extra.manifest, "spec.scaleTargetRef", found)
+
+
+def _no_target(subject: Subject) -> Iterator[Hit]:
+    if all(workload.is_kserve for workload in subject.workloads):
+        return  # KServe makes the Deployments
+    known = _ours(subject)
+    for scaler in subject.scalers:
+        is_meant = any("stoker_" in source for _, source in _sources(scaler))
+        if scaler not in known and is_meant:
+            found = f"{scaler.kind} {scaler.name!r} is not among these manifests"
+            yield Hit(scaler.manifest, "spec.scaleTargetRef", found)
+
+
+def _null_values(subject: Subject) -> Iterator[Hit]:
+    for scaler in _ours(subject):
+        for index, trigger in numbered(scaler.manifest.value, "spec", "triggers"):
+            metadata = mapping(trigger, "metadata")
+            ignored = text(metadata, "ignoreNullValues") or "true, KEDA's default"
+            if text(trigger, "type") == "prometheus" and ignored != "false":
+                path = f"spec.triggers[{index}].metadata.ignoreNullValues"
+                yield Hit(scaler.manifest, path, ignored)
+
+
+def _cannot_wake(subject: Subject) -> Iterator[Hit]:
+    for scaler in _ours(subject):
+        value = scaler.manifest.value
+        idle = number(value, "spec", "idleReplicaCount")
+        if scaler.least != 0 and idle != 0:
+            continue
+        queries = [source for _, source in _sources(scaler)]
+        others = [
+            each
+            for each in objects(value, "spec", "triggers")
+            if text(each, "type") not in ("prometheus", "cpu", "memory")
+        ]
+        if not others and all(_OUR_METRIC.search(query) for query in queries):
+            is_hpa = scaler.manifest.kind == "HorizontalPodAutoscaler"
+            path = "spec.minReplicas" if is_hpa else "spec.minReplicaCount"
+            yield Hit(scaler.manifest, path, "0, and every metric comes from the pods themselves")
+
+
+def _unknown_metric(subject: Subject) -> Iterator[Hit]:
+    known = {each.name + suffix for each in metric_table.TABLE for suffix in _SUFFIXES}
+    known |= set(_recorded(subject))
+    for manifest, path, query in _queries(subject):
+        for name in dict.fromkeys(_OUR_METRIC.findall(query)):
+            if name not in known:
+                yield Hit(manifest, path, name)
+
+
+def _queries(subject: Subject) -> Iterator[tuple[Manifest, str, str]]:
+    for scaler in subject.scalers:
+        for path, source in _sources(scaler):
+            yield scaler.manifest, path, source
+    for manifest in subject.of_kind("PrometheusRule"):
+        for group_index, group in numbered(manifest.value, "spec", "groups"):
+            for index, rule in numbered(group, "rules"):
+                path = f"spec.groups[{group_index}].rules[{index}].expr"
+                yield manifest, path, text(rule, "expr")
+
+
+def _recorded(subject: Subject) -> Iterator[str]:
+    for manifest in subject.of_kind("PrometheusRule"):
+        for group in objects(manifest.value, "spec", "groups"):
+            yield from (text(rule, "record") for rule in objects(group, "rules"))
+
+
+def _high_target(subject: Subject) -> Iterator[Hit]:
+    demand = metric_table.DEMAND.name
+    for scaler in _ours(subject):
+        value = scaler.manifest.value
+        for index, metric in numbered(value, "spec", "metrics"):
+            if text(metric, "pods", "metric", "name") == demand:
+                yield from _target(
+                    scaler, f"spec.metrics[{index}]", metric, ("pods", "target", "averageValue")
+                )
+        for index, trigger in numbered(value, "spec", "triggers"):
+            if demand in text(trigger, "metadata", "query"):
+                where = f"spec.triggers[{index}]"
+                yield from _target(scaler, where, trigger, ("metadata", "threshold"))
+
+
+def _target(scaler: Scaler, where: str, value: JsonObject, path: tuple[str, ...]) -> Iterator[Hit]:
+    target = parse_quantity(value, *path)
+    if target is not None and target > HIGHEST_TARGET:
+        yield Hit(scaler.manifest, f"{where}.{'.'.join(path)}", f"target {float(target):g}")
+
+
+def _eager_shrinking(subject: Subject) -> Iterator[Hit]:
+    for scaler in _ours(subject):
+        is_hpa = scaler.manifest.kind == "HorizontalPodAutoscaler"
+        above = () if is_hpa else ("advanced", "horizontalPodAutoscalerConfig")
+        path: tuple[str, ...] = (
+            "spec",
+            *above,
+            "behavior",
+            "scaleDown",
+            "stabilizationWindowSeconds",
+        )
+        window = number(scaler.manifest.value, *path)
+        scaled = [each for each in subject.workloads if scaler.scales(each)]
+        if window is not None and window < LEAST_WINDOW_S and any(map(has_gpu, scaled)):
+            yield Hit(scaler.manifest, ".".join(path), f"{window} s for pods with GPUs")
+
+
+RULES = (
+    Rule(
+        "scaled-on-utilisation",
+        Severity.ERROR,
+        "An autoscaler on CPU or memory",
+        "The device is the bottleneck, not the CPU; memory never goes down, since arenas keep it. "
+        "The number of pods has nothing to do with the load.",
+        "Scale on stoker_demand_ratio: components/autoscaling-hpa.",
+        _utilisation,
+    ),
+    Rule(
+        "scaled-on-gpu-utilisation",
+        Severity.ERROR,
+        "An autoscaler on GPU utilisation (DCGM_FI_*, nv_gpu_utilization)",
+        "It is the share of time in which any kernel ran: small batches keep it near 100 % long "
+        "before the GPU is full, it stops there under any overload, and MIG slices have none.",
+        "Scale on stoker_demand_ratio: components/autoscaling-hpa.",
+        _gpu_utilisation,
+    ),
+    Rule(
+        "replicas-beside-autoscaler",
+        Severity.ERROR,
+        "spec.replicas in a workload that an autoscaler scales",
+        "Each time the manifest is applied the number goes back to the written one, under whatever "
+        "load.",
+        "Remove spec.replicas, as components/autoscaling-hpa does.",
+        _replicas,
+    ),
+    Rule(
+        "two-autoscalers",
+        Severity.ERROR,
+        "Two autoscalers for one workload",
+        "KEDA makes an HPA of its own; two of them undo each other's decisions every 15 s.",
+        "Keep one of components/autoscaling-hpa and autoscaling-keda.",
+        _two_scalers,
+    ),
+    Rule(
+        "autoscaler-target-missing",
+        Severity.ERROR,
+        "An autoscaler on Stoker's metrics whose target is not there",
+        "It scales nothing: a name was changed in one place only.",
+        "scaleTargetRef: the workload's kind and name.",
+        _no_target,
+    ),
+    Rule(
+        "keda-ignores-lost-series",
+        Severity.ERROR,
+        "A prometheus trigger of KEDA whose ignoreNullValues is not `false`",
+        "A Prometheus that lost the series reads as no load: pods are taken away under load, and "
+        "`fallback` never acts.",
+        'ignoreNullValues: "false", with a fallback.',
+        _null_values,
+    ),
+    Rule(
+        "zero-on-own-metric",
+        Severity.ERROR,
+        "Scaling to zero on metrics of the pods themselves",
+        "With the last pod the series is gone: nothing can wake the workload, and nothing holds "
+        "the first request.",
+        "At least one replica; or an activating trigger from a gateway or queue: "
+        "components/autoscaling-keda.",
+        _cannot_wake,
+    ),
+    Rule(
+        "metric-unknown",
+        Severity.ERROR,
+        "A `stoker_*` or `nv_*` metric, in an autoscaler or a PrometheusRule, that the server does "
+        "not have",
+        "The autoscaler has no number to act on; the alert never fires.",
+        "Names stand in docs/metrics.md.",
+        _unknown_metric,
+    ),
+    Rule(
+        "demand-target-high",
+        Severity.WARNING,
+        f"A target above {float(HIGHEST_TARGET):g} for stoker_demand_ratio",
+        "At 1 requests wait or are refused; a burst has to be borne until the next pod is ready.",
+        "0.65 (650m); less where pods start slowly.",
+        _high_target,
+    ),
+    Rule(
+        "shrinks-eagerly",
+        Severity.WARNING,
+        f"A scale-down window under {LEAST_WINDOW_S} s for pods with GPUs",
+        "A pause in the load gives GPUs away that a cold start of minutes has to win back.",
+        "stabilizationWindowSeconds: 300 to 900, one pod a minute.",
+        _eager_shrinking,
+    ),
+)

@@ -1,0 +1,1024 @@
+"""Cases of every rule of `stoker k8s lint`: what fires it, and what looks like it and does not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from stoker.deploy.manifest import JsonValue
+from stoker.deploy.measurement import Measurement
+from stoker.deploy.rules.scaling import LAST_APPLIED
+
+from tests.broken_manifests import (
+    POD,
+    SERVER,
+    Edit,
+    add,
+    drop,
+    measurement,
+    pod,
+    put,
+    server,
+    setting,
+    take,
+    variable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to break a rule, and a near miss."""
+
+    rule: str
+    fires: Sequence[Edit]
+    found: str
+    """What the finding says stands there, in part."""
+    misses: Sequence[Edit]
+    measured: Measurement | None = None
+    start_s: float | None = None
+
+
+SCALED_OBJECT: Final = """
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  name: stoker
+spec:
+  scaleTargetRef: {name: stoker}
+  minReplicaCount: 2
+  triggers:
+    - type: prometheus
+      metadata:
+        query: sum(stoker_demand_ratio)
+        threshold: "0.65"
+        ignoreNullValues: "false"
+"""
+KEDA: Final = (drop("HorizontalPodAutoscaler"), add(SCALED_OBJECT))
+HPA: Final = "HorizontalPodAutoscaler"
+METRIC: Final = ("spec", "metrics", 0)
+TRIGGER: Final = ("spec", "triggers", 0, "metadata")
+SURGE: Final = ("spec", "strategy", "rollingUpdate", "maxSurge")
+UNAVAILABLE: Final = ("spec", "strategy", "rollingUpdate", "maxUnavailable")
+RUNTIME: Final = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: ServingRuntime
+metadata:
+  name: onnx
+spec:
+  containers:
+    - name: %s
+      image: registry.example/stoker:0.1.0@sha256:0123
+      args: [serve, /mnt/models]
+"""
+RULE: Final = """
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: stoker
+spec:
+  groups:
+    - name: stoker
+      rules:
+        - {record: stoker_recorded, expr: sum(stoker_demand_ratio)}
+        - {alert: A, expr: '%s > 1'}
+"""
+SERVICE_MONITOR: Final = """
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata:
+  name: stoker
+spec:
+  selector: {matchLabels: {scraped: "yes"}}
+  endpoints: [{port: %s}]
+"""
+OTHER_SERVICE: Final = """
+apiVersion: v1
+kind: Service
+metadata:
+  name: stoker-headless
+  labels: {app.kubernetes.io/name: stoker}
+spec:
+  selector: {app.kubernetes.io/name: %s}
+  ports: [{port: 8000, targetPort: http}]
+"""
+AFFINITY: Final = (
+    *(*POD, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
+    "nodeSelectorTerms",
+)
+GPU_TERM: Final[JsonValue] = {
+    "matchExpressions": [{"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": ["1000"]}]
+}
+OTHER_TERM: Final[JsonValue] = {
+    "matchExpressions": [{"key": "nvidia.com/gpu.memory", "operator": "DoesNotExist"}]
+}
+HARD_SPREAD: Final = (
+    pod("topologySpreadConstraints", 0, "whenUnsatisfiable", value="DoNotSchedule"),
+)
+POLICY_LABELS: Final = ("spec", "podSelector", "matchLabels")
+LIVE: Final = (
+    put("Deployment", "metadata", "uid", value="7b1c"),
+    put("Deployment", "spec", "replicas", value=2),
+)
+"""From a cluster: the autoscaler's number is in it."""
+APPLIED: Final = ("metadata", "annotations", LAST_APPLIED)
+HTTP_PROBE: Final = "httpGet"
+NO_GPU: Final = (
+    take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
+    server("env", 0, "value", value="cpu"),
+)
+
+CASES: Final = (
+    # Settings and image
+    Case(
+        "settings-refused",
+        [server("args", value=["serve", "--drain-dely", "5s"])],
+        "--drain-dely: unknown flag; did you mean --drain-delay",
+        [server("args", value=["serve", "--drain-delay", "5s"])],
+    ),
+    Case(
+        "settings-refused",
+        [variable("STOKER_HTP_PORT", "8000")],
+        "STOKER_HTP_PORT: unknown variable",
+        [variable("OTHER_HTP_PORT", "8000")],
+    ),
+    Case(
+        "settings-refused",
+        [setting("idle_timeout: soon")],
+        "/etc/stoker/stoker.yaml:7: idle_timeout: expected a duration",
+        [setting("idle_timeout: 700s")],
+    ),
+    Case(
+        "settings-refused",
+        [variable("PORT", "many"), server("args", value=["serve", "--http-port", "$(PORT)"])],
+        "--http-port: expected a port from 0 to 65535, got 'many'",
+        [variable("PORT", "8000"), server("args", value=["serve", "--http-port", "$(PORT)"])],
+    ),
+    Case(
+        "settings-elsewhere",
+        [drop("ConfigMap")],
+        "the file /etc/stoker/stoker.yaml is in no ConfigMap",
+        [put("Deployment", *POD, "volumes", 0, "configMap", "name", value="stoker-7h9k")],
+    ),
+    Case(
+        "settings-elsewhere",
+        [
+            server(
+                "env",
+                0,
+                value={"name": "STOKER_HTTP_PORT", "valueFrom": {"secretKeyRef": {"name": "s"}}},
+            )
+        ],
+        "the variable STOKER_HTTP_PORT comes from elsewhere",
+        [
+            server(
+                "env",
+                0,
+                value={"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata"}}},
+            )
+        ],
+    ),
+    Case(
+        "shell-first-process",
+        [server("command", value=["/bin/sh", "-c"]), server("args", value=["stoker serve /m"])],
+        "/bin/sh -c",
+        [
+            server("command", value=["/bin/sh", "-c"]),
+            server("args", value=["mkdir /tmp/x; exec stoker serve /m"]),
+        ],
+    ),
+    Case(
+        "image-not-pinned",
+        [server("image", value="registry.example/stoker:latest")],
+        "stoker:latest",
+        [server("image", value="registry.example/stoker:latest@sha256:0123")],
+    ),
+    Case(
+        "image-not-pinned",
+        [server("image", value="registry.example:5000/stoker")],
+        "registry.example:5000/stoker",
+        [server("image", value="registry.example:5000/stoker:0.1.0")],
+    ),
+    Case(
+        "image-without-digest",
+        [server("image", value="registry.example/stoker:0.1.0")],
+        "stoker:0.1.0",
+        [server("image", value="registry.example/stoker@sha256:0123")],
+    ),
+    Case(
+        "kserve-container-name",
+        [add(RUNTIME % "stoker")],
+        "'stoker'",
+        [add(RUNTIME % "kserve-container")],
+    ),
+    # Probes
+    Case(
+        "startup-probe-missing",
+        [take("Deployment", *SERVER, "startupProbe")],
+        "no startupProbe",
+        [server("startupProbe", "failureThreshold", value=60)],
+    ),
+    Case(
+        "readiness-probe-missing",
+        [take("Deployment", *SERVER, "readinessProbe")],
+        "no readinessProbe",
+        [server("readinessProbe", "periodSeconds", value=1)],
+    ),
+    Case(
+        "liveness-probe-missing",
+        [take("Deployment", *SERVER, "livenessProbe")],
+        "no livenessProbe",
+        [server("livenessProbe", "periodSeconds", value=30)],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [server("readinessProbe", HTTP_PROBE, "port", value=8000)],
+        "path /readyz; port 8000 has /v2/health/live, /v2/health/ready",
+        [server("readinessProbe", HTTP_PROBE, value={"port": 8000, "path": "/v2/health/ready"})],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [server("startupProbe", HTTP_PROBE, "path", value="/health")],
+        "path /health; port 8002 has /livez, /readyz, /startupz",
+        [server("startupProbe", HTTP_PROBE, "path", value="/readyz")],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [server("livenessProbe", HTTP_PROBE, "port", value="metrics")],
+        "port metrics: no port of the container has that name",
+        [server("livenessProbe", HTTP_PROBE, "port", value="8002")],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [server("livenessProbe", HTTP_PROBE, "port", value=9000)],
+        "port 9000: nobody listens there",
+        [
+            server("livenessProbe", HTTP_PROBE, "port", value=9000),
+            variable("STOKER_METRICS_PORT", "9000"),
+            server("readinessProbe", HTTP_PROBE, "port", value=9000),
+            server("startupProbe", HTTP_PROBE, "port", value=9000),
+        ],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [server("livenessProbe", HTTP_PROBE, "scheme", value="HTTPS")],
+        "port 8002 speaks plain HTTP",
+        [server("livenessProbe", HTTP_PROBE, "scheme", value="HTTP")],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [server("readinessProbe", value={"grpc": {"port": 8002}})],
+        "port 8002; gRPC is on 8001",
+        [server("readinessProbe", value={"grpc": {"port": 8001}})],
+    ),
+    Case(
+        "readiness-asks-liveness",
+        [server("readinessProbe", HTTP_PROBE, "path", value="/livez")],
+        "/livez",
+        [server("startupProbe", HTTP_PROBE, "path", value="/livez")],
+    ),
+    Case(
+        "liveness-asks-readiness",
+        [server("livenessProbe", HTTP_PROBE, "path", value="/readyz")],
+        "/readyz",
+        [server("startupProbe", HTTP_PROBE, "path", value="/readyz")],
+    ),
+    Case(
+        "liveness-asks-readiness",
+        [server("livenessProbe", value={"grpc": {"port": 8001}})],
+        "gRPC health",
+        [server("readinessProbe", value={"grpc": {"port": 8001}})],
+    ),
+    Case(
+        "probe-tcp",
+        [server("readinessProbe", value={"tcpSocket": {"port": 8000}})],
+        "port 8000",
+        [server("readinessProbe", value={"grpc": {"port": 8001}})],
+    ),
+    Case(
+        "probe-exec",
+        [server("livenessProbe", value={"exec": {"command": ["true"]}})],
+        "a command",
+        [server("lifecycle", value={"preStop": {"exec": {"command": ["true"]}}})],
+    ),
+    Case(
+        "probe-grpc-tls",
+        [
+            server("readinessProbe", value={"grpc": {"port": 8001}}),
+            variable("STOKER_TLS_CERT", "/tls/tls.crt"),
+        ],
+        "gRPC probe",
+        [server("readinessProbe", value={"grpc": {"port": 8001}})],
+    ),
+    Case(
+        "liveness-too-tight",
+        [server("livenessProbe", "timeoutSeconds", value=1)],
+        "timeout 1 s, 3 failures, 30 s in all",
+        [server("livenessProbe", "timeoutSeconds", value=2)],
+    ),
+    Case(
+        "liveness-too-tight",
+        [server("livenessProbe", "failureThreshold", value=2)],
+        "2 failures",
+        [server("readinessProbe", "failureThreshold", value=2)],
+    ),
+    Case(
+        "liveness-too-tight",
+        [server("livenessProbe", "periodSeconds", value=5)],
+        "15 s in all",
+        [server("livenessProbe", "periodSeconds", value=7)],
+    ),
+    Case(
+        "startup-budget-short",
+        [server("startupProbe", "failureThreshold", value=5)],
+        "25 s",
+        [server("startupProbe", "failureThreshold", value=6)],
+    ),
+    Case(
+        "startup-budget-below-measured",
+        [server("startupProbe", "failureThreshold", value=7)],
+        "35 s; a start took 20.0 s, a machine of the tests",
+        [server("startupProbe", "failureThreshold", value=8)],
+        measured=measurement(start_s=20.0),
+    ),
+    Case(
+        "startup-budget-below-measured",
+        [server("startupProbe", "failureThreshold", value=7)],
+        "35 s; a start took 20.0 s",
+        [server("startupProbe", "initialDelaySeconds", value=5)],
+        start_s=20.0,
+    ),
+    # Life cycle
+    Case(
+        "grace-shorter-than-drain",
+        [pod("terminationGracePeriodSeconds", value=39)],
+        "39 s; preStop 0 s + drain_delay 5 s + drain_timeout 30 s + 5 s = 40 s",
+        [pod("terminationGracePeriodSeconds", value=40)],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [take("Deployment", *POD, "terminationGracePeriodSeconds")],
+        "30 s, Kubernetes' default",
+        [
+            take("Deployment", *POD, "terminationGracePeriodSeconds"),
+            variable("STOKER_DRAIN_TIMEOUT", "20s"),
+        ],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [server("lifecycle", value={"preStop": {"sleep": {"seconds": 21}}})],
+        "preStop 21 s",
+        [server("lifecycle", value={"preStop": {"sleep": {"seconds": 20}}})],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [server("args", 4, value="--drain-timeout=51s")],
+        "drain_timeout 51 s",
+        [server("args", 4, value="--drain-timeout=50s")],
+    ),
+    Case(
+        "no-drain-delay",
+        [variable("STOKER_DRAIN_DELAY", "0")],
+        "drain_delay 0",
+        [
+            variable("STOKER_DRAIN_DELAY", "0"),
+            server("lifecycle", value={"preStop": {"sleep": {"seconds": 5}}}),
+        ],
+    ),
+    Case(
+        "two-drain-delays",
+        [server("lifecycle", value={"preStop": {"sleep": {"seconds": 5}}})],
+        "preStop 5 s, then drain_delay 5 s",
+        [
+            variable("STOKER_DRAIN_DELAY", "0"),
+            server("lifecycle", value={"preStop": {"sleep": {"seconds": 5}}}),
+        ],
+    ),
+    Case(
+        "progress-deadline-short",
+        [take("Deployment", "spec", "progressDeadlineSeconds")],
+        "600 s; the startup probe bears 600 s",
+        [put("Deployment", "spec", "progressDeadlineSeconds", value=601)],
+    ),
+    Case(
+        "surge-without-spare-gpu",
+        [put("Deployment", *SURGE, value=1), put("Deployment", *UNAVAILABLE, value=0)],
+        "maxSurge 1, maxUnavailable 0 at 2 replicas",
+        [*NO_GPU, put("Deployment", *SURGE, value=1), put("Deployment", *UNAVAILABLE, value=0)],
+    ),
+    Case(
+        "surge-without-spare-gpu",
+        [take("Deployment", "spec", "strategy")],
+        "maxSurge 1, maxUnavailable 0 at 2 replicas",
+        [take("Deployment", "spec", "strategy"), put(HPA, "spec", "minReplicas", value=4)],
+    ),
+    Case(
+        "rollout-gap",
+        [drop(HPA), put("Deployment", "spec", "replicas", value=1)],
+        "maxUnavailable 1 at 1 replica",
+        [drop(HPA), put("Deployment", "spec", "replicas", value=2)],
+    ),
+    Case(
+        "rollout-gap",
+        [put(HPA, "spec", "minReplicas", value=1)],
+        "maxUnavailable 1 at 1 replica",
+        [
+            put(HPA, "spec", "minReplicas", value=1),
+            put("Deployment", *SURGE, value=1),
+            put("Deployment", *UNAVAILABLE, value=0),
+        ],
+    ),
+    Case(
+        "rollout-gap",
+        [put("Deployment", "spec", "strategy", value={"type": "Recreate"})],
+        "Recreate at 2 replicas",
+        [put("Deployment", "spec", "strategy", value={"type": "RollingUpdate"})],
+    ),
+    Case(
+        "budget-blocks-drains",
+        [
+            take("PodDisruptionBudget", "spec", "maxUnavailable"),
+            put("PodDisruptionBudget", "spec", "minAvailable", value=2),
+        ],
+        "minAvailable 2 at 2 replicas",
+        [
+            take("PodDisruptionBudget", "spec", "maxUnavailable"),
+            put("PodDisruptionBudget", "spec", "minAvailable", value=1),
+        ],
+    ),
+    Case(
+        "budget-blocks-drains",
+        [
+            take("PodDisruptionBudget", "spec", "maxUnavailable"),
+            put("PodDisruptionBudget", "spec", "minAvailable", value="51%"),
+        ],
+        "minAvailable 51% at 2 replicas",
+        [
+            take("PodDisruptionBudget", "spec", "maxUnavailable"),
+            put("PodDisruptionBudget", "spec", "minAvailable", value="50%"),
+        ],
+    ),
+    Case(
+        "budget-blocks-drains",
+        [put("PodDisruptionBudget", "spec", "maxUnavailable", value=0)],
+        "maxUnavailable 0 at 2 replicas",
+        [put("PodDisruptionBudget", "spec", "maxUnavailable", value="1%")],
+    ),
+    Case(
+        "budget-keeps-broken-pods",
+        [take("PodDisruptionBudget", "spec", "unhealthyPodEvictionPolicy")],
+        "IfHealthyBudget",
+        [drop("PodDisruptionBudget")],
+    ),
+    Case(
+        "budget-missing",
+        [drop("PodDisruptionBudget")],
+        "2 replicas without a budget",
+        [
+            drop("PodDisruptionBudget"),
+            drop(HPA),
+            put("Deployment", "spec", "replicas", value=1),
+        ],
+    ),
+    # GPUs
+    Case(
+        "visible-devices-set",
+        [variable("NVIDIA_VISIBLE_DEVICES", "all")],
+        "all",
+        [variable("CUDA_VISIBLE_DEVICES", "0")],
+    ),
+    Case(
+        "cpu-image-with-gpu",
+        [server("image", value="registry.example/stoker:0.1.0-cpu")],
+        "stoker:0.1.0-cpu with nvidia.com/gpu: 1",
+        [server("image", value="registry.example/stoker-cpu-tools/stoker:0.1.0")],
+    ),
+    Case(
+        "gpu-request-differs",
+        [server("resources", "requests", "nvidia.com/gpu", value="2")],
+        "request 2, limit 1",
+        [server("resources", "requests", "nvidia.com/gpu", value=1)],
+    ),
+    Case(
+        "gpu-required-and-missing",
+        [take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu")],
+        "device gpu",
+        [
+            take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
+            pod("resourceClaims", value=[{"name": "gpu", "resourceClaimTemplateName": "gpu"}]),
+        ],
+    ),
+    Case(
+        "gpu-required-and-missing",
+        [
+            take("Deployment", *SERVER, "env", 0),
+            take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
+        ],
+        "device gpu",
+        [
+            server("image", value="registry.example/stoker@sha256:0123"),
+            take("Deployment", *SERVER, "env", 0),
+            take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
+        ],
+    ),
+    Case(
+        "gpu-unused",
+        [server("env", 0, "value", value="cpu")],
+        "device cpu with nvidia.com/gpu: 1",
+        [server("env", 0, "value", value="auto")],
+    ),
+    Case(
+        "gpu-without-toleration",
+        [pod("tolerations", 0, "key", value="dedicated")],
+        "no toleration of the taint nvidia.com/gpu",
+        [pod("tolerations", 0, value={"operator": "Exists"})],
+    ),
+    Case(
+        "gpu-with-little-cpu",
+        [server("resources", "limits", "cpu", value="1500m")],
+        "1.5 for a pod with a GPU",
+        [server("resources", "limits", "cpu", value=2)],
+    ),
+    Case(
+        "shared-gpu-without-share",
+        [server("resources", "limits", "nvidia.com/gpu.shared", value=1)],
+        "nvidia.com/gpu.shared",
+        [
+            server("resources", "limits", "nvidia.com/gpu.shared", value=1),
+            setting("gpu_memory_share: 0.4"),
+        ],
+    ),
+    Case(
+        "mig-slice-too-small",
+        [server("resources", "limits", value={"nvidia.com/mig-1g.5gb": 1})],
+        "nvidia.com/mig-1g.5gb: 5 GiB, of which models may take 90%; they took 4.5 GiB",
+        [server("resources", "limits", value={"nvidia.com/mig-1g.10gb": 1})],
+        measured=measurement(loaded_bytes=7 << 29),
+    ),
+    Case(
+        "hard-spread-with-gpus",
+        [pod("topologySpreadConstraints", 0, "whenUnsatisfiable", value="DoNotSchedule")],
+        "DoNotSchedule over kubernetes.io/hostname",
+        [*NO_GPU, pod("topologySpreadConstraints", 0, "whenUnsatisfiable", value="DoNotSchedule")],
+    ),
+    Case(
+        "hard-spread-with-gpus",
+        [*HARD_SPREAD, put("Deployment", *AFFINITY, value=[GPU_TERM, OTHER_TERM])],
+        "DoNotSchedule over kubernetes.io/hostname",
+        [*HARD_SPREAD, put("Deployment", *AFFINITY, value=[GPU_TERM, GPU_TERM])],
+    ),
+    # Memory, CPU and volumes
+    Case(
+        "cpu-limit-missing",
+        [take("Deployment", *SERVER, "resources", "limits", "cpu")],
+        "no cpu limit",
+        [take("Deployment", *SERVER, "resources", "requests", "cpu")],
+    ),
+    Case(
+        "memory-limit-missing",
+        [take("Deployment", *SERVER, "resources", "limits", "memory")],
+        "no memory limit",
+        [take("Deployment", *SERVER, "resources", "requests", "memory")],
+    ),
+    Case(
+        "memory-limit-below-estimate",
+        [variable("STOKER_MAX_BUFFERED_BYTES", "8GiB")],
+        "16Gi; process 105Mi + buffered 16Gi = 16489Mi",
+        [variable("STOKER_MAX_BUFFERED_BYTES", "7GiB")],
+    ),
+    Case(
+        "memory-limit-below-estimate",
+        [server("resources", "limits", "memory", value="6Gi")],
+        "6Gi; process 4Gi + buffered 3Gi",
+        [server("resources", "limits", "memory", value="9Gi")],
+        measured=measurement(peak_bytes=4 << 30),
+    ),
+    Case(
+        "memory-limit-below-estimate",
+        [
+            pod("volumes", 2, "emptyDir", value={"medium": "Memory", "sizeLimit": "8Gi"}),
+        ],
+        "volumes 8Gi",
+        [pod("volumes", 2, "emptyDir", value={"medium": "Memory", "sizeLimit": "7Gi"})],
+    ),
+    Case(
+        "cache-mount-missing",
+        [take("Deployment", *SERVER, "volumeMounts", 2)],
+        "no writable volume holds /var/cache/stoker",
+        [
+            take("Deployment", *SERVER, "volumeMounts", 2),
+            server("securityContext", "readOnlyRootFilesystem", value=False),
+        ],
+    ),
+    Case(
+        "cache-mount-missing",
+        [server("volumeMounts", 1, "readOnly", value=True)],
+        "no writable volume holds /tmp",
+        [server("volumeMounts", 1, "readOnly", value=False)],
+    ),
+    Case(
+        "cache-mount-missing",
+        [variable("STOKER_TRT_CACHE_DIR", "/engines")],
+        "no writable volume holds /engines",
+        [variable("STOKER_TRT_CACHE_DIR", "/var/cache/stoker/engines")],
+    ),
+    Case(
+        "sub-path-mount",
+        [
+            server("volumeMounts", 0, "subPath", value="stoker.yaml"),
+            server("volumeMounts", 0, "mountPath", value="/etc/stoker/stoker.yaml"),
+        ],
+        "stoker.yaml of a configMap",
+        [server("volumeMounts", 1, "subPath", value="tmp")],
+    ),
+    Case(
+        "empty-dir-unbounded",
+        [pod("volumes", 1, "emptyDir", value={})],
+        "tmp without a limit",
+        [pod("volumes", 1, "emptyDir", value={"sizeLimit": "1Gi"})],
+    ),
+    Case(
+        "ephemeral-storage-short",
+        [server("resources", "limits", "ephemeral-storage", value="8Gi")],
+        "8Gi; its emptyDirs may hold 9Gi",
+        [server("resources", "limits", "ephemeral-storage", value="9Gi")],
+    ),
+    Case(
+        "ephemeral-storage-short",
+        [
+            pod("volumes", 1, "emptyDir", "sizeLimit", value="20Gi"),
+            pod("initContainers", 0, "resources", "limits", "ephemeral-storage", value="27Gi"),
+        ],
+        "27Gi; its emptyDirs may hold 28Gi",
+        [
+            pod("volumes", 1, "emptyDir", "sizeLimit", value="20Gi"),
+            pod("initContainers", 0, "resources", "limits", "ephemeral-storage", value="28Gi"),
+        ],
+    ),
+    # Autoscaling
+    Case(
+        "scaled-on-utilisation",
+        [
+            put(
+                HPA,
+                *METRIC,
+                value={"type": "Resource", "resource": {"name": "cpu", "target": {}}},
+            )
+        ],
+        "cpu",
+        [put(HPA, *METRIC, "pods", "metric", "name", value="stoker_queue_delay_seconds")],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [*KEDA, put("ScaledObject", "spec", "triggers", 0, "type", value="memory")],
+        "memory",
+        [*KEDA],
+    ),
+    Case(
+        "scaled-on-gpu-utilisation",
+        [put(HPA, *METRIC, "pods", "metric", "name", value="DCGM_FI_DEV_GPU_UTIL")],
+        "DCGM_FI_DEV_GPU_UTIL",
+        [put(HPA, *METRIC, "pods", "metric", "name", value="stoker_demand_ratio")],
+    ),
+    Case(
+        "scaled-on-gpu-utilisation",
+        [*KEDA, put("ScaledObject", *TRIGGER, "query", value="avg(nv_gpu_utilization)")],
+        "nv_gpu_utilization",
+        [*KEDA, put("ScaledObject", *TRIGGER, "query", value="avg(stoker_queue_delay_seconds)")],
+    ),
+    Case(
+        "replicas-beside-autoscaler",
+        [put("Deployment", "spec", "replicas", value=2)],
+        "replicas 2 beside HorizontalPodAutoscaler/stoker",
+        [
+            put("Deployment", "spec", "replicas", value=2),
+            put(HPA, "spec", "scaleTargetRef", "name", value="other"),
+        ],
+    ),
+    Case(
+        "replicas-beside-autoscaler",
+        [
+            *LIVE,
+            put("Deployment", *APPLIED, value='{"kind": "Deployment", "spec": {"replicas": 3}}'),
+        ],
+        "replicas 3 beside HorizontalPodAutoscaler/stoker",
+        [*LIVE, put("Deployment", *APPLIED, value='{"kind": "Deployment", "spec": {}}')],
+    ),
+    Case(
+        "replicas-beside-autoscaler",
+        [put("Deployment", "spec", "replicas", value=0)],
+        "replicas 0 beside",
+        LIVE,
+    ),
+    Case(
+        "two-autoscalers",
+        [add(SCALED_OBJECT)],
+        "HorizontalPodAutoscaler/stoker scales Deployment/stoker as well",
+        [*KEDA],
+    ),
+    Case(
+        "autoscaler-target-missing",
+        [put(HPA, "spec", "scaleTargetRef", "name", value="stocker")],
+        "Deployment 'stocker' is not among these manifests",
+        [
+            put(HPA, "spec", "scaleTargetRef", "name", value="web"),
+            put(HPA, *METRIC, "pods", "metric", "name", value="requests_per_second"),
+        ],
+    ),
+    Case(
+        "keda-ignores-lost-series",
+        [*KEDA, take("ScaledObject", *TRIGGER, "ignoreNullValues")],
+        "true, KEDA's default",
+        [*KEDA, put("ScaledObject", *TRIGGER, "ignoreNullValues", value=False)],
+    ),
+    Case(
+        "zero-on-own-metric",
+        [*KEDA, take("ScaledObject", "spec", "minReplicaCount")],
+        "every metric comes from the pods themselves",
+        [
+            *KEDA,
+            take("ScaledObject", "spec", "minReplicaCount"),
+            put(
+                "ScaledObject",
+                *("spec", "triggers", 1),
+                value={
+                    "type": "prometheus",
+                    "metadata": {"query": "sum(envoy_requests)", "ignoreNullValues": "false"},
+                },
+            ),
+        ],
+    ),
+    Case(
+        "zero-on-own-metric",
+        [put(HPA, "spec", "minReplicas", value=0)],
+        "every metric comes from the pods themselves",
+        [
+            put(HPA, "spec", "minReplicas", value=0),
+            put(HPA, *METRIC, value={"external": {"metric": {"name": "queue_messages"}}}),
+        ],
+    ),
+    Case(
+        "metric-unknown",
+        [put(HPA, *METRIC, "pods", "metric", "name", value="stoker_demand")],
+        "stoker_demand",
+        [put(HPA, *METRIC, "pods", "metric", "name", value="custom_stoker_demand")],
+    ),
+    Case(
+        "metric-unknown",
+        [add(RULE % "rate(stoker_batches[5m])")],
+        "stoker_batches",
+        [add(RULE % "stoker_recorded + stoker:x + rate(stoker_batch_rows_bucket[5m])")],
+    ),
+    Case(
+        "demand-target-high",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="1")],
+        "target 1",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="900m")],
+    ),
+    Case(
+        "demand-target-high",
+        [*KEDA, put("ScaledObject", *TRIGGER, "threshold", value="65")],
+        "target 65",
+        [*KEDA, put("ScaledObject", *TRIGGER, "threshold", value="0.9")],
+    ),
+    Case(
+        "shrinks-eagerly",
+        [put(HPA, "spec", "behavior", "scaleDown", "stabilizationWindowSeconds", value=60)],
+        "60 s for pods with GPUs",
+        [put(HPA, "spec", "behavior", "scaleDown", "stabilizationWindowSeconds", value=120)],
+    ),
+    Case(
+        "shrinks-eagerly",
+        [
+            *KEDA,
+            put(
+                "ScaledObject",
+                *("spec", "advanced", "horizontalPodAutoscalerConfig"),
+                value={"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}},
+            ),
+        ],
+        "0 s for pods with GPUs",
+        [*KEDA],
+    ),
+    # Services and connections
+    Case(
+        "service-port-wrong",
+        [put("Service", "spec", "ports", 0, "targetPort", value="web")],
+        "web, which leads to no port of the server (8000, 8001, 8002)",
+        [put("Service", "spec", "ports", 0, "targetPort", value=8000)],
+    ),
+    Case(
+        "service-port-wrong",
+        [
+            take("Service", "spec", "ports", 0, "targetPort"),
+            put("Service", "spec", "ports", 0, "port", value=80),
+        ],
+        "80, which leads to no port",
+        [take("Service", "spec", "ports", 0, "targetPort")],
+    ),
+    Case(
+        "management-port-published",
+        [put("Service", "spec", "ports", 2, value={"port": 80, "targetPort": "management"})],
+        "the management port 8002",
+        [put("Service", "spec", "ports", 2, value={"port": 8002, "targetPort": "http"})],
+    ),
+    Case(
+        "app-protocol-missing",
+        [take("Service", "spec", "ports", 1, "appProtocol")],
+        "none on the gRPC port",
+        [put("Service", "spec", "ports", 1, "appProtocol", value="grpc")],
+    ),
+    Case(
+        "session-affinity",
+        [put("Service", "spec", "sessionAffinity", value="ClientIP")],
+        "ClientIP",
+        [put("Service", "spec", "sessionAffinity", value="None")],
+    ),
+    Case(
+        "publishes-unready-pods",
+        [put("Service", "spec", "publishNotReadyAddresses", value=True)],
+        "true",
+        [put("Service", "spec", "publishNotReadyAddresses", value=False)],
+    ),
+    Case(
+        "container-port-unserved",
+        [server("ports", 0, "containerPort", value=8080)],
+        "8080; the server listens on 8000, 8001, 8002",
+        [
+            server("ports", 0, "containerPort", value=8080),
+            server("args", 4, value="--http-port=8080"),
+        ],
+    ),
+    Case(
+        "connection-age-missing",
+        [variable("STOKER_MAX_CONNECTION_AGE", "0")],
+        "max_connection_age 0: never",
+        [variable("STOKER_MAX_CONNECTION_AGE", "30m")],
+    ),
+    Case(
+        "connection-age-missing",
+        [server("args", 4, value="--max-connection-age=31m")],
+        "max_connection_age 1860 s",
+        [server("args", 4, value="--max-connection-age=1m")],
+    ),
+    Case(
+        "selector-matches-nothing",
+        [put("PodDisruptionBudget", "spec", "selector", "matchLabels", "app", value="stoker")],
+        "no pod of these manifests has these labels",
+        [
+            put(
+                "PodDisruptionBudget",
+                *("spec", "selector"),
+                value={
+                    "matchExpressions": [
+                        {
+                            "key": "app.kubernetes.io/name",
+                            "operator": "In",
+                            "values": ["stoker", "x"],
+                        }
+                    ]
+                },
+            )
+        ],
+    ),
+    Case(
+        "selector-matches-nothing",
+        [put("NetworkPolicy", *POLICY_LABELS, "app.kubernetes.io/instance", value="other")],
+        "no pod",
+        [put("NetworkPolicy", *POLICY_LABELS, "models-from", value="object-store")],
+    ),
+    Case(
+        "selector-matches-nothing",
+        [add(OTHER_SERVICE % "stocker")],
+        "no pod",
+        [add(OTHER_SERVICE % "stoker")],
+    ),
+    # Monitoring and network
+    Case(
+        "monitor-port-wrong",
+        [put("PodMonitor", "spec", "podMetricsEndpoints", 0, "port", value="metrics")],
+        "port metrics: no such port; metrics are on 8002",
+        [put("PodMonitor", "spec", "podMetricsEndpoints", value=[{"portNumber": 8002}])],
+    ),
+    Case(
+        "monitor-port-wrong",
+        [put("PodMonitor", "spec", "podMetricsEndpoints", 0, "path", value="/stats")],
+        "path /stats",
+        [take("PodMonitor", "spec", "podMetricsEndpoints", 0, "path")],
+    ),
+    Case(
+        "monitor-port-wrong",
+        [
+            drop("PodMonitor"),
+            put(
+                "Deployment",
+                *("spec", "template", "metadata", "annotations"),
+                value={"prometheus.io/scrape": "true", "prometheus.io/port": "8000"},
+            ),
+        ],
+        "port 8000; metrics are on 8002",
+        [
+            drop("PodMonitor"),
+            put(
+                "Deployment",
+                *("spec", "template", "metadata", "annotations"),
+                value={"prometheus.io/scrape": "false", "prometheus.io/port": "8000"},
+            ),
+        ],
+    ),
+    Case(
+        "monitor-port-wrong",
+        [
+            drop("PodMonitor"),
+            put("Service", "metadata", "labels", value={"scraped": "yes"}),
+            add(SERVICE_MONITOR % "http"),
+        ],
+        "port http; metrics are on 8002",
+        [
+            drop("PodMonitor"),
+            put("Service", "metadata", "labels", value={"scraped": "yes"}),
+            put("Service", "spec", "ports", 2, value={"name": "metrics", "port": 8002}),
+            add(SERVICE_MONITOR % "metrics"),
+        ],
+    ),
+    Case(
+        "scraped-twice",
+        [
+            put(
+                "Deployment",
+                *("spec", "template", "metadata", "annotations"),
+                value={"prometheus.io/scrape": "true", "prometheus.io/port": "8002"},
+            )
+        ],
+        "PodMonitor/stoker and annotations",
+        [
+            put(
+                "Deployment",
+                *("spec", "template", "metadata", "annotations"),
+                value={"prometheus.io/scrape": "false"},
+            )
+        ],
+    ),
+    Case(
+        "policy-shuts-clients-out",
+        [take("NetworkPolicy", "spec", "ingress", 0)],
+        "nobody may reach 8000 or 8001",
+        [put("NetworkPolicy", "spec", "ingress", 0, "ports", value=[{"port": 8001}])],
+    ),
+    Case(
+        "policy-shuts-clients-out",
+        [
+            put("NetworkPolicy", "spec", "ingress", 0, "ports", 0, value={"port": 80}),
+            put("NetworkPolicy", "spec", "ingress", 0, "ports", 1, "protocol", value="UDP"),
+        ],
+        "nobody may reach",
+        [
+            put(
+                "NetworkPolicy",
+                "spec",
+                "ingress",
+                0,
+                "ports",
+                value=[{"port": 80, "endPort": 9000}],
+            )
+        ],
+    ),
+    Case(
+        "policy-shuts-monitoring-out",
+        [take("NetworkPolicy", "spec", "ingress", 1)],
+        "nobody may reach 8002",
+        [put("NetworkPolicy", "spec", "ingress", value=[{}])],
+    ),
+    # Security
+    Case(
+        "token-mounted",
+        [pod("automountServiceAccountToken", value=True)],
+        "true",
+        [take("Deployment", *POD, "automountServiceAccountToken")],
+    ),
+    Case(
+        "service-links",
+        [take("Deployment", *POD, "enableServiceLinks")],
+        "not set, which means true",
+        [pod("enableServiceLinks", value=False)],
+    ),
+    Case(
+        "root-writable",
+        [take("Deployment", *SERVER, "securityContext", "readOnlyRootFilesystem")],
+        "not set",
+        [server("securityContext", "readOnlyRootFilesystem", value=True)],
+    ),
+    Case(
+        "user-unknown",
+        [
+            server("image", value="registry.example/inference:1@sha256:0"),
+            take("Deployment", *POD, "securityContext", "runAsUser"),
+        ],
+        "not set",
+        [take("Deployment", *POD, "securityContext", "runAsUser")],
+    ),
+    Case(
+        "pod-security-restricted",
+        [pod("hostNetwork", value=True)],
+        "true",
+        [pod("hostNetwork", value=False)],
+    ),
+)

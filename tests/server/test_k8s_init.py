@@ -1,0 +1,76 @@
+"""`stoker k8s init` starts a real server with the user's models, and writes what it measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from stoker.deploy.measuring import MeasuringFailed, measure
+
+from tests.conftest import PATIENCE
+from tests.models import NOT_A_MODEL, ModelEntry, mlp, write_model, write_repository
+
+
+def init(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stoker", "k8s", "init", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_model_is_measured_and_the_overlay_has_its_numbers(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "classifier.onnx", mlp(width=256, hidden=1024, classes=10))
+    output = tmp_path / "mine"
+    done = init(model, "--output", output, "--device", "cpu", "--drain-timeout", "10s")
+    assert (done.returncode, done.stderr) == (0, "")
+    measured = json.loads((output / "measured.json").read_text())
+    (found,) = measured["models"]
+    assert (found["name"], found["devices"], found["instances"]) == ("classifier", ["cpu"], 1)
+    assert found["weights_bytes"] >= 4 * 256 * 1024
+    assert (found["input_row_bytes"], found["output_row_bytes"]) == (4 * 256, 4 * 10)
+    assert found["row_seconds"] > 0
+    assert 0 < found["load_s"] < measured["start_s"]
+    assert measured["peak_bytes"] > found["weights_bytes"]
+    assert measured["on_gpu"] is False
+
+    deployment = yaml.safe_load((output / "deployment.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 40
+    (container,) = pod["containers"]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables == {
+        "STOKER_MAX_BUFFERED_BYTES": "256MiB",
+        "STOKER_DRAIN_DELAY": "5s",
+        "STOKER_DRAIN_TIMEOUT": "10s",
+        "STOKER_MODEL_NAME": "classifier",
+    }
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 3 * measured["start_s"]
+    limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
+    assert limit > measured["peak_bytes"] + (512 << 20)
+
+    again = init(model, "--output", output, "--device", "cpu")
+    assert again.returncode == 2
+    assert "--force writes over it" in again.stderr
+
+
+@pytest.mark.slow
+def test_models_that_cannot_be_served_are_told_and_nothing_is_written(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    write_repository(repository, {"good": ModelEntry(mlp()), "broken": ModelEntry(NOT_A_MODEL)})
+    done = init(repository, "--output", tmp_path / "mine", "--device", "cpu")
+    assert done.returncode == 1
+    assert "these models are not served; `stoker check` tells more" in done.stderr
+    assert "broken" in done.stderr
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_source_that_is_not_there_is_told() -> None:
+    with pytest.raises(MeasuringFailed, match="absent"):
+        measure(["absent"], device="cpu")

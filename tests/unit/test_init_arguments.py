@@ -1,0 +1,84 @@
+"""The arguments of `stoker k8s init`: what they become, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from stoker.arguments import UsageError
+from stoker.deploy.init_arguments import InitOptions, parse_init
+from stoker.deploy.init_command import is_a_model
+from stoker.deploy.overlay import ModelsPlace, components
+
+
+def options(*words: str) -> InitOptions:
+    return parse_init([*words, "--output", "x"])
+
+
+def test_without_options_two_to_ten_gpu_pods_with_the_demo_models_are_scaled_by_an_hpa() -> None:
+    plain = options()
+    assert (plain.wishes.device, plain.wishes.least, plain.wishes.most) == ("gpu", 2, 10)
+    assert plain.overlay.models == ModelsPlace("demo")
+    assert components(plain.overlay, plain.wishes) == ["gpu", "monitoring", "autoscaling-hpa"]
+
+
+def test_a_source_comes_from_a_claim_unless_it_is_said_otherwise() -> None:
+    assert options("models").overlay.models == ModelsPlace("pvc")
+    place = options("models", "--models", "image:r.example:5000/m:1").overlay.models
+    assert place == ModelsPlace("image", "r.example:5000/m:1")
+
+
+@pytest.mark.parametrize(
+    ("words", "laid"),
+    [
+        (["--device", "cpu", "--autoscaler", "none"], ["monitoring"]),
+        (["--gpu", "mig", "--monitoring", "annotations"], ["mig", "autoscaling-hpa"]),
+        (
+            ["m", "--gpu", "dra", "--models", "s3:b/p", "--autoscaler", "keda", "--namespace", "n"],
+            ["dra", "models-s3", "monitoring", "autoscaling-keda"],
+        ),
+        (["m", "--models", "baked", "--device", "cpu"], ["monitoring", "autoscaling-hpa"]),
+    ],
+)
+def test_components_follow_from_the_options(words: list[str], laid: list[str]) -> None:
+    parsed = options(*words)
+    assert components(parsed.overlay, parsed.wishes) == laid
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--autoscaler", "keda"], "expected --namespace too"),
+        (["--autoscaler", "none", "--min", "2"], "use --replicas"),
+        (["--replicas", "2"], "expected --autoscaler none, or --min and --max"),
+        (["--min", "3", "--max", "2"], "--max: expected at least --min, 3, got 2"),
+        (["--min", "0"], "expected a number of at least 1, got '0'"),
+        (["--drain-delay", "0"], "--drain-delay: expected a time above 0"),
+        (["--drain-timeout", "soon"], "expected a duration"),
+        (["--max-buffered-bytes", "x"], "expected a whole number of bytes"),
+        (["--spare-gpu", "--device", "cpu"], "--spare-gpu: expected --device gpu"),
+        (["--models", "nfs"], "expected pvc"),
+        (["--models", "demo:x"], "expected pvc"),
+        (["--models", "pvc"], "expected a SOURCE to measure"),
+        (["m", "--models", "demo"], "expected no SOURCE, got m"),
+        (["--name", "Vision"], "expected a name"),
+        (["--name", "a" * 48], "expected a name"),
+        (["--namespace", "-"], "expected a namespace"),
+        (["--demand-target", "1"], "expected a ratio above 0 and at most 0.9, got '1'"),
+        (["--device", "tpu"], "invalid choice"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_was_expected(words: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        options(*words)
+
+
+def test_an_output_is_needed() -> None:
+    with pytest.raises(UsageError, match="--output"):
+        parse_init([])
+
+
+def test_a_model_is_told_from_a_repository(tmp_path: Path) -> None:
+    for file in ("a/model.onnx", "b/1/model.onnx", "c/m/1/model.onnx"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_bytes(b"")
+    told = {each: is_a_model(tmp_path / each) for each in ("a/model.onnx", "a", "b", "c")}
+    assert told == {"a/model.onnx": True, "a": True, "b": True, "c": False}

@@ -1,0 +1,40 @@
+"""What `stoker k8s init` reads of a server, and how it gives up."""
+
+from pathlib import Path
+
+import pytest
+from stoker.deploy.measuring import MeasuringFailed, machine, measure, parse_series, row_bytes
+from stoker.tensor import DataType, TensorSpec
+
+
+def test_a_machine_is_told_in_words_and_never_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: AMD EPYC 7B13\n")
+    (tmp_path / "meminfo").write_text("MemTotal:       16777216 kB\nMemFree: 1 kB\n")
+    told = machine(4.0, "NVIDIA L4", tmp_path)
+    assert told == "4 CPUs (AMD EPYC 7B13), 16 GiB of memory, NVIDIA L4"
+    assert machine(1.0, "", tmp_path / "absent") == "1 CPU (of unknown make), no GPU"
+
+
+def test_samples_are_found_by_the_metrics_name() -> None:
+    series = parse_series(
+        "# TYPE a gauge\n"
+        'a{model="m",version="1"} 2.5\n'
+        "# TYPE b histogram\n"
+        'b_bucket{le="+Inf"} 3\nb_sum 1\nb_count 3\n'
+    )
+    assert series["a"] == [({"model": "m", "version": "1"}, 2.5)]
+    assert series["b_count"] == [({}, 3.0)]
+
+
+def test_a_row_counts_variable_dimensions_as_one_and_text_as_nothing() -> None:
+    specs = [
+        TensorSpec("image", DataType.FP32, (-1, 3, 8, 8)),
+        TensorSpec("ids", DataType.INT64, (-1, -1)),
+        TensorSpec("words", DataType.BYTES, (-1, 5)),
+    ]
+    assert row_bytes(specs) == 4 * 3 * 8 * 8 + 8
+
+
+def test_a_server_that_is_not_ready_in_time_is_ended_and_told() -> None:
+    with pytest.raises(MeasuringFailed, match="not ready within 0 s; --patience gives it longer"):
+        measure((), device="cpu", patience_s=0.01)
