@@ -35,8 +35,8 @@ from benchmarks.scaling.signals import DEMAND, Signal
 from benchmarks.scaling.simulation import DEADLINE_S, TARGET_S, Result
 
 STEPS: Final = 4
-QUICK_SCALE: Final = 0.15
-QUICK_STEPS: Final = 2
+QUICK_SCALE: Final = 0.02
+QUICK_STEPS: Final = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,23 +1,36 @@
 """The simulated pods: the product's engine on invented time, and what autoscalers see of it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from stoker.errors import ServingError
 from stoker.request import InferResponse
 
+from benchmarks import autoscaling
+from benchmarks.scaling import report
 from benchmarks.scaling.balancing import PinnedClients, RoundRobin
-from benchmarks.scaling.cases import ALONE, RIVALS, demand_signals, main_traces, models, trace_named
+from benchmarks.scaling.cases import (
+    ALONE,
+    RIVALS,
+    SHIPPED,
+    demand_signals,
+    main_traces,
+    models,
+    other_traces,
+    trace_named,
+)
 from benchmarks.scaling.deployment import START_S, Deployment, Phase
 from benchmarks.scaling.device import SharedGpu
-from benchmarks.scaling.hpa import Metric, Rules, Select
+from benchmarks.scaling.hpa import Metric, Policy, Rules, Select
 from benchmarks.scaling.manifest import shipped
 from benchmarks.scaling.runs import Case, Runs
 from benchmarks.scaling.search import Trial, best_target
 from benchmarks.scaling.server import Model, SimulatedServer
 from benchmarks.scaling.signals import DEMAND, GPU_BUSY, Signal
-from benchmarks.scaling.simulation import Simulation
+from benchmarks.scaling.simulation import Result, Simulation
 from benchmarks.scaling.timeline import Timeline
 from benchmarks.scaling.traces import Trace, row_seconds, step
 
@@ -300,3 +313,53 @@ def test_our_own_signals_have_the_targets_that_are_shipped() -> None:
         hpa.metrics[0].target
     ] * 2
     assert len(set(names((both, alone, short)))) == 3
+
+
+# --- what it is for -----------------------------------------------------------------------------
+
+
+def first_growth_to(result: Result, replicas: int) -> float:
+    """When so many pods were asked for; the end where they never were."""
+    reached = [moment.at for moment in result.moments if moment.replicas >= replicas]
+    return reached[0] if reached else math.inf
+
+
+def test_demand_asks_for_all_pods_of_a_step_and_what_stops_at_1_goes_by_and_by() -> None:
+    at_once = replace(shipped(), up=Rules((Policy("Pods", 10, 15),)))
+    demand = Signal("demand", (Metric(DEMAND, 650),))
+    busy = Signal("busy", (Metric(GPU_BUSY, 900),))
+
+    found = [Simulation(a_step(), signal, at_once, 1).run() for signal in (demand, busy)]
+
+    asked = [first_growth_to(result, 5) for result in found]  # 3 GPUs of work, 0.65 each: 4.6
+    assert asked[0] <= 30.0 + 60.0  # the window, a scrape and a turn of the HPA after the step
+    assert asked[1] > asked[0] + 60.0
+
+
+@pytest.mark.slow
+def test_the_whole_comparison_runs_and_tells_where_our_signal_loses(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "autoscaling.png"
+    autoscaling.main(["--quick", "--jobs", "1", "--plot", str(picture)])
+
+    printed = capsys.readouterr().out
+    for trace in (*main_traces(), *other_traces()):
+        assert f"\n## {trace.name}\n" in printed
+    for rival in RIVALS:
+        assert printed.count(f"\n| {rival.name} | ") == 1 + len(main_traces()) + len(other_traces())
+    assert "\n## Where 'demand + queue delay' loses\n\n- " in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_losses_are_told_only_where_another_signal_is_cheaper_or_better() -> None:
+    def made(signal: str, hours: float, late: int) -> Result:
+        return Result("t", signal, 1, hours, 1000, late, 0, 5, 1)
+
+    ours, others = made(SHIPPED, 10.0, 20), [made("dear", 12.0, 10), made("cheap", 8.0, 60)]
+    assert report.losses({"t": {each.signal: [each] for each in (ours, *others)}}) == "- none"
+
+    better = [made("cheaper", 9.0, 20), made("quicker", 10.0, 5)]
+    told = report.losses({"t": {each.signal: [each] for each in (ours, *better)}})
+
+    assert [line.split()[2] for line in told.splitlines()] == ["cheaper", "quicker"]
