@@ -32,8 +32,8 @@ from benchmarks.scaling.device import SharedGpu, SimulatedExecutor, instance_of
 from benchmarks.scaling.timeline import Timeline
 
 LOOP_S: Final = 0.0005
-"""CPU seconds of the event loop for one request: a request of 588 KiB takes so long
-(benchmarks/results/0008-large-messages.md), a small one a thirtieth."""
+"""CPU seconds of the event loop for one request: twice what one of 588 KiB takes
+(benchmarks/results/0008-large-messages.md)."""
 QUEUED_BYTES: Final = 1 << 30
 MAX_BATCH_SIZE: Final = 4
 """--default-max-batch-size"""
