@@ -6,7 +6,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-stub check protos bench load image image-test test-gpu bench-gpu \
-  test-rollout environment dev
+  bench-autoscaling test-rollout environment dev
 
 BIN := .venv/bin
 
@@ -22,7 +22,7 @@ GRPC := $(or $(STOKER_GRPC_PORT),8001)
 METRICS := $(or $(STOKER_METRICS_PORT),8002)
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: STOKER_HTTP_PORT, ...
 	@printf '%s\n' \
@@ -58,6 +58,10 @@ protos: dev ## Generate server/stoker/protocol from protos/.
 
 bench: dev ## Rates, CPU and latencies beside references in one run; takes some 6 minutes.
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
+
+bench-autoscaling: dev ## Signals to scale on, simulated; some 10 minutes, build/autoscaling.png.
+	@$(BIN)/python -m benchmarks.autoscaling --keep build/autoscaling.jsonl \
+	  --plot build/autoscaling.png $(ARGS)
 
 load: dev ## Load the server of `make serve` for 20 s, half REST and half gRPC.
 	$(BIN)/locust -f benchmarks/locustfile.py --headless --users 50 --spawn-rate 50 --run-time 20s \

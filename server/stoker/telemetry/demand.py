@@ -18,7 +18,8 @@ window still covers. Invariants:
    new version takes over, the old one's work is still in the window, and dividing the new one's by
    its own short age would count the same clients twice.
 4. The envelope (`peak`) is the largest window among those that end with a bucket of the last 30 s,
-   the one under way left out: whoever reads seldom misses no burst, and sees it half a second late.
+   the one under way left out: a scrape every 15 s misses no burst, and sees it up to half a second
+   late.
 
 Pure: every moment is an argument (time.monotonic seconds).  All calls on the loop.  Hot path.
 """
