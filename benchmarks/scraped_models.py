@@ -60,7 +60,8 @@ class Seen:
     """Probes of the server's own by upper bound, cumulative."""
     livez_p99_ms: float
     cpu_share: float
-    scrapes: float
+    scrapes: tuple[int, int]
+    """Good and failed ones."""
     scrape_s: float
     """How long a scrape took on average, as Prometheus saw it."""
 
@@ -103,7 +104,7 @@ def watched(at: Endpoint, case: Case, rate: float, seconds: float, folder: Path)
             target = {"job_name": JOB, "static_configs": [{"targets": [f"127.0.0.1:{at.metrics}"]}]}
             config = {"global": EVERY_SECOND, "scrape_configs": [target]}
             prometheus = opened.enter_context(run_prometheus(folder, config))
-            while prometheus.scrapes_of(JOB) < 2:
+            while prometheus.scrapes_of(JOB)[0] < 2:
                 time.sleep(0.2)
         loading = threading.Thread(target=call, args=(at, case.called, rate, seconds + 1))
         if case.called:
@@ -119,7 +120,7 @@ def watched(at: Endpoint, case: Case, rate: float, seconds: float, folder: Path)
         after = lag_counts(at)
         if case.called:
             loading.join()
-        scrapes = scrape_s = 0.0
+        scrapes, scrape_s = (0, 0), 0.0
         if prometheus is not None:
             scrapes = prometheus.scrapes_of(JOB)
             scrape_s = prometheus.query("avg_over_time(scrape_duration_seconds[1h])")[0].value
@@ -166,7 +167,9 @@ def main() -> None:
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print(f"{given.models:,} models, {lines:,} series, {size / 2**20:.1f} MiB a scrape\n")
     print("| case | lag p50 ms | lag p99 ms | share up to 2 ms | `/livez` p99 ms | ", end="")
-    print("CPU share of the server | a scrape takes s |\n|---|---|---|---|---|---|---|")
+    print(
+        "CPU share of the server | a scrape takes s | scrapes, failed |\n|---|---|---|---|---|---|---|---|"
+    )
     for name, rounds in seen.items():
         p50 = [quantile(each.lag, 0.5) * 1e3 for each in rounds]
         p99 = [quantile(each.lag, 0.99) * 1e3 for each in rounds]
@@ -175,7 +178,9 @@ def main() -> None:
             f"| {name} | {spread(p50, 2)} | {spread(p99, 2)} | {spread(within, 4)} "
             f"| {spread([each.livez_p99_ms for each in rounds], 2)} "
             f"| {spread([each.cpu_share for each in rounds], 2)} "
-            f"| {spread([each.scrape_s for each in rounds], 2)} |"
+            f"| {spread([each.scrape_s for each in rounds], 2)} "
+            f"| {sum([each.scrapes[0] for each in rounds])}, "
+            f"{sum([each.scrapes[1] for each in rounds])} |"
         )
     promises = Promises()
     for case in every:

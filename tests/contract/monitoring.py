@@ -1,0 +1,130 @@
+"""The rules of k8s/components/monitoring as the component renders them, and the cases that promtool
+tests them with."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from tests.contract.manifests import JsonObject, objects, strings, text, the
+
+COMPONENT: Final = "components/monitoring"
+CASES: Final = Path(__file__).with_name("alert_cases.yaml")
+
+KNOWN: Final = {
+    "namespace": "serving",
+    "job": "serving/stoker",
+    "pod": "stoker-0",
+    "model": "resnet",
+    "version": "3",
+    "gpu_uuid": "GPU-1b4e28ba",
+}
+"""The labels that the cases' series have."""
+
+
+def _selector(*names: str, pod: str = KNOWN["pod"]) -> str:
+    return ",".join(f'{name}="{({**KNOWN, "pod": pod})[name]}"' for name in names)
+
+
+_POD: Final = ("namespace", "job", "pod")
+_STANDS_FOR: Final = {
+    "POD": _selector(*_POD),
+    "SECOND": _selector(*_POD, pod="stoker-1"),
+    "THIRD": _selector(*_POD, pod="stoker-2"),
+    "MODEL": _selector(*_POD, "model", "version"),
+    "GPU": _selector(*_POD, "gpu_uuid"),
+}
+
+
+@cache
+def groups() -> tuple[JsonObject, ...]:
+    """The groups of rules, as Prometheus reads them in a file."""
+    return tuple(objects(the(COMPONENT, "PrometheusRule"), "spec", "groups"))
+
+
+def rules() -> list[JsonObject]:
+    """All of them."""
+    return [rule for group in groups() for rule in objects(group, "rules")]
+
+
+def alerts() -> dict[str, JsonObject]:
+    """The alerts by name."""
+    return {text(rule, "alert"): rule for rule in rules() if "alert" in rule}
+
+
+def cases() -> dict[str, JsonObject]:
+    """The cases by alert, as the file has them."""
+    loaded: dict[str, JsonObject] = yaml.safe_load(CASES.read_text())
+    return loaded
+
+
+def rules_for(alert: JsonObject) -> JsonObject:
+    """A file of rules with this alert alone, and what it reads of the recorded series."""
+    recorded = {text(rule, "record"): rule for rule in rules() if "record" in rule}
+    needed: list[JsonObject] = []
+
+    def need(expression: str) -> None:
+        for name, rule in recorded.items():
+            if name in re.findall(r"[\w:]+", expression) and rule not in needed:
+                need(text(rule, "expr"))
+                needed.append(rule)
+
+    need(text(alert, "expr"))
+    return {"groups": [{"name": "of one alert", "rules": [*needed, alert]}]}
+
+
+def promtool_tests(alert: JsonObject, case: JsonObject, rule_file: str) -> JsonObject:
+    """A file for `promtool test rules`: the case that fires, and each near miss."""
+    fires: JsonObject = {
+        "exp_labels": {**expected_labels(case), "severity": strings(alert, "labels")["severity"]},
+        "exp_annotations": {
+            name: rendered(value, expected_labels(case), str(case.get("value", "")))
+            for name, value in strings(alert, "annotations").items()
+        },
+    }
+    tests = [_test(alert, case, "fires", [fires])]
+    tests += [
+        _test(alert, {**case, **miss}, text(miss, "because"), []) for miss in objects(case, "quiet")
+    ]
+    interval = case.get("interval", "1m")
+    return {"rule_files": [rule_file], "evaluation_interval": interval, "tests": [*tests]}
+
+
+def _test(
+    alert: JsonObject, case: JsonObject, name: str, expected: list[JsonObject]
+) -> JsonObject:
+    return {
+        "name": name,
+        "interval": case.get("interval", "1m"),
+        "input_series": [
+            {"series": expanded(series), "values": values}
+            for series, values in strings(case, "series").items()
+        ],
+        "alert_rule_test": [
+            {"eval_time": case["at"], "alertname": alert["alert"], "exp_alerts": [*expected]}
+        ],
+    }
+
+
+def expanded(series: str) -> str:
+    """A series of a case with the labels that POD, MODEL and the like stand for."""
+    return re.sub(r"(?<=[{,])[A-Z]+(?=[,}])", lambda found: _STANDS_FOR[found[0]], series)
+
+
+def expected_labels(case: JsonObject) -> dict[str, str]:
+    """The labels of the alert, without its severity."""
+    listed = case["labels"]
+    assert isinstance(listed, list)
+    return {**{str(name): KNOWN[str(name)] for name in listed}, **strings(case, "more")}
+
+
+def rendered(template: str, labels: Mapping[str, str], value: str) -> str:
+    """An annotation as Prometheus shows it. Fails on a label that the alert does not have."""
+    with_labels = re.sub(r"{{ \$labels\.(\w+) }}", lambda found: labels[found[1]], template)
+    assert value or "$value" not in with_labels, f"expected the case to give a value: {template}"
+    whole = re.sub(r"{{ \$value[^}]*}}", lambda _: value, with_labels)
+    assert "{{" not in whole, f"expected only $labels and $value, got: {template}"
+    return whole
