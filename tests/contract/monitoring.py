@@ -1,15 +1,17 @@
-"""The rules of k8s/components/monitoring as the component renders them, and the cases that promtool
-tests them with."""
+"""The rules and the dashboard of k8s/components/monitoring as the component renders them, and the
+cases that promtool tests the rules with."""
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import yaml
 
-from tests.contract.manifests import JsonObject, objects, strings, text, the
+from tests.contract.manifests import JsonObject, at, objects, of_kind, strings, text, the
 
 COMPONENT: Final = "components/monitoring"
 CASES: Final = Path(__file__).with_name("alert_cases.yaml")
@@ -43,6 +45,11 @@ _STANDS_FOR: Final = {
 def groups() -> tuple[JsonObject, ...]:
     """The groups of rules, as Prometheus reads them in a file."""
     return tuple(objects(the(COMPONENT, "PrometheusRule"), "spec", "groups"))
+
+
+def rules_text() -> str:
+    """A file of all rules, for Prometheus."""
+    return yaml.safe_dump({"groups": list(groups())})
 
 
 def rules() -> list[JsonObject]:
@@ -93,9 +100,7 @@ def promtool_tests(alert: JsonObject, case: JsonObject, rule_file: str) -> JsonO
     return {"rule_files": [rule_file], "evaluation_interval": interval, "tests": [*tests]}
 
 
-def _test(
-    alert: JsonObject, case: JsonObject, name: str, expected: list[JsonObject]
-) -> JsonObject:
+def _test(alert: JsonObject, case: JsonObject, name: str, expected: list[JsonObject]) -> JsonObject:
     return {
         "name": name,
         "interval": case.get("interval", "1m"),
@@ -128,3 +133,74 @@ def rendered(template: str, labels: Mapping[str, str], value: str) -> str:
     whole = re.sub(r"{{ \$value[^}]*}}", lambda _: value, with_labels)
     assert "{{" not in whole, f"expected only $labels and $value, got: {template}"
     return whole
+
+
+@dataclass(frozen=True)
+class PanelQuery:
+    """One expression of the dashboard, with its variables."""
+
+    row: str
+    panel: str
+    letter: str
+    expr: str
+
+    @property
+    def name(self) -> str:
+        """For people and for the names of tests."""
+        return f"{self.row} / {self.panel} / {self.letter}"
+
+    def of(self, **variables: str) -> str:
+        """The expression with these values, which are regular expressions, for the variables."""
+        return substituted(self.expr, **variables)
+
+
+def substituted(expression: str, **variables: str) -> str:
+    """Variables get their values, the interval that Grafana computes a minute."""
+    found = expression.replace("$__rate_interval", "1m")
+    for name, value in variables.items():
+        found = found.replace(f"${name}", value)
+    assert "$" not in found, f"a variable without a value: {found}"
+    return found
+
+
+@cache
+def dashboard() -> JsonObject:
+    """The dashboard as Grafana gets it from the ConfigMap."""
+    (found,) = (
+        each
+        for each in of_kind(COMPONENT, "ConfigMap")
+        if strings(each, "metadata", "labels").get("grafana_dashboard") == "1"
+    )
+    (contents,) = strings(found, "data").values()
+    loaded: JsonObject = json.loads(contents)
+    return loaded
+
+
+def panels() -> list[JsonObject]:
+    """All panels but the headings of rows."""
+    return [panel for panel in objects(dashboard(), "panels") if panel["type"] != "row"]
+
+
+def dashboard_queries() -> list[PanelQuery]:
+    """Every expression of every panel, from top to bottom."""
+    row, found = "", []
+    for panel in objects(dashboard(), "panels"):
+        if panel["type"] == "row":
+            row = text(panel, "title")
+        found += [
+            PanelQuery(row, text(panel, "title"), text(target, "refId"), text(target, "expr"))
+            for target in objects(panel, "targets")
+        ]
+    return found
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """The queries of the variables by name: a selector of series, and the label whose values are
+    offered."""
+    found = {}
+    for each in objects(dashboard(), "templating", "list"):
+        if at(each, "type") == "query":
+            asked = re.fullmatch(r"label_values\((.*), (\w+)\)", text(each, "definition"))
+            assert asked is not None, text(each, "definition")
+            found[text(each, "name")] = (asked[1], asked[2])
+    return found

@@ -21,7 +21,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_promtool_reads_the_rules(tmp_path: Path) -> None:
     rule_file = tmp_path / "rules.yaml"
-    rule_file.write_text(yaml.safe_dump({"groups": list(monitoring.groups())}))
+    rule_file.write_text(monitoring.rules_text())
     checked = promtool("check", "rules", str(rule_file))
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
