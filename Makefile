@@ -5,7 +5,7 @@
 # Every target works in the one environment, so a parallel make runs them one after the other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-stub check protos bench load image image-test test-gpu bench-gpu \
+.PHONY: help serve test test-stub test-monitoring check protos dashboard dashboard-picture bench load image image-test test-gpu bench-gpu \
   environment dev
 
 BIN := .venv/bin
@@ -43,6 +43,12 @@ test-stub: ## Tests of the real CUDA provider without a GPU; the first time down
 	@VENV=.venv-gpu ONNXRUNTIME=gpu scripts/environment dev
 	.venv-gpu/bin/pytest tests/stub $(ARGS)
 
+test-monitoring: dev ## Metrics, rules and dashboard against a real Prometheus and promtool.
+	$(BIN)/pytest tests/contract/test_alert_rules.py tests/contract/test_monitoring.py \
+	  tests/contract/test_metrics_table.py tests/contract/test_served_metrics.py \
+	  tests/server/test_prometheus.py tests/server/test_dashboard.py tests/server/test_many_models.py \
+	  $(ARGS)
+
 check: dev ## Linters and types only.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -50,6 +56,12 @@ check: dev ## Linters and types only.
 
 protos: dev ## Generate server/stoker/protocol from protos/.
 	$(BIN)/python scripts/make_protos.py
+
+dashboard: dev ## Write the Grafana dashboard from scripts/dashboard/.
+	$(BIN)/python -m scripts.make_dashboard
+
+dashboard-picture: dev ## Draw the dashboard with data of a server under load (needs chromium).
+	$(BIN)/python -m scripts.draw_dashboard $(ARGS)
 
 bench: dev ## Rates, CPU and latencies beside references in one run; takes some 6 minutes.
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)

@@ -163,15 +163,20 @@ def substituted(expression: str, **variables: str) -> str:
     return found
 
 
-@cache
-def dashboard() -> JsonObject:
-    """The dashboard as Grafana gets it from the ConfigMap."""
+def dashboard_config_map() -> JsonObject:
+    """The ConfigMap that Grafana's sidecar picks up by its label."""
     (found,) = (
         each
         for each in of_kind(COMPONENT, "ConfigMap")
         if strings(each, "metadata", "labels").get("grafana_dashboard") == "1"
     )
-    (contents,) = strings(found, "data").values()
+    return found
+
+
+@cache
+def dashboard() -> JsonObject:
+    """The dashboard as Grafana gets it."""
+    (contents,) = strings(dashboard_config_map(), "data").values()
     loaded: JsonObject = json.loads(contents)
     return loaded
 
