@@ -5,8 +5,8 @@
 # Every target works in the one environment, so a parallel make runs them one after the other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-stub test-monitoring check protos dashboard dashboard-picture bench load image image-test test-gpu bench-gpu \
-  environment dev
+.PHONY: help serve test test-stub check protos bench load image image-test test-gpu bench-gpu \
+  test-monitoring dashboard dashboard-picture environment dev
 
 BIN := .venv/bin
 

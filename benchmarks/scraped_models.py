@@ -6,7 +6,8 @@ scraped while no number of a model changes; while 10 models get requests; while 
 between two scrapes, so that each scrape writes all of it anew. In each case the server's own
 stoker_loop_lag_seconds is read over the span, a probe in a process of its own asks `/livez` every
 10 ms, and the server's CPU is told. The promise is a p99 of the lag of at most 2 ms. On a machine
-that others use as well, --realtime runs all of it, as root, before them.
+that others use as well, --realtime lets server and probe, as root, run before all of them, and the
+rest before most.
 
     python -m benchmarks.scraped_models [--models 1000] [--rounds 3] [--seconds 10] [--realtime]
 """
@@ -21,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks import call_headers
@@ -97,8 +99,25 @@ def call(at: Endpoint, models: int, rate: float, seconds: float) -> None:
         open_loop(clients, [script(each) for each in clients], moments).all_good()
 
 
-def watched(at: Endpoint, case: Case, rate: float, seconds: float, folder: Path) -> Seen:
+@dataclass(frozen=True)
+class Span:
+    """How each round goes."""
+
+    rate: float
+    seconds: float
+    realtime: bool
+
+
+def probe_first(port: int, span: Span, results: Connection) -> None:
+    """As `probe`, before all others where asked."""
+    if span.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))
+    probe(port, span.seconds, results)
+
+
+def watched(at: Endpoint, case: Case, span: Span, folder: Path) -> Seen:
     """One round."""
+    seconds = span.seconds
     with contextlib.ExitStack() as opened:
         prometheus: Prometheus | None = None
         if case.scraped:
@@ -107,13 +126,13 @@ def watched(at: Endpoint, case: Case, rate: float, seconds: float, folder: Path)
             prometheus = opened.enter_context(run_prometheus(folder, config))
             while prometheus.scrapes_of(JOB)[0] < 2:
                 time.sleep(0.2)
-        loading = threading.Thread(target=call, args=(at, case.called, rate, seconds + 1))
+        loading = threading.Thread(target=call, args=(at, case.called, span.rate, seconds + 1))
         if case.called:
             loading.start()
             time.sleep(0.5)
         before, cpu = lag_counts(at), cpu_seconds(at.process)
         ours, theirs = multiprocessing.Pipe()
-        prober = multiprocessing.Process(target=probe, args=(at.metrics, seconds, theirs))
+        prober = multiprocessing.Process(target=probe_first, args=(at.metrics, span, theirs))
         prober.start()
         times: list[float] = ours.recv()
         prober.join()
@@ -153,7 +172,7 @@ def main() -> None:
     given = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
     if given.realtime:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # what is started inherits it
+        os.nice(-15)  # what is started inherits it
     seen: dict[str, list[Seen]] = defaultdict(list)
     every = cases(given.models)
     with tempfile.TemporaryDirectory() as folder:
@@ -162,12 +181,16 @@ def main() -> None:
             {model_name(number): variant(number) for number in range(given.models)},
         )
         with serve(repository) as at:
+            if given.realtime:
+                for task in Path(f"/proc/{at.process}/task").iterdir():
+                    os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(1))
             call(at, given.models, given.models, 2)  # every histogram exists
             lines, size = series(at)
             for turn in range(given.rounds):
                 for case in every:
                     data = Path(folder) / f"prometheus-{turn}-{len(seen[case.name])}-{case.called}"
-                    seen[case.name].append(watched(at, case, given.models, given.seconds, data))
+                    span = Span(given.models, given.seconds, given.realtime)
+                    seen[case.name].append(watched(at, case, span, data))
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print(f"{given.models:,} models, {lines:,} series, {size / 2**20:.1f} MiB a scrape\n")
     print("| case | lag p50 ms | lag p99 ms | share up to 2 ms | `/livez` p99 ms | ", end="")

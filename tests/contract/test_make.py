@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 TARGETS: Final = (
     *("help", "serve", "test", "test-stub", "check", "protos", "bench", "load"),
     *("image", "image-test", "test-gpu", "bench-gpu"),
+    *("test-monitoring", "dashboard", "dashboard-picture"),
 )
 
 RECORDER: Final = """\
