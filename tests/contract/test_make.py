@@ -21,9 +21,9 @@ from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TARGETS: Final = (
-    *("help", "serve", "test", "test-stub", "check", "protos", "bench", "load"),
+    *("help", "serve", "test", "test-stub", "test-monitoring", "check", "protos"),
+    *("dashboard", "dashboard-picture", "bench", "load"),
     *("image", "image-test", "test-gpu", "bench-gpu"),
-    *("test-monitoring", "dashboard", "dashboard-picture"),
 )
 
 RECORDER: Final = """\
