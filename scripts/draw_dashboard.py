@@ -45,7 +45,7 @@ LEFT_OUT: Final = "GPU and TensorRT"
 PODS: Final = ("stoker-7d9c5-a", "stoker-7d9c5-b")
 SIDE: Final = 64
 DEADLINE: Final = "400m"
-MEAN_RATE: Final = 260.0
+MEAN_RATE: Final = 150.0
 SPIKE: Final = (0.62, 0.74)
 """The part of the time in which twice and a half as many requests come."""
 STREAMS: Final = 256
@@ -146,7 +146,7 @@ def draw(folder: Path, seconds: float, output: Path) -> None:
             client.start()
         for client in clients:
             client.join()
-        window = Window(start, start + seconds, 1.0, "8s")
+        window = Window(start, start + seconds, 2.0, "12s")
         rows = [row for row in ROWS if row.title != LEFT_OUT]
         html, height = page(prometheus.url, rows, window, "serving / stoker, two pods on CPUs")
     (folder / "page.html").write_text(html)
@@ -154,7 +154,7 @@ def draw(folder: Path, seconds: float, output: Path) -> None:
 
 
 def photograph(html: Path, height: int, output: Path) -> None:
-    """A picture of the page, of few colours so that it is small."""
+    """A picture of the page, in a palette of its own so that it is small."""
     output.parent.mkdir(parents=True, exist_ok=True)
     command = [
         require_tool("chromium"), "--headless", "--no-sandbox", "--disable-gpu",
@@ -163,7 +163,7 @@ def photograph(html: Path, height: int, output: Path) -> None:
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     with Image.open(output) as picture:
-        picture.convert("RGB").quantize(128).save(output, optimize=True)
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(output, optimize=True)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from scripts.dashboard.panels import Gauge, Heatmap, Panel, Stat, Table, TimeSer
 from scripts.drawing.answers import Series, Window
 from scripts.drawing.values import PALETTE, colour, step_colour, ticks, written
 
-_LEFT: Final = 62
+_LEFT: Final = 74
 _BOTTOM: Final = 20
 _TOP: Final = 6
 _LEGEND_ROW: Final = 19
@@ -76,7 +76,7 @@ def _levels(scale: _Scale, panel: Panel) -> str:
         f'y2="{scale.y(each):.1f}" stroke="{_GRID}"/>'
         f'<text x="{_LEFT - 6}" y="{scale.y(each) + 4:.1f}" text-anchor="end">'
         f"{escape(written(each, panel.unit))}</text>"
-        for each in ticks(scale.low, scale.high)
+        for each in ticks(scale.low, scale.high, binary=panel.unit == "bytes")
     )
 
 

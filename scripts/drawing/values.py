@@ -37,7 +37,8 @@ def written(value: float, unit: str, decimals: int | None = None) -> str:
     if not math.isfinite(value):
         return "-"
     if unit == "percentunit":
-        return f"{_plain(value * 100, 1 if decimals is None else decimals)} %"
+        few = 1 if abs(value) >= 0.01 or value == 0 else 2
+        return f"{_plain(value * 100, few if decimals is None else decimals)} %"
     if unit == "s":
         return _seconds(value)
     if unit == "dtdurations":
@@ -87,11 +88,14 @@ def _scaled_bytes(value: float) -> str:
     return f"{_figures(value / 1024**power, None)} {_BINARY[power]}"
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round values from `low` to `high`, about `count` of them."""
+def ticks(low: float, high: float, count: int = 4, *, binary: bool = False) -> list[float]:
+    """Round values from `low` to `high`, about `count` of them; `binary`: round in KiB, MiB ..."""
     span = high - low
     if span <= 0:
         return [low]
+    if binary and high >= 1024:
+        unit = 1024.0 ** int(math.log(high, 1024))
+        return [each * unit for each in ticks(low / unit, high / unit, count)]
     rough = span / count
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
