@@ -123,15 +123,15 @@ OVERVIEW: Final = Row(
         TimeSeries(
             "Demand by pod",
             "What autoscalers scale on: offered work, refused work included, over what one pod can "
-            "do. Dashed: the target of 0.65 and all that a pod can do.",
+            "do, and its highest 5 s. Dashed: the target of 0.65 and all that a pod can do.",
             (
                 Query("stoker_demand_ratio{<pod>}", "{{pod}}"),
-                Query("avg(stoker_demand_ratio_5s{<pod>})", "mean over 5 s"),
+                Query('max(stoker_demand_peak_ratio{<pod>,window="5s"})', "peak over 5 s"),
             ),
             unit="percentunit",
             steps=((None, "transparent"), (0.65, YELLOW), (1.0, RED)),
             limits=True,
-            colours={"mean over 5 s": GREY},
+            colours={"peak over 5 s": GREY},
         ),
         TimeSeries(
             "Error budget burned",

@@ -11,6 +11,8 @@ from scripts.dashboard.panels import Gauge, Heatmap, Panel, Stat, Table, TimeSer
 from scripts.drawing.answers import Series, Window
 from scripts.drawing.values import PALETTE, colour, step_colour, ticks, written
 
+NO_DATA: Final = "No data"
+"""What stands in a panel whose queries have no answer, as in Grafana."""
 _LEFT: Final = 74
 _BOTTOM: Final = 20
 _TOP: Final = 6
@@ -20,9 +22,9 @@ _FAINT: Final = "#8e9196"
 
 
 def inside(panel: Panel, found: Sequence[Sequence[Series]], window: Window, w: int, h: int) -> str:
-    """HTML of at most `w` times `h` pixels; `No data` where there is none, as in Grafana."""
+    """HTML of at most `w` times `h` pixels; NO_DATA where there is none."""
     if not any(series.values for query in found for series in query):
-        return '<div class="nothing">No data</div>'
+        return f'<div class="nothing">{NO_DATA}</div>'
     if isinstance(panel, Table):
         return _table(panel, found)
     if isinstance(panel, Stat):

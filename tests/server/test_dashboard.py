@@ -8,6 +8,7 @@ a value; `ONLY_RECORDED` says which and why, and nothing else may be answered by
 import http.server
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from typing import Final
 
 import pytest
 
+from scripts.drawing.answers import Window
+from scripts.drawing.page import page
+from scripts.drawing.plots import NO_DATA
+from scripts.make_dashboard import ROWS
 from tests import models
 from tests.calls import wait_until
 from tests.conftest import Endpoints, StokerProcess, run_stoker
@@ -188,3 +193,13 @@ def test_every_rule_can_be_evaluated_and_a_healthy_server_alerts_nobody(watched:
     assert wrong == {}
     firing = watched.prometheus.query(f'ALERTS{{alertstate="firing",pod="{LIVE}"}}')
     assert firing == []
+
+
+def test_the_dashboard_can_be_drawn_and_no_panel_is_empty(watched: Watched) -> None:
+    now = time.time()
+    html, height = page(watched.prometheus.url, ROWS, Window(now - 10, now, 1.0, "10s"), "test")
+    assert html.count('class="panel"') == len(monitoring.panels())
+    assert html.count("<h2") == len(ROWS)
+    empty = [part.partition("</header>")[0] for part in html.split("<header>") if NO_DATA in part]
+    assert empty == []
+    assert height > 1000
