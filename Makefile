@@ -44,7 +44,8 @@ test-stub: ## Tests of the real CUDA provider without a GPU; the first time down
 	.venv-gpu/bin/pytest tests/stub $(ARGS)
 
 test-monitoring: dev ## Metrics, rules and dashboard against a real Prometheus and promtool.
-	$(BIN)/pytest tests/contract/test_alert_rules.py tests/contract/test_monitoring.py \
+	$(BIN)/pytest tests/contract/test_alert_rules.py tests/contract/test_recorded_series.py \
+	  tests/contract/test_monitoring.py \
 	  tests/contract/test_metrics_table.py tests/contract/test_served_metrics.py \
 	  tests/server/test_prometheus.py tests/server/test_dashboard.py tests/server/test_many_models.py \
 	  $(ARGS)

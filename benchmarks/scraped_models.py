@@ -192,8 +192,8 @@ def main() -> None:
                     data = Path(folder) / f"prometheus-{turn}-{len(seen[case.name])}-{case.called}"
                     span = Span(given.models, given.seconds, given.realtime)
                     seen[case.name].append(watched(at, case, span, data))
-                    p99 = quantile(seen[case.name][-1].lag, 0.99) * 1e3
-                    print(f"{case.name}: lag p99 {p99:.2f} ms", file=sys.stderr, flush=True)
+                    late_ms = quantile(seen[case.name][-1].lag, 0.99) * 1e3
+                    print(f"{case.name}: lag p99 {late_ms:.2f} ms", file=sys.stderr, flush=True)
     print(f"{facts()}; {given.rounds} rounds of {given.seconds:g} s, medians (range)\n")
     print(f"{given.models:,} models, {lines:,} series, {size / 2**20:.1f} MiB a scrape\n")
     print("| case | lag p50 ms | lag p99 ms | share up to 2 ms | `/livez` p99 ms | ", end="")

@@ -1,5 +1,7 @@
 """The rules and the dashboard name metrics and labels that the server has, and are whole."""
 
+import re
+from functools import cache
 from typing import Final
 
 import pytest
@@ -21,6 +23,8 @@ from tests.contract.manifests import (
     the,
 )
 from tests.contract.promql import Selector, grouping_labels, selectors
+
+DOCUMENT: Final = K8S.parent / "docs" / "metrics.md"
 
 TARGET: Final = {"namespace", "job", "pod", "container", "endpoint", "instance"}
 """What the Prometheus Operator adds to the series of a PodMonitor."""
@@ -54,6 +58,13 @@ def recorded() -> dict[str, set[str]]:
     }
 
 
+@cache
+def advice() -> dict[str, str]:
+    """The last cell of each metric's line in docs/metrics.md: what to alert on."""
+    lines = [line.split("|") for line in DOCUMENT.read_text().splitlines() if line[:3] == "| `"]
+    return {cells[1].strip(" `"): cells[6].strip() for cells in lines}
+
+
 def expressions() -> dict[str, str]:
     """Every expression of the rules and the dashboard, by what it stands in."""
     rules = {
@@ -76,6 +87,14 @@ def test_every_series_that_is_read_exists_with_its_labels(place: str) -> None:
         assert each.labels <= known[each.metric] | TARGET, each.metric
     brought = set().union(*(known[each.metric] for each in read))
     assert grouping_labels(expressions()[place]) <= brought | TARGET
+
+
+@pytest.mark.parametrize("name", monitoring.alerts())
+def test_the_table_of_metrics_says_of_what_an_alert_reads_what_to_alert_on(name: str) -> None:
+    read = {each.metric for each in selectors(text(monitoring.alerts()[name], "expr"))}
+    named = {re.sub("_(bucket|count|sum)$", "", metric) for metric in read} & advice().keys()
+    if named:  # others read recorded series only, or Prometheus' own
+        assert any(advice()[metric] for metric in named), named
 
 
 def test_the_names_in_an_expression_are_found() -> None:
