@@ -6,7 +6,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-stub check protos bench load image image-test test-gpu bench-gpu \
-  bench-autoscaling test-rollout environment dev
+  bench-autoscaling test-rollout test-monitoring dashboard dashboard-picture environment dev
 
 BIN := .venv/bin
 
@@ -48,6 +48,13 @@ test-rollout: dev ## Replace and kill replicas behind haproxy under load; writes
 	$(BIN)/python -m pytest tests/rollout -p tests.rollout.report --rollout-seconds 60 \
 	  --rollout-report build/rollout.md $(ARGS)
 
+test-monitoring: dev ## Metrics, rules and dashboard against a real Prometheus and promtool.
+	$(BIN)/pytest tests/contract/test_alert_rules.py tests/contract/test_recorded_series.py \
+	  tests/contract/test_monitoring.py \
+	  tests/contract/test_metrics_table.py tests/contract/test_served_metrics.py \
+	  tests/server/test_prometheus.py tests/server/test_dashboard.py tests/server/test_many_models.py \
+	  $(ARGS)
+
 check: dev ## Linters and types only.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -55,6 +62,12 @@ check: dev ## Linters and types only.
 
 protos: dev ## Generate server/stoker/protocol from protos/.
 	$(BIN)/python scripts/make_protos.py
+
+dashboard: dev ## Write the Grafana dashboard from scripts/dashboard/.
+	$(BIN)/python -m scripts.make_dashboard
+
+dashboard-picture: dev ## Draw the dashboard with data of a server under load (needs chromium).
+	$(BIN)/python -m scripts.draw_dashboard $(ARGS)
 
 bench: dev ## Rates, CPU and latencies beside references in one run; takes some 6 minutes.
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)

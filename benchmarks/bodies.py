@@ -11,7 +11,7 @@ from stoker.tensor import Array
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
-_WIRE = {"float32": "FP32", "int32": "INT32"}
+_WIRE = {"float32": "FP32", "int32": "INT32", "int64": "INT64"}
 
 
 def _described(arrays: dict[str, Array]) -> list[dict[str, object]]:

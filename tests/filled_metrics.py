@@ -1,5 +1,6 @@
 """A registry in which every metric of the table has a value, for the tests of its text."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -197,3 +198,8 @@ def filled_metrics(root: Path) -> MetricsRegistry:
         table.BUILD, {"version": "0.1.0", "onnxruntime_version": "1.31.1", "device": "cpu"}
     )
     return metrics
+
+
+def filled_text(root: Path) -> str:
+    """What a scrape of `filled_metrics` reads, as classic text."""
+    return asyncio.run(filled_metrics(root).render("text/plain"))[1].decode()

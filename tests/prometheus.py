@@ -70,12 +70,13 @@ class Prometheus:
         """As `query`, without the series whose value is no finite number."""
         return [each for each in self.query(expression) if math.isfinite(each.value)]
 
-    def scrapes_of(self, job: str) -> float:
-        """How many scrapes of a job's targets were stored, all of them good, since the start."""
-        found = self.query(f'sum(count_over_time(up{{job="{job}"}}[1h]))')
-        failed = self.query(f'sum(count_over_time((up{{job="{job}"}} == 0)[1h:100ms]))')
-        assert not failed, f"a scrape of {job} failed"
-        return found[0].value if found else 0.0
+    def scrapes_of(self, job: str) -> tuple[int, int]:
+        """Scrapes of a job's targets since the start that were stored, and those that failed."""
+        good = self.query(f'sum(sum_over_time(up{{job="{job}"}}[1h]))')
+        every = self.query(f'sum(count_over_time(up{{job="{job}"}}[1h]))')
+        if not good or not every:
+            return 0, 0
+        return round(good[0].value), round(every[0].value - good[0].value)
 
 
 @contextlib.contextmanager

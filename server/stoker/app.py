@@ -164,6 +164,9 @@ class Server:
         self._overlaps: dict[str, float] = {}
         self._lag = LoopLag(loop)
         self._metrics = MetricsRegistry(server=statistics)
+        self._ready: Mapping[tuple[str, ...], float] = {}
+        self._ready_of = -1
+        """The count of the registry's changes at which `_ready` was read."""
         self._scrapes: set[asyncio.Task[None]] = set()
         self._gpus = GpuPoller(_visible_gpus, settings.gpu_metrics_interval_s)
         age_s = settings.max_connection_age_s or float("inf")
@@ -343,12 +346,15 @@ class Server:
             },
         )
 
-    def _models_ready(self) -> dict[tuple[str, ...], float]:
-        return {
-            (name, str(record.identity.version)): float(record.state is VersionState.READY)
-            for name in self._registry.names()
-            for record in self._registry.records(name)
-        }
+    def _models_ready(self) -> Mapping[tuple[str, ...], float]:
+        if self._ready_of != self._registry.changes:
+            self._ready_of = self._registry.changes
+            self._ready = {
+                (name, str(record.identity.version)): float(record.state is VersionState.READY)
+                for name in self._registry.names()
+                for record in self._registry.records(name)
+            }
+        return self._ready
 
     def _scrape(self, accept: str, give: GiveMetrics) -> None:
         async def render() -> None:

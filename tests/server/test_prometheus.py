@@ -1,10 +1,9 @@
 """A real Prometheus scrapes the metrics, in both formats, and keeps Triton's names."""
 
 import asyncio
-import json
-import socket
 import subprocess
-import urllib.request
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,9 @@ from stoker.telemetry.metric import MetricType
 from stoker.telemetry.metric_table import TABLE
 from stoker.telemetry.metrics import MetricsRegistry
 
+from tests.contract.manifests import objects, text
 from tests.filled_metrics import filled_metrics
+from tests.prometheus import Prometheus, run_prometheus
 from tests.tools import require_tool
 
 TRITON_NAMES = {
@@ -38,16 +39,22 @@ TRITON_NAMES = {
     "nv_energy_consumption",
 }
 
-CONFIG = """
-global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
-scrape_configs:
-- job_name: classic
-  metrics_path: /classic
-  static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
-- job_name: openmetrics
-  metrics_path: /openmetrics
-  static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
-"""
+JOBS = ("classic", "openmetrics")
+
+
+def config(port: int) -> dict[str, object]:
+    """Scrapes both forms five times a second."""
+    return {
+        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+        "scrape_configs": [
+            {
+                "job_name": job,
+                "metrics_path": f"/{job}",
+                "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
+            }
+            for job in JOBS
+        ],
+    }
 
 
 class Endpoint:
@@ -57,7 +64,7 @@ class Endpoint:
         self._metrics = metrics
         self._scrapes = {"/classic": 0, "/openmetrics": 0}
         self.accepted: set[str] = set()
-        self.each_was_scraped_twice = asyncio.Event()
+        self.each_was_scraped_twice = threading.Event()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -85,64 +92,70 @@ class Endpoint:
             self.each_was_scraped_twice.set()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@dataclass(frozen=True)
+class Stored:
+    """What Prometheus made of the scrapes."""
+
+    names: dict[str, set[str]]
+    """Of all series, by job."""
+    types: set[str]
+    """That the texts declared for a counter of Triton's."""
+    traces: dict[str, set[str]]
+    """Trace ids of the exemplars, by job."""
 
 
-def stored_names(api: str, job: str) -> set[str]:
-    """The names of all series that Prometheus took from a job."""
-    url = f"{api}/label/__name__/values?match[]={{job=%22{job}%22}}"
-    with urllib.request.urlopen(url, timeout=5) as response:
-        return set(json.load(response)["data"])
-
-
-def stored_types(api: str, name: str) -> set[str]:
-    """The types that the scraped texts declared for a metric."""
-    with urllib.request.urlopen(f"{api}/metadata?metric={name}", timeout=5) as response:
-        return {entry["type"] for entry in json.load(response)["data"][name]}
+def stored(prometheus: Prometheus) -> Stored:
+    """Asks for all of it."""
+    names = {
+        job: prometheus.get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'})
+        for job in JOBS
+    }
+    metadata = prometheus.get("metadata", metric="nv_inference_count")
+    assert isinstance(metadata, dict)
+    found = prometheus.get(
+        "query_exemplars",
+        query="stoker_request_duration_seconds_bucket",
+        start="1600000000",
+        end="4000000000",
+    )
+    traces: dict[str, set[str]] = {job: set() for job in JOBS}
+    for one in objects({"found": found}, "found"):
+        job = text(one, "seriesLabels", "job")
+        traces[job] |= {text(each, "labels", "trace_id") for each in objects(one, "exemplars")}
+    return Stored(
+        {
+            job: {str(name) for name in listed}
+            for job, listed in names.items()
+            if isinstance(listed, list)
+        },
+        {text(entry, "type") for entry in objects(metadata, "nv_inference_count")},
+        traces,
+    )
 
 
 @pytest.mark.slow
-def test_prometheus_stores_the_exact_names_from_both_formats(tmp_path: Path) -> None:
-    prometheus = require_tool("prometheus")
+def test_prometheus_stores_names_types_and_exemplars_from_both_formats(tmp_path: Path) -> None:
+    require_tool("prometheus")
 
-    async def scraped() -> tuple[dict[str, set[str]], set[str], set[str]]:
+    async def scraped() -> tuple[Stored, set[str]]:
         endpoint = Endpoint(filled_metrics(tmp_path / "machine"))
         async with await asyncio.start_server(endpoint.answer, "127.0.0.1", 0) as server:
-            config = tmp_path / "prometheus.yml"
-            config.write_text(CONFIG.format(port=server.sockets[0].getsockname()[1]))
-            url = f"127.0.0.1:{free_port()}"
-            with (tmp_path / "log").open("w") as log:
-                process = await asyncio.create_subprocess_exec(
-                    prometheus,
-                    f"--config.file={config}",
-                    f"--storage.tsdb.path={tmp_path / 'data'}",
-                    f"--web.listen-address={url}",
-                    stderr=log,
-                )
-            try:
-                async with asyncio.timeout(60):
-                    await endpoint.each_was_scraped_twice.wait()
-                api = f"http://{url}/api/v1"
-                names = {
-                    job: await asyncio.to_thread(stored_names, api, job)
-                    for job in ("classic", "openmetrics")
-                }
-                types = await asyncio.to_thread(stored_types, api, "nv_inference_count")
-            finally:
-                process.terminate()
-                await process.wait()
-        return names, types, endpoint.accepted
+            port = server.sockets[0].getsockname()[1]
 
-    names, types, accepted = asyncio.run(scraped())
+            def watch() -> Stored:
+                keep = "--enable-feature=exemplar-storage"
+                with run_prometheus(tmp_path / "prometheus", config(port), keep) as prometheus:
+                    assert endpoint.each_was_scraped_twice.wait(60)
+                    return stored(prometheus)
+
+            return await asyncio.to_thread(watch), endpoint.accepted
+
+    found, accepted = asyncio.run(scraped())
 
     assert len(accepted) == 2, "Prometheus took both formats"
-    for job in ("classic", "openmetrics"):
-        assert {name for name in names[job] if name.startswith("nv_")} == TRITON_NAMES
-        ours = {name for name in names[job] if name.startswith("stoker_")}
+    for job in JOBS:
+        assert {name for name in found.names[job] if name.startswith("nv_")} == TRITON_NAMES
+        ours = {name for name in found.names[job] if name.startswith("stoker_")}
         assert ours == {
             name
             for metric in TABLE
@@ -153,15 +166,17 @@ def test_prometheus_stores_the_exact_names_from_both_formats(tmp_path: Path) -> 
                 else [metric.name]
             )
         }
-    assert types == {"counter", "unknown"}
+    assert found.types == {"counter", "unknown"}
+    # Two of the three noted ones share a bucket: the newer is shown.
+    assert found.traces == {"classic": set(), "openmetrics": {f"{11:032x}", f"{12:032x}"}}
 
 
 def test_promtool_finds_nothing_but_tritons_names(tmp_path: Path) -> None:
     promtool = require_tool("promtool")
-    _, text = asyncio.run(filled_metrics(tmp_path).render("text/plain"))
+    _, scraped = asyncio.run(filled_metrics(tmp_path).render("text/plain"))
 
     checked = subprocess.run(
-        [promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False
+        [promtool, "check", "metrics"], input=scraped, capture_output=True, timeout=30, check=False
     )
 
     problems = (checked.stdout + checked.stderr).decode().splitlines()

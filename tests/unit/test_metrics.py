@@ -273,6 +273,23 @@ def test_a_turn_of_the_loop_writes_a_few_models_and_untouched_ones_cost_nearly_n
     assert max(untouched + one) <= LINES_PER_TURN + LINES_OF_A_USED_MODEL
 
 
+def test_a_metric_with_a_series_for_each_model_is_written_in_shares_too(tmp_path: Path) -> None:
+    metrics = empty(tmp_path)
+    ready: dict[tuple[str, ...], float] = {(f"m{number}", "1"): 1.0 for number in range(1000)}
+    metrics.register_labelled(table.MODEL_READY, lambda: ready)
+
+    parts: list[bytes] = []
+    shares = list(metrics.write(Format.CLASSIC, parts))
+    del ready["m7", "1"]
+    ready["m8", "1"] = 0.0
+    found = samples(scrape(metrics))
+
+    assert max(shares) <= 2 * LINES_PER_TURN
+    assert b"".join(parts).decode().count("stoker_model_ready{") == 1000
+    assert 'stoker_model_ready{model="m7",version="1"}' not in found
+    assert found['stoker_model_ready{model="m8",version="1"}'] == "0.0"
+
+
 def test_the_loop_runs_other_work_between_the_shares_of_a_scrape(tmp_path: Path) -> None:
     metrics = empty(tmp_path)
     for number in range(100):

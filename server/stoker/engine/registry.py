@@ -44,6 +44,8 @@ class ModelRegistry:
         self._models: dict[str, dict[int, VersionRecord]] = {}
         self._reasons: dict[str, str] = {}
         self._serving: dict[tuple[str, str], ServedModel] = {}
+        self.changes = 0
+        """Grows with each change of a state: what was derived from them may be kept until then."""
 
     def declare(self, name: str, *, reason: str = "") -> None:
         """Makes a model known. `reason`: why it has no version that could be loaded."""
@@ -69,6 +71,7 @@ class ModelRegistry:
             record.served = served
         elif state is not VersionState.UNLOADING:
             record.served = None
+        self.changes += 1
         self._index_serving(identity.name)
 
     def serving(self, name: str, version: str) -> ServedModel | None:

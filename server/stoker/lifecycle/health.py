@@ -93,6 +93,8 @@ class ServerHealth:
         if not self._required and not reasons:
             reasons.append("no model was found in the repositories")
         for name in self._required:
+            if self._registry.serving(name, "") is not None:
+                continue  # the common case: one look-up, since probes ask for a thousand models
             records = self._registry.records(name)
             if any(record.state is VersionState.READY for record in records):
                 continue

@@ -27,7 +27,6 @@ from stoker.telemetry.exposition import (
     header,
     histogram_keys,
     histogram_values,
-    line,
     negotiate,
 )
 from stoker.telemetry.machine import Machine
@@ -42,18 +41,26 @@ from stoker.telemetry.model_series import (
     total_pending,
 )
 from stoker.telemetry.queue_delay import QueueDelay
+from stoker.telemetry.server_series import Labelled, LabelledSeries, ServerSeries
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.telemetry.statistics import Histogram, ModelStatistics
 
-LINES_PER_TURN: Final = 500
-"""Work of one turn of the loop: a line takes under 1 us to write, so a turn under 0.5 ms."""
+LINES_PER_TURN: Final = 250
+"""Work of one turn of the loop: a line takes some 2 us to write, so a turn some 0.5 ms
+(benchmarks/results/0010-scraped-models.md)."""
 _LINES_PER_CHECK: Final = 5
 """What it costs, in lines, to see that a model did not change."""
 _MODELS_PER_LINE: Final = 20
 """Models whose text of one metric is lined up in the time of one line."""
-_JOIN_ON_THREAD_PARTS: Final = 2000
-"""About the text of 100 models, near 1 MiB: from there on `bytes.join` lets the GIL go, so that a
-thread copies while the loop works."""
+_WALKS_MODELS: Final = frozenset((table.READY, table.IN_FLIGHT, table.WAITING, table.QUEUE_DELAY))
+"""Metrics of the server whose value takes a walk over all models."""
+_MODELS_PER_WALKED_LINE: Final = 5
+"""Models that such a walk passes in the time of one line."""
+_MODELS_PER_JOIN: Final = 250
+"""Models whose text of one metric becomes one piece: 0.4 MB of a histogram. `bytes.join` holds the
+GIL while it looks at the pieces, so that the whole text must not consist of too many."""
+_JOIN_ON_THREAD_BYTES: Final = 1 << 20
+"""From here on `bytes.join` lets the GIL go, so that a thread copies while the loop works."""
 _MACHINE_S: Final = 1.0
 """Figures of the kernel are read once in this time, however many scrapers there are."""
 
@@ -75,7 +82,7 @@ class MetricsRegistry:
         """The same numbers for prometheus-client; it refuses two metrics of one name."""
         self._clock = clock
         self._models: dict[tuple[str, int], ModelSeries] = {}
-        self._readers: dict[Metric, Callable[[], Sequence[Sample]]] = {}
+        self._readers: dict[Metric, ServerSeries] = {}
         self._headers = {
             form: {metric: header(metric, form) for metric in TABLE} for form in Format
         }
@@ -137,23 +144,14 @@ class MetricsRegistry:
             value = read()
             return () if value is None else (Sample(metric.name, {}, value),)
 
-        self._register(metric, samples, labels=())
+        self._register(metric, ServerSeries(samples), labels=())
 
-    def register_labelled(
-        self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]
-    ) -> None:
+    def register_labelled(self, metric: Metric, read: Labelled) -> None:
         """Shows one series for each key of `read()`: the values of the metric's labels, in order.
 
         The keys must be a closed set: never a text that a client sent.
         """
-
-        def samples() -> Sequence[Sample]:
-            return [
-                Sample(metric.name, dict(zip(metric.labels, key, strict=True)), value)
-                for key, value in read().items()
-            ]
-
-        self._register(metric, samples, labels=metric.labels)
+        self._register(metric, LabelledSeries(metric, read), labels=metric.labels)
 
     def register_histogram(self, metric: Metric, histogram: Histogram, *, divisor: float) -> None:
         """Shows a histogram; `divisor` turns its unit into the metric's (1e9 for nanoseconds)."""
@@ -166,12 +164,12 @@ class MetricsRegistry:
                 for (name, labels), value in zip(keys, values, strict=True)
             ]
 
-        self._register(metric, samples, labels=())
+        self._register(metric, ServerSeries(samples), labels=())
 
     def register_info(self, metric: Metric, labels: Mapping[str, str]) -> None:
         """Shows fixed facts: a series of value 1 whose labels are the facts."""
         sample = Sample(metric.name, dict(labels), 1)
-        self._register(metric, lambda: (sample,), labels=tuple(labels))
+        self._register(metric, ServerSeries(lambda: (sample,)), labels=tuple(labels))
 
     async def render(self, accept: str) -> tuple[str, bytes]:
         """Content type and text for a scraper that sent this Accept header."""
@@ -180,7 +178,7 @@ class MetricsRegistry:
         parts: list[bytes] = []
         for _ in self.write(form, parts):
             await asyncio.sleep(0)  # one turn of the loop
-        if len(parts) > _JOIN_ON_THREAD_PARTS:
+        if sum(map(len, parts)) >= _JOIN_ON_THREAD_BYTES:
             return form.value, await asyncio.to_thread(b"".join, parts)
         return form.value, b"".join(parts)
 
@@ -199,17 +197,19 @@ class MetricsRegistry:
             parts.append(self._headers[form][metric])
             index = _MODEL_PART.get(metric)
             if index is not None:
-                parts.extend([model[index] for model in models])
-                work += 1 + len(models) // _MODELS_PER_LINE
-                if work >= LINES_PER_TURN:
-                    yield work
-                    work = 0
+                for start in range(0, len(models), _MODELS_PER_JOIN):
+                    share = [model[index] for model in models[start : start + _MODELS_PER_JOIN]]
+                    parts.append(b"".join(share))
+                    work += 1 + len(share) // _MODELS_PER_LINE
+                    if work >= LINES_PER_TURN:
+                        yield work
+                        work = 0
                 continue
-            samples = self._server_samples(metric)
-            for start in range(0, len(samples), LINES_PER_TURN):
-                share = samples[start : start + LINES_PER_TURN]
-                parts.append("".join([line(sample) for sample in share]).encode())
-                work += len(share)
+            if metric in _WALKS_MODELS:
+                work += len(models) // _MODELS_PER_WALKED_LINE
+            for lines, text in self._server_series(metric).shares(LINES_PER_TURN):
+                parts.append(text)
+                work += lines
                 if work >= LINES_PER_TURN:
                     yield work
                     work = 0
@@ -225,13 +225,13 @@ class MetricsRegistry:
                 for model in self._models.values():
                     collected.samples.extend(model.samples(metric))
             else:
-                collected.samples.extend(self._server_samples(metric))
+                collected.samples.extend(self._server_series(metric).samples())
             yield collected
 
     def _register(
         self,
         metric: Metric,
-        samples: Callable[[], Sequence[Sample]],
+        series: ServerSeries,
         *,
         labels: tuple[str, ...],
     ) -> None:
@@ -243,14 +243,15 @@ class MetricsRegistry:
             raise ValueError(
                 f"expected labels {list(metric.labels)} for '{metric.name}', got {list(labels)}"
             )
-        self._readers[metric] = samples
+        self._readers[metric] = series
 
-    def _server_samples(self, metric: Metric) -> Sequence[Sample]:
-        read = self._readers.get(metric)
-        if read is not None:
-            return read()
+    def _server_series(self, metric: Metric) -> ServerSeries:
+        known = self._readers.get(metric)
+        if known is not None:
+            return known
         figure = self._machine_figures.get(metric)
-        return () if figure is None else (Sample(metric.name, {}, figure),)
+        samples = () if figure is None else (Sample(metric.name, {}, figure),)
+        return ServerSeries(lambda: samples)
 
     def _mean_queue_delay(self) -> float:
         shown = [model.statistics for model in self._models.values()]
