@@ -6,7 +6,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-stub check protos bench load image image-test test-gpu bench-gpu \
-  bench-autoscaling test-rollout test-monitoring dashboard dashboard-picture environment dev
+  bench-autoscaling test-rollout test-monitoring test-manifests dashboard dashboard-picture environment dev
 
 BIN := .venv/bin
 
@@ -47,6 +47,14 @@ test-stub: ## Tests of the real CUDA provider without a GPU; the first time down
 test-rollout: dev ## Replace and kill replicas behind haproxy under load; writes build/rollout.md.
 	$(BIN)/python -m pytest tests/rollout -p tests.rollout.report --rollout-seconds 60 \
 	  --rollout-report build/rollout.md $(ARGS)
+
+test-manifests: dev ## Render every overlay and combination; validate, lint, hold them against the server.
+	$(BIN)/pytest tests/contract/test_manifests.py tests/contract/test_components.py \
+	  tests/contract/test_combinations.py tests/contract/test_pod_security.py \
+	  tests/contract/test_network_policy.py tests/contract/test_autoscaling_manifests.py \
+	  tests/contract/test_kserve.py tests/contract/test_kserve_server.py tests/contract/test_recipes.py \
+	  tests/contract/test_models_download.py tests/contract/test_rendered_server.py \
+	  tests/contract/test_lint_manifests.py $(ARGS)
 
 test-monitoring: dev ## Metrics, rules and dashboard against a real Prometheus and promtool.
 	$(BIN)/pytest tests/contract/test_alert_rules.py tests/contract/test_recorded_series.py \

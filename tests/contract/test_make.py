@@ -21,8 +21,8 @@ from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TARGETS: Final = (
-    *("help", "serve", "test", "test-stub", "test-rollout", "test-monitoring", "check", "protos"),
-    *("dashboard", "dashboard-picture", "bench", "bench-autoscaling", "load"),
+    *("help", "serve", "test", "test-stub", "test-rollout", "test-monitoring", "test-manifests"),
+    *("check", "protos", "dashboard", "dashboard-picture", "bench", "bench-autoscaling", "load"),
     *("image", "image-test", "test-gpu", "bench-gpu"),
 )
 
