@@ -115,6 +115,9 @@ def test_an_engine_takes_over_agrees_and_comes_from_the_cache_the_next_time(
     record_property("TensorRT", tensorrt)
     record_property("seconds until it serves", round(time.monotonic() - began, 1))
     record_property("details", details(first))
+    taken = first.at.metric("stoker_tensorrt_device_bytes", model="m")
+    record_property("device bytes", taken)
+    assert taken > 0
     by_tensorrt = client.infer("m", given).outputs["y"]
     allowed = 5e-3 if precision == "FP32" else 2e-2
     assert np.abs(by_tensorrt - by_cuda).max() <= allowed * np.abs(by_cuda).max()
@@ -123,6 +126,7 @@ def test_an_engine_takes_over_agrees_and_comes_from_the_cache_the_next_time(
     assert first.wait() == 0
     built = engines(tmp_path / "cache")
     assert any(name.endswith(".engine") for name in built)
+    assert not any(".attempt-" in name for name in built)
 
     second = serve()
     wait_until_it_serves(second)
@@ -167,3 +171,21 @@ def test_a_server_that_is_told_to_stop_does_not_wait_for_a_build(
     server.terminate()
     assert server.wait() == 0
     assert time.monotonic() - began < 15
+
+
+def test_a_server_that_is_killed_in_a_build_is_remembered_by_the_next_one_which_builds(
+    tmp_path: Path, serve: Callable[..., StokerProcess]
+) -> None:
+    slow = 'parameters { key: "trt_builder_optimization_level" value: "5" }'
+    write_repository(tmp_path / "models", {"m": ModelEntry(conv(), CONFIG % slow)})
+    killed = serve()
+    wait_until(lambda: any((tmp_path / "cache").rglob("*.attempt-1")), "the beginning of a build")
+    killed.process.kill()
+    killed.process.wait()
+    server = serve()
+    wait_until(
+        lambda: server.at.metric("stoker_tensorrt_crashed_builds", model="m") == 1,
+        "a build that knows of the earlier one",
+    )
+    wait_until_it_serves(server)
+    assert not any((tmp_path / "cache").rglob("*.attempt-*"))

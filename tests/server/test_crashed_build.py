@@ -121,3 +121,26 @@ def test_a_build_that_ends_well_forgets_the_crash_before_it(node: Node) -> None:
         wait_until(lambda: is_in(running.at, "serving"), "an engine that serves")
         assert "TensorRT: ready" in detail(running.at)
     assert node.attempts == []
+
+
+@pytest.mark.slow
+def test_of_two_servers_that_share_a_cache_one_builds_and_the_other_waits_for_it(
+    node: Node,
+) -> None:
+    with node.server() as first:
+        wait_until(lambda: node.attempts == ["attempt-1"], "a build")
+        with node.server() as second:
+            wait_until(
+                lambda: "(waits for another process that builds it)" in detail(second.at),
+                "a server that waits",
+            )
+            node.orders.write_text(BUILD)
+            wait_until(lambda: is_in(first.at, "serving"), "an engine that serves")
+            wait_until(lambda: is_in(second.at, "serving"), "the same engine")
+            found = [
+                server.at.metric(f"stoker_tensorrt_cache_{each}_total", model="m")
+                for server in (first, second)
+                for each in ("hits", "misses")
+            ]
+    assert found == [0, 1, 1, 0]
+    assert node.attempts == []

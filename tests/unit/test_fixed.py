@@ -1,7 +1,8 @@
 """Runs through fixed bindings: the same answers as plain runs, and the steps on a device."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from stoker.device import DeviceReport
 from stoker.errors import DeviceFailed
 from stoker.model import ModelConfig
 from stoker.runtime.buckets import EXACT, Buckets, powers_of_two
+from stoker.runtime.cuda import CudaRuntime
 from stoker.runtime.cuda_graphs import GraphSupport
+from stoker.runtime.cuda_memory import CudaMemory, PinnedBudget
 from stoker.runtime.fixed import COPIED_BYTES, FixedRuns
 from stoker.runtime.fixed_shapes import FixedShapes, fixed_shapes
 from stoker.runtime.gpu_hot_path import GpuHotPath
@@ -31,11 +34,14 @@ WIDE = COPIED_BYTES // 4
 """Floats of a row that is too large to be copied out of a slab of our own."""
 
 
-def on_device(folder: Path, model: onnx.ModelProto, cudart: CudartStub) -> OnnxSession:
+def on_device(
+    folder: Path, model: onnx.ModelProto, cudart: CudartStub, memory: CudaMemory | None = None
+) -> OnnxSession:
     """A session whose tensors live in the memory of the CUDA stub, where ONNX Runtime's CPU
     provider computes."""
     path = models.write_model(folder / "model.onnx", model)
-    memory = GpuHotPath(1 << 32, library=str(cudart.path), kind="cpu").memory("m", 0)
+    if memory is None:
+        memory = GpuHotPath(1 << 32, library=str(cudart.path), kind="cpu").memory("m", 0)
     assert memory is not None
 
     def opened() -> object:
@@ -65,11 +71,12 @@ class Scene:
         *,
         sizes: Buckets = EXACT,
         max_batch_size: int = MOST,
+        memory: CudaMemory | None = None,
     ) -> None:
         self.session: Session = (
             models.open_on_cpu(folder, model)
             if cudart is None
-            else on_device(folder, model, cudart)
+            else on_device(folder, model, cudart, memory)
         )
         self.config = models.config_of(self.session, max_batch_size)
         shapes = fixed_shapes(self.config, self.session, max(1, max_batch_size))
@@ -385,6 +392,32 @@ def test_the_steps_of_a_capture_are_those_of_a_run_with_the_largest_bucket_first
     scene.lay({"x": given})
     (made,) = scene.runs.run(3, (0,), {}, 0)
     np.testing.assert_array_equal(made, np.maximum(given, 0))
+    scene.session.close()
+
+
+def test_runs_of_a_capture_are_watched_and_the_wait_for_models_that_are_opened_is_not(
+    tmp_path: Path, cudart: CudartStub
+) -> None:
+    steps: list[str] = []
+
+    class Telling(CudaMemory):
+        def capture(self) -> AbstractContextManager[None]:
+            steps.append("wait")
+            return super().capture()
+
+    @contextmanager
+    def watch() -> Iterator[None]:
+        steps.append("watch")
+        yield
+
+    cuda = CudaRuntime(str(cudart.path))
+    memory = Telling(cuda, 0, PinnedBudget(1 << 32), model="m", kind="cpu")
+    scene = Scene(tmp_path, relu(), cudart, sizes=Buckets((1, 4)), memory=memory)
+    scene.runs.warm(watch)
+    assert steps == ["watch", "watch"]
+    steps.clear()
+    assert scene.runs.capture(1, watch) is None
+    assert steps == 2 * ["wait", "watch", "watch", "watch"]
     scene.session.close()
 
 

@@ -188,7 +188,9 @@ def test_the_engine_has_the_making_of_bindings_and_graphs_watched() -> None:
                 hangs.set()
             await preparing
             assert device == "cuda:0"
-            assert fault.message.startswith("the making of bindings and CUDA graphs of 'm' v1 on")
+            assert fault.message.startswith(
+                "a run of the making of bindings and CUDA graphs of 'm'"
+            )
         watch.close()
 
     play(scenario)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,7 @@ from stoker.request import InferRequest
 from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.runtime.buckets import Buckets
 from stoker.runtime.candidate import Shapes
+from stoker.runtime.fixed import WatchRun
 from stoker.runtime.session import Placement, Session
 from stoker.telemetry.statistics import BatchEnd
 from stoker.tensor import Array, DataType, Tensor
@@ -142,7 +144,7 @@ class Told:
     def sizes(self) -> Buckets:
         return self.runner.sizes
 
-    def prepare(self) -> None:
+    def prepare(self, watch: WatchRun = nullcontext) -> None:
         self.told.append("prepare")
         if self.error is not None:
             raise self.error

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from stoker.device import DeviceReport
@@ -266,10 +267,9 @@ class Engine:
         def work() -> None:
             failure: BaseException | None = None
             device = instance.executor.device.name
-            what = "the making of bindings and CUDA graphs"
+            what = "a run of the making of bindings and CUDA graphs"
             try:
-                with self._load_watch.step(identity, device, what):
-                    instance.execution.prepare()
+                instance.execution.prepare(partial(self._load_watch.step, identity, device, what))
             except Exception as error:
                 failure = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits

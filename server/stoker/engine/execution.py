@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
@@ -31,6 +32,7 @@ from stoker.errors import (
 )
 from stoker.request import InferRequest, InferResponse
 from stoker.runtime.buckets import EXACT, MOST_BUCKETS, UNBOUND, Buckets
+from stoker.runtime.fixed import WatchRun
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.telemetry.statistics import BatchEnd
 from stoker.tensor import Array
@@ -111,9 +113,9 @@ class Runner(Protocol):
     def sizes(self) -> Buckets:
         """What batches are filled up to there."""
 
-    def prepare(self) -> None:
-        """What a device wants to be done on the thread that runs batches, before the first one.
-        Raises ServingError."""
+    def prepare(self, watch: WatchRun = nullcontext) -> None:
+        """What a device wants to be done on the thread that runs batches, before the first one,
+        each run inside of a `watch()`. Raises ServingError."""
 
     def execute(self, batch: Batch) -> Outcome:
         """Runs the batch. Never raises: every entry has a result."""
@@ -190,18 +192,18 @@ class Execution:
         """What batches are filled up to."""
         return self._sizes if self._fixed else UNBOUND
 
-    def prepare(self) -> None:
+    def prepare(self, watch: WatchRun = nullcontext) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one.
         Raises ServingError with the reason why the model cannot serve there."""
         session = self._session
         problem = None if self._fixed else "the model has no fixed bindings"
         for fixed in self._fixed:
-            problem = fixed.prepare(session) or problem
+            problem = fixed.prepare(session, watch) or problem
         if not session.graphs.captures:
             return
         for place, fixed in enumerate(self._fixed):
             if problem is None:
-                problem = fixed.capture(1 + place * MOST_BUCKETS)
+                problem = fixed.capture(1 + place * MOST_BUCKETS, watch)
         if problem is not None:
             session.give_up_graphs(problem)
             for fixed in self._fixed:

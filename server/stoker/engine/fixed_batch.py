@@ -10,6 +10,7 @@ get a slab that is lent. Knows no queue.  Hot path.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
@@ -23,7 +24,7 @@ from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.request import InferRequest
 from stoker.runtime.bucket_dimension import DimensionBuckets
 from stoker.runtime.buckets import Buckets
-from stoker.runtime.fixed import COPIED_BYTES, BoundInput, FixedRuns
+from stoker.runtime.fixed import COPIED_BYTES, BoundInput, FixedRuns, WatchRun
 from stoker.runtime.fixed_shapes import FixedShapes, fixed_shapes
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.runtime.warmup import blank
@@ -92,21 +93,22 @@ class FixedBatches:
             except OutOfMemory as error:
                 self.close(error.message)
 
-    def prepare(self, session: Session) -> str | None:
-        """Makes and warms all bindings. For the thread that will run batches, before there are
-        any. The reason where that failed, in words: then the first batch brings the model to
-        level 1, or nothing. Raises DeviceFailed."""
+    def prepare(self, session: Session, watch: WatchRun = nullcontext) -> str | None:
+        """Makes and warms all bindings, each run inside of a `watch()`. For the thread that will
+        run batches, before there are any. The reason where that failed, in words: then the first
+        batch brings the model to level 1, or nothing. Raises DeviceFailed."""
         rows = (1,) if self._plan.batches else ()
         feeds = {
             tensor.name: blank(tensor.datatype, (*rows, *(tensor.item or ())))
             for tensor in self._shapes.inputs
         }
         try:
-            made = session.run(feeds, self._plan.output_names)
+            with watch():
+                made = session.run(feeds, self._plan.output_names)
             self.observe(range(len(self._plan.outputs)), made)
             if self._runs is None:
                 return "the model has no fixed bindings"
-            self._runs.warm()
+            self._runs.warm(watch)
         except OutputMismatch:
             self.close("the model makes outputs of another shape than it declares")
             return "outputs have another shape than the model declares"
@@ -114,9 +116,9 @@ class FixedBatches:
             return f"the model does not run zeros: {error.message}"
         return None
 
-    def capture(self, first: int) -> str | None:
+    def capture(self, first: int, watch: WatchRun = nullcontext) -> str | None:
         """Captures graphs, see `FixedRuns.capture`; after `prepare` went well."""
-        return self._running().capture(first)
+        return self._running().capture(first, watch)
 
     def forget(self) -> None:
         """The session gave its graphs up: bindings are made anew."""

@@ -14,6 +14,7 @@ Hot path.
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Final
 
@@ -30,6 +31,7 @@ from stoker.errors import (
 )
 from stoker.runtime.buckets import Buckets
 from stoker.runtime.candidate import Covers, Shapes
+from stoker.runtime.fixed import WatchRun
 from stoker.runtime.session import Session
 
 logger: Final = logging.getLogger(__name__)
@@ -95,9 +97,9 @@ class RoutedExecution:
         """Implements `Runner`."""
         return self._sure.sizes
 
-    def prepare(self) -> None:
+    def prepare(self, watch: WatchRun = nullcontext) -> None:
         """Implements `Runner`."""
-        self._sure.prepare()
+        self._sure.prepare(watch)
 
     def execute(self, batch: Batch) -> Outcome:
         """Implements `Runner`."""

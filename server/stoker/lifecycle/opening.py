@@ -166,13 +166,15 @@ class Opener:
                 self._occupied(session.device),
                 meter.warming(turn),
             ):
-                profile = measure_costs(
-                    self._watched(identity, sessions, "the measuring of its cost"),
-                    config,
-                    independence,
-                    definition.folder,
-                    budget_s=self._profile_seconds,
-                )
+                # As a whole: to watch each run would cost as much as a small model's run does.
+                with self._watch(identity, session.device, "the measuring of its cost"):
+                    profile = measure_costs(
+                        sessions,
+                        config,
+                        independence,
+                        definition.folder,
+                        budget_s=self._profile_seconds,
+                    )
                 rows = largest_batch(config, independence, profile)
                 _, session = self._watched(identity, sessions, "the record for a comparison")[0]
                 faster = self._faster(definition, version, config, session, rows)

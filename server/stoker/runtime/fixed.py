@@ -15,8 +15,9 @@ One thread at a time. Knows no requests.  Hot path.  Measured: benchmarks/result
 Source: reference, ONNX Runtime on NVIDIA GPUs, sections 3.2 and 3.4.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -38,6 +39,10 @@ MOST_DISTINCT: Final = 1 << 18
 
 MOST_BINDINGS: Final = 1024
 """Kept at once, some 2 KiB each; at the limit all are made anew."""
+
+
+WatchRun: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Sees that a run ends."""
 
 
 class BoundInput:
@@ -174,19 +179,22 @@ class FixedRuns:
                 made.append((own[:rows] if shapes.batches else own[0, ...]).copy())
         return made
 
-    def warm(self) -> None:
+    def warm(self, watch: WatchRun = nullcontext) -> None:
         """Runs each bucket once, the largest first, so that its memory is the one that all share.
-        For the thread that will run batches. Raises as `Binding.run`."""
+        For the thread that will run batches. `watch` is around each run. Raises as `Binding.run`.
+        """
         everything = tuple(range(len(self._shapes.outputs)))
         for bucket in reversed(self._buckets()):
             self._fill(bucket, 0)
-            self.run(bucket, everything, {}, 0)
+            with watch():
+                self.run(bucket, everything, {}, 0)
 
-    def capture(self, first: int) -> str | None:
+    def capture(self, first: int, watch: WatchRun = nullcontext) -> str | None:
         """Captures a CUDA graph for each bucket, the largest first, and verifies a replay of it.
 
-        The graphs get the ids `first` and up. None: runs replay them from here on. Else the reason
-        why not, in words. Raises DeviceFailed.
+        The graphs get the ids `first` and up. `watch` is around each run, and not around the wait
+        for models that are being opened, which may be an engine that is built. None: runs replay
+        them from here on. Else the reason why not, in words. Raises DeviceFailed.
         """
         everything = tuple(range(len(self._shapes.outputs)))
         names = [tensor.name for tensor in self._shapes.outputs]
@@ -196,13 +204,14 @@ class FixedRuns:
             try:
                 binding = self._new_binding(bucket, everything, {}, graph)
                 self._fill(bucket, 1)
-                with self._memory.capture():
+                with self._memory.capture(), watch():
                     self._steps(binding, bucket, everything, {})
                 self._fill(bucket, 2)
-                with self._memory.calls():
+                with self._memory.calls(), watch():
                     self._steps(binding, bucket, everything, {})
                 got = self._made(binding, bucket, everything, {})
-                expected = self.run(bucket, everything, {}, 0)
+                with watch():
+                    expected = self.run(bucket, everything, {}, 0)
             except (ExecutionFailed, OutOfMemory, OutputMismatch) as error:
                 return f"the graph of {bucket} rows could not be captured: {error}"
             except DeviceFailed as error:
