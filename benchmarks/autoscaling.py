@@ -31,7 +31,7 @@ from benchmarks.scaling.manifest import shipped
 from benchmarks.scaling.measured import load
 from benchmarks.scaling.runs import Case, Runs
 from benchmarks.scaling.search import Best, Trial, best_target, summed
-from benchmarks.scaling.signals import DEMAND, Signal
+from benchmarks.scaling.signals import DEMAND, DEMAND_5S, Signal
 from benchmarks.scaling.simulation import DEADLINE_S, TARGET_S, Result
 
 STEPS: Final = 4
@@ -149,6 +149,15 @@ def changed(hpa: Spec) -> dict[str, Spec]:
             ),
         )
 
+    def over_5_s(spec: Spec) -> Spec:
+        return replace(
+            spec,
+            metrics=tuple(
+                replace(metric, name=DEMAND_5S) if metric.name == DEMAND else metric
+                for metric in spec.metrics
+            ),
+        )
+
     def growing(*policies: Policy) -> Spec:
         return replace(hpa, up=replace(hpa.up, policies=policies))
 
@@ -159,6 +168,8 @@ def changed(hpa: Spec) -> dict[str, Spec]:
         "up: no window": replace(hpa, up=replace(hpa.up, stabilization_s=0)),
         "up: 8 pods a minute": growing(Policy("Pods", 8, 60)),
         "up: as Kubernetes has it": replace(hpa, up=DEFAULT_UP),
+        "5 s": over_5_s(hpa),
+        "5 s, up: 8 pods a minute": over_5_s(growing(Policy("Pods", 8, 60))),
         "down: window 300 s": replace(hpa, down=replace(hpa.down, stabilization_s=300)),
         "down: 2 pods a minute": replace(
             hpa, down=replace(hpa.down, policies=(Policy("Pods", 2, 60),))

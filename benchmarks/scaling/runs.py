@@ -6,8 +6,8 @@ depends on, the product's code and this folder's among it.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,9 +76,25 @@ class Runs:
                     self._keep(key, case.run())
         else:
             with ProcessPoolExecutor(self._jobs) as pool:
-                for key, result in zip(missing, pool.map(Case.run, missing.values()), strict=True):
-                    self._keep(key, result)
+                self._make(pool, missing)
         return [self._results[key] for key in keys]
+
+    def _make(self, pool: Executor, missing: Mapping[str, Case]) -> None:
+        """As many at one time as there are jobs; those that another sweep makes meanwhile are left
+        out."""
+        running: dict[Future[Result], str] = {}
+        waiting = iter(missing.items())
+        while True:
+            self._read()
+            for key, case in waiting:
+                if key not in self._results:
+                    running[pool.submit(case.run)] = key
+                    if len(running) == self._jobs:
+                        break
+            if not running:
+                return
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                self._keep(running.pop(done), done.result())
 
     def _read(self) -> None:
         """Takes what was added to the file since the last look."""
