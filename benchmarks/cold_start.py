@@ -79,7 +79,7 @@ def repositories(folder: Path) -> Iterator[Repository]:
         "10 small networks (`mlp`)": (networks.mlp, 10),
         "1 network of 100 MiB": (large, 1),
         "1 convolutional network (`resnetlike`)": (networks.resnetlike, 1),
-        "10 convolutional networks (`resnetlike`)": (networks.resnetlike, 10),
+        "4 convolutional networks (`resnetlike`)": (networks.resnetlike, 4),
     }
     for number, (what, (make, count)) in enumerate(wanted.items()):
         model = make()

@@ -13,6 +13,7 @@ import json
 import signal
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -60,7 +61,7 @@ class Kill:
     in_flight: int = 0
     """Requests in flight when it heard the signal; of SIGKILL, a moment before."""
     lasted_s: float = 0.0
-    """From the signal to its end."""
+    """How long it drained, by its own log."""
     code: int | None = None
     unanswered: int = 0
     """Requests that got DRAINING when its drain timeout was over."""
@@ -76,13 +77,13 @@ class Fleet:
         self._balancer = balancer
         self._arguments = (str(repository), *flags)
         self._serving: list[Replica] = []
-        self._leaving: list[tuple[Replica, Kill, float]] = []
+        self._leaving: list[tuple[Replica, Kill]] = []
 
     def __enter__(self) -> "Fleet":
         return self
 
     def __exit__(self, *reason: object) -> None:
-        for replica in [*self._serving, *(each for each, _, _ in self._leaving)]:
+        for replica in [*self._serving, *(each for each, _ in self._leaving)]:
             replica.process.process.kill()
             replica.process.wait()
             replica.process.__exit__(None, None, None)
@@ -123,7 +124,7 @@ class Fleet:
         kill = Kill(replica.name, load.now)
         replica.process.terminate()
         self._serving.remove(replica)
-        self._leaving.append((replica, kill, time.monotonic()))
+        self._leaving.append((replica, kill))
         self.kills.append(kill)
         return kill
 
@@ -163,10 +164,15 @@ class Fleet:
                 self._note_end(*each)
         self._leaving = left
 
-    def _note_end(self, replica: Replica, kill: Kill, began: float) -> None:
+    def _note_end(self, replica: Replica, kill: Kill) -> None:
         kill.code = replica.process.wait()
-        kill.lasted_s = time.monotonic() - began
-        kill.in_flight = int(str(replica.event("drain_started")["in_flight"]))
-        kill.unanswered = int(str(replica.event("drained")["unanswered"]))
+        started, ended = replica.event("drain_started"), replica.event("drained")
+        kill.lasted_s = (_moment(ended) - _moment(started)).total_seconds()
+        kill.in_flight = int(str(started["in_flight"]))
+        kill.unanswered = int(str(ended["unanswered"]))
         replica.process.__exit__(None, None, None)
         self._balancer.remove(replica.name)
+
+
+def _moment(record: dict[str, object]) -> datetime:
+    return datetime.fromisoformat(str(record["time"]))

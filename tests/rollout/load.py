@@ -31,7 +31,7 @@ SHORTEST_WAIT_MS: Final = 60
 WAIT_STEP_MS: Final = 20
 
 WORK_EVERY: Final = 4
-"""Every so manieth request of a client is for `work`."""
+"""Of so many requests of a client one is for `work`."""
 
 BACK_OFF_S: Final = 0.05
 

@@ -68,7 +68,7 @@ def _kills(kills: Sequence[Kill]) -> list[str]:
     if not kills:
         return []
     lines = [
-        "| replica | signal at s | in flight at it | ended after s | code |",
+        "| replica | signal at s | in flight at it | drained for s | code |",
         "|---|---|---|---|---|",
     ]
     lines += [

@@ -1,0 +1,27 @@
+"""The startup probes of the manifests allow what starts were measured to take."""
+
+import re
+from typing import Final
+
+import pytest
+
+from tests.contract.manifests import ROOT, at, container, number
+
+RESULTS: Final = ROOT / "benchmarks" / "results" / "0012-rollout.md"
+
+
+def measured_budgets_s() -> list[int]:
+    """Three times the slowest start of each set of models: the last column of the table."""
+    table = RESULTS.read_text().split("\n## Cold starts\n")[1]
+    return [int(each) for each in re.findall(r"^\|.*\| (\d+) \|$", table, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("target", ["base", "components/gpu"])
+def test_the_startup_probe_allows_three_times_the_slowest_start_that_was_measured(
+    target: str,
+) -> None:
+    budgets = measured_budgets_s()
+    assert len(budgets) == 5
+    startup = at(container(target), "startupProbe")
+    allowed_s = number(startup, "periodSeconds") * number(startup, "failureThreshold")
+    assert allowed_s >= max(budgets)
