@@ -11,10 +11,10 @@ from typing import Final
 from stoker.deploy.container import ServerContainer
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.image import CACHE_FOLDER
-from stoker.deploy.manifest import JsonObject, Manifest, mapping, numbered, objects, text
+from stoker.deploy.manifest import JsonObject, Manifest, mapping, numbered, objects, text, texts
 from stoker.deploy.memory_need import memory_need
 from stoker.deploy.quantity import format_memory, parse_quantity
-from stoker.deploy.workload import Workload, has_gpu
+from stoker.deploy.workload import Workload, has_gpu, least_replicas
 
 TMP: Final = "/tmp"
 
@@ -101,6 +101,24 @@ def _sub_path(subject: Subject) -> Iterator[Hit]:
             if text(mount, "subPath") and kinds:
                 path = f"{server.path}.volumeMounts[{index}].subPath"
                 yield Hit(manifest, path, f"{text(mount, 'subPath')} of a {kinds.pop()}")
+
+
+def _one_node(subject: Subject) -> Iterator[Hit]:
+    claims = {
+        (each.namespace, each.name): set(texts(each.value, "spec", "accessModes"))
+        for each in subject.of_kind("PersistentVolumeClaim")
+    }
+    for workload in subject.workloads:
+        replicas = least_replicas(workload, subject.scalers)
+        if workload.manifest.kind not in ("Deployment", "ReplicaSet", "Rollout") or replicas < 2:
+            continue
+        for index, volume in numbered(workload.pod, "volumes"):
+            name = text(volume, "persistentVolumeClaim", "claimName")
+            modes = claims.get((workload.manifest.namespace, name), set())
+            if modes and modes <= {"ReadWriteOnce", "ReadWriteOncePod"}:
+                path = f"{workload.path}.volumes[{index}].persistentVolumeClaim"
+                found = f"{name}, {' and '.join(sorted(modes))}, for {replicas} replicas"
+                yield Hit(workload.manifest, path, found)
 
 
 def _unbounded(subject: Subject) -> Iterator[Hit]:
@@ -194,6 +212,15 @@ RULES = (
         "the server.",
         "Mount the whole volume as a folder.",
         _sub_path,
+    ),
+    Rule(
+        "volume-for-one-node",
+        Severity.WARNING,
+        "A claim of ReadWriteOnce or ReadWriteOncePod for two replicas or more",
+        "Pods on other nodes than the first stay in ContainerCreating: the volume is attached "
+        "to one.",
+        "ReadOnlyMany for models, ReadWriteMany for caches; or a copy for each pod.",
+        _one_node,
     ),
     Rule(
         "empty-dir-unbounded",

@@ -26,6 +26,9 @@ from stoker.deploy.workload import POD_PATHS, RUNTIMES, Workload, resolve_port, 
 LONGEST_AGE_S: Final = 1800
 """Of a connection: so long a new pod may wait for its part of the clients; 60 to 300 s are good."""
 
+PROXY_IDLE_S: Final = 60
+"""How long proxies commonly keep an idle connection; load balancers of clouds up to 600 s."""
+
 _COMMON: Final = "app.kubernetes.io/"
 _NAME_LABEL: Final = f"{_COMMON}name"
 _SELECTOR_PATHS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -134,6 +137,14 @@ def _connection_age(subject: Subject) -> Iterator[Hit]:
                 found = (
                     "max_connection_age 0: never" if age == 0 else f"max_connection_age {age:g} s"
                 )
+                yield Hit(workload.manifest, server.path, found)
+
+
+def _short_idle(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            if server.settings is not None and server.settings.idle_timeout_s <= PROXY_IDLE_S:
+                found = f"idle_timeout {server.settings.idle_timeout_s:g} s"
                 yield Hit(workload.manifest, server.path, found)
 
 
@@ -247,6 +258,15 @@ RULES = (
         "get nothing.",
         f"Leave {flag_or_variable('max_connection_age')} at 5m.",
         _connection_age,
+    ),
+    Rule(
+        "idle-timeout-short",
+        Severity.WARNING,
+        f"idle_timeout of {PROXY_IDLE_S} s or less",
+        "A proxy in front that keeps a connection longer sends a request just when the server "
+        "closes it: sporadic 502 and 503.",
+        f"Leave {flag_or_variable('idle_timeout')} at 620s, above the proxy's own.",
+        _short_idle,
     ),
     Rule(
         "selector-matches-nothing",
