@@ -74,7 +74,7 @@ def _wrong_endpoint(subject: Subject) -> Iterator[Hit]:
     for probe in probes(subject):
         settings = probe.server.settings
         handler = "httpGet" if "httpGet" in probe.value else "grpc"
-        if settings is None or handler not in probe.value:
+        if handler not in probe.value:
             continue
         where = f"{probe.path}.{handler}"
         port = resolve_port(probe.server, at(probe.value, handler, "port"))
@@ -170,7 +170,7 @@ def _written(server: ServerContainer) -> set[str]:
 def _not_strict(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
-            if server.settings is not None and not server.settings.strict_readiness:
+            if not server.settings.strict_readiness:
                 yield Hit(workload.manifest, server.path, "strict_readiness false")
 
 

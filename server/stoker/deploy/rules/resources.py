@@ -35,7 +35,7 @@ def _no_limit(subject: Subject, resource: str) -> Iterator[Hit]:
 def _little_memory(subject: Subject) -> Iterator[Hit]:
     for manifest, workload, server in _servers(subject):
         limit = parse_quantity(server.value, "resources", "limits", "memory")
-        if limit is None or server.settings is None:
+        if limit is None:
             continue
         need = memory_need(
             subject.measured,
@@ -63,11 +63,7 @@ def _memory_volumes(workload: Workload, server: ServerContainer) -> int:
 def _nowhere_to_write(subject: Subject) -> Iterator[Hit]:
     for manifest, workload, server in _servers(subject):
         is_read_only = text(server.value, "securityContext", "readOnlyRootFilesystem") == "true"
-        uses_gpu = has_gpu(workload) or (
-            server.settings is not None
-            and server.settings.device == "gpu"
-            and server.device_is_known
-        )
+        uses_gpu = has_gpu(workload) or (server.settings.device == "gpu" and server.device_is_known)
         if not is_read_only or not uses_gpu:
             continue
         for folder in _written_folders(server):
@@ -79,7 +75,7 @@ def _nowhere_to_write(subject: Subject) -> Iterator[Hit]:
 def _written_folders(server: ServerContainer) -> tuple[str, ...]:
     """What a server with a GPU writes to: graphs that are counted, kernels, engines."""
     kernels = server.environment.get("CUDA_CACHE_PATH", f"{CACHE_FOLDER}/cuda")
-    engines = server.settings.trt_cache_dir if server.settings is not None else ""
+    engines = server.settings.trt_cache_dir
     temporary = server.environment.get("TMPDIR", TMP)
     return tuple(dict.fromkeys(each for each in (temporary, kernels, engines) if each))
 

@@ -67,8 +67,6 @@ def _service_ports(
 
 def _wrong_port(subject: Subject) -> Iterator[Hit]:
     for service, path, port, server, resolved in _service_ports(subject):
-        if server.settings is None:
-            continue
         settings = server.settings
         ours = (settings.http_port, settings.grpc_port, settings.metrics_port)
         if resolved not in ours:
@@ -79,14 +77,14 @@ def _wrong_port(subject: Subject) -> Iterator[Hit]:
 
 def _management(subject: Subject) -> Iterator[Hit]:
     for service, path, _, server, resolved in _service_ports(subject):
-        if server.settings is not None and resolved == server.settings.metrics_port:
+        if resolved == server.settings.metrics_port:
             yield Hit(service, path, f"the management port {resolved}")
 
 
 def _no_protocol(subject: Subject) -> Iterator[Hit]:
     for service, path, port, server, resolved in _service_ports(subject):
         settings = server.settings
-        if settings is None or resolved != settings.grpc_port:
+        if resolved != settings.grpc_port:
             continue
         if settings.grpc_port == settings.http_port:
             continue  # both protocols: a proxy has to find out itself
@@ -116,8 +114,6 @@ def _container_port(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
             settings = server.settings
-            if settings is None:
-                continue
             ours = (settings.http_port, settings.grpc_port, settings.metrics_port)
             for index, each in numbered(server.value, "ports"):
                 port = number(each, "containerPort")
@@ -130,8 +126,6 @@ def _container_port(subject: Subject) -> Iterator[Hit]:
 def _connection_age(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
-            if server.settings is None:
-                continue
             age = server.settings.max_connection_age_s
             if age == 0 or age > LONGEST_AGE_S:
                 found = (
@@ -143,7 +137,7 @@ def _connection_age(subject: Subject) -> Iterator[Hit]:
 def _short_idle(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
-            if server.settings is not None and server.settings.idle_timeout_s <= PROXY_IDLE_S:
+            if server.settings.idle_timeout_s <= PROXY_IDLE_S:
                 found = f"idle_timeout {server.settings.idle_timeout_s:g} s"
                 yield Hit(workload.manifest, server.path, found)
 
