@@ -362,6 +362,18 @@ CASES: Final = (
         [server("startupProbe", "initialDelaySeconds", value=5)],
         start_s=20.0,
     ),
+    Case(
+        "startup-hides-hung-load",
+        [server("startupProbe", "failureThreshold", value=60)],
+        "300 s; hung_load_timeout 300 s",
+        [server("startupProbe", "failureThreshold", value=61)],
+    ),
+    Case(
+        "startup-hides-hung-load",
+        [setting("hung_load_timeout: 10m")],
+        "600 s; hung_load_timeout 600 s",
+        [setting("hung_load_timeout: 0")],
+    ),
     # Life cycle
     Case(
         "grace-shorter-than-drain",

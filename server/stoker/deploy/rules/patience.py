@@ -6,8 +6,10 @@ Source: reference, Kubernetes production practice, section 3.
 from collections.abc import Iterator
 from typing import Final
 
+from stoker.deploy.container import flag_or_variable
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.rules.probes import given, probes
+from stoker.deploy.workload import has_gpu
 
 LEAST_TIMEOUT_S: Final = 2
 LEAST_FAILURES: Final = 3
@@ -49,6 +51,14 @@ def _below_measured(subject: Subject) -> Iterator[Hit]:
         yield Hit(probe.manifest, probe.path, found, mend)
 
 
+def _hides_hung_load(subject: Subject) -> Iterator[Hit]:
+    for probe in probes(subject, "startupProbe"):
+        allowed = probe.server.settings.hung_load_timeout_s
+        if has_gpu(probe.workload) and allowed and probe.budget_s <= allowed:
+            found = f"{probe.budget_s} s; hung_load_timeout {allowed:g} s"
+            yield Hit(probe.manifest, probe.path, found)
+
+
 RULES = (
     Rule(
         "liveness-too-tight",
@@ -76,5 +86,15 @@ RULES = (
         "begins anew.",
         "periodSeconds x failureThreshold about three times the measured start.",
         _below_measured,
+    ),
+    Rule(
+        "startup-hides-hung-load",
+        Severity.INFO,
+        "A startup probe of a pod with a GPU that bears no longer than hung_load_timeout",
+        "A run that hangs during a load is ended by the kubelet before the server can say which "
+        "model's it was.",
+        "A budget above hung_load_timeout (5m), or a shorter "
+        f"{flag_or_variable('hung_load_timeout')}.",
+        _hides_hung_load,
     ),
 )
