@@ -120,6 +120,16 @@ LIVE: Final = (
 )
 """From a cluster: the autoscaler's number is in it."""
 APPLIED: Final = ("metadata", "annotations", LAST_APPLIED)
+CLAIMED: Final[JsonValue] = {
+    "name": "models",
+    "persistentVolumeClaim": {"claimName": "models", "readOnly": True},
+}
+CLAIM: Final = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: models}
+spec: {accessModes: [%s]}
+"""
 HTTP_PROBE: Final = "httpGet"
 NO_GPU: Final = (
     take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
@@ -276,6 +286,12 @@ CASES: Final = (
         [server("startupProbe", HTTP_PROBE, "path", value="/livez")],
     ),
     Case(
+        "readiness-not-strict",
+        [setting("strict_readiness: false")],
+        "strict_readiness false",
+        [setting("strict_readiness: true"), setting("exit_on_error: true")],
+    ),
+    Case(
         "liveness-asks-readiness",
         [server("livenessProbe", HTTP_PROBE, "path", value="/readyz")],
         "/readyz",
@@ -345,6 +361,18 @@ CASES: Final = (
         "35 s; a start took 20.0 s",
         [server("startupProbe", "initialDelaySeconds", value=5)],
         start_s=20.0,
+    ),
+    Case(
+        "startup-hides-hung-load",
+        [server("startupProbe", "failureThreshold", value=60)],
+        "300 s; hung_load_timeout 300 s",
+        [server("startupProbe", "failureThreshold", value=61)],
+    ),
+    Case(
+        "startup-hides-hung-load",
+        [setting("hung_load_timeout: 10m")],
+        "600 s; hung_load_timeout 600 s",
+        [setting("hung_load_timeout: 0")],
     ),
     # Life cycle
     Case(
@@ -630,6 +658,23 @@ CASES: Final = (
         [server("volumeMounts", 1, "subPath", value="tmp")],
     ),
     Case(
+        "volume-for-one-node",
+        [pod("volumes", 3, value=CLAIMED), add(CLAIM % "ReadWriteOnce")],
+        "models, ReadWriteOnce, for 2 replicas",
+        [pod("volumes", 3, value=CLAIMED), add(CLAIM % "ReadOnlyMany, ReadWriteOnce")],
+    ),
+    Case(
+        "volume-for-one-node",
+        [pod("volumes", 3, value=CLAIMED), add(CLAIM % "ReadWriteOncePod")],
+        "ReadWriteOncePod",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            add(CLAIM % "ReadWriteOncePod"),
+            drop(HPA),
+            put("Deployment", "spec", "replicas", value=1),
+        ],
+    ),
+    Case(
         "empty-dir-unbounded",
         [pod("volumes", 1, "emptyDir", value={})],
         "tmp without a limit",
@@ -858,6 +903,12 @@ CASES: Final = (
         [server("args", 4, value="--max-connection-age=31m")],
         "max_connection_age 1860 s",
         [server("args", 4, value="--max-connection-age=1m")],
+    ),
+    Case(
+        "idle-timeout-short",
+        [setting("idle_timeout: 1m")],
+        "idle_timeout 60 s",
+        [setting("idle_timeout: 61s")],
     ),
     Case(
         "selector-matches-nothing",

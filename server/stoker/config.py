@@ -50,14 +50,27 @@ def load(
     environ: Mapping[str, str] | None = None,
     memory_limit_bytes: int | None = None,
     problems: Iterable[Problem] = (),
-    read_file: Callable[[str, Collection[str]], Source] = from_file,
 ) -> Settings:
     """The settings of this process, from `flags` (text by key), `environ` (None: the process's
     own) and the file that either names. `problems` are those already met while parsing arguments.
-    `read_file` reads the file for whoever has it elsewhere than on this machine's disk.
 
     Raises ConfigurationError with every problem there is.
     """
+    settings, found = gather(flags, environ=environ, memory_limit_bytes=memory_limit_bytes)
+    if all_problems := (*problems, *found):
+        raise ConfigurationError(all_problems)
+    return settings
+
+
+def gather(
+    flags: Mapping[str, Written],
+    *,
+    environ: Mapping[str, str] | None = None,
+    memory_limit_bytes: int | None = None,
+    read_file: Callable[[str, Collection[str]], Source] = from_file,
+) -> tuple[Settings, tuple[Problem, ...]]:
+    """What `load` gives, with defaults in place of what is wrong, and every problem. `read_file`
+    reads the file for whoever has it elsewhere than on this machine's disk."""
     known = {each.key: each for each in definitions()}
     from_command = from_flags(flags, positional="sources")
     from_variables = from_environment(os.environ if environ is None else environ, known)
@@ -80,16 +93,13 @@ def load(
         settings = _build(layers, known)
     settings = _with_sizes(settings, given, memory_limit_bytes)
     settings = _with_cache(settings, os.environ if environ is None else environ)
-    found = [
-        *problems,
+    found = (
         *from_variables.problems,
         *written_in_file.problems,
         *(invalid[key] for key in known if key in invalid),
         *_contradictions(settings, given),
-    ]
-    if found:
-        raise ConfigurationError(found)
-    return settings
+    )
+    return settings, found
 
 
 class _Layer(PydanticBaseSettingsSource):

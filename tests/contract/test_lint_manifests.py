@@ -202,6 +202,7 @@ def test_the_formula_of_memory_has_the_servers_own_bounds() -> None:
     assert memory_need.SET_BYTES == outputs.SET_BYTES
     assert memory_need.ALLOCATOR_BYTES == allocator.KEPT_BYTES
     assert Settings().gpu_memory_share == sizing.GPU_MEMORY_SHARE
+    assert Settings().hung_load_timeout_s < sizing.LEAST_GPU_STARTUP_S
     wishes = sizing.Wishes()
     assert wishes.drain_delay_s == Settings().drain_delay_s
     assert wishes.drain_timeout_s == Settings().drain_timeout_s

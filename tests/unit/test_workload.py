@@ -88,11 +88,9 @@ def only(*edits: Edit) -> tuple[Workload, list[Manifest]]:
 def test_settings_come_from_arguments_variables_and_the_file_in_that_order() -> None:
     workload, _ = only()
     settings = workload.servers[0].settings
-    assert settings is not None
     assert (settings.device, settings.drain_timeout_s) == ("gpu", 30.0)
     workload, _ = only(server("args", 4, value="--drain-timeout=7s"))
     settings = workload.servers[0].settings
-    assert settings is not None
     assert settings.drain_timeout_s == 7.0
     assert settings.max_buffered_bytes == 4 << 30  # a quarter of the container's limit
 
@@ -107,13 +105,23 @@ data: {STOKER_IDLE_TIMEOUT: 700s, timeout: 800s}
     whole = server("envFrom", value=[{"configMapRef": {"name": "variables"}}])
     workload, _ = only(add(config), whole)
     settings = workload.servers[0].settings
-    assert settings is not None
     assert settings.idle_timeout_s == 700
     one = from_elsewhere("STOKER_IDLE_TIMEOUT", "configMapKeyRef", "variables", "timeout")
     workload, _ = only(add(config), one)
     settings = workload.servers[0].settings
-    assert settings is not None
     assert settings.idle_timeout_s == 800
+
+
+def test_what_is_refused_is_told_and_the_rest_is_judged_with_defaults_in_its_place() -> None:
+    words: JsonValue = ["serve", "--drain-timeout", "60", "--idle-timeout=40s", "--colour"]
+    workload, _ = only(server("args", value=words))
+    (container,) = workload.servers
+    assert [str(each).partition(":")[0] for each in container.problems] == [
+        "--colour",
+        "--drain-timeout",
+    ]
+    assert container.settings.drain_timeout_s == 30.0
+    assert container.settings.idle_timeout_s == 40.0
 
 
 def from_elsewhere(name: str, source: str, holder: str, key: str) -> Edit:
@@ -130,7 +138,6 @@ def test_an_argument_of_unknown_value_is_left_out_with_its_flag_and_told(words: 
     workload, _ = only(secret, server("args", value=["serve", *words, "--drain-timeout", "7s"]))
     (container,) = workload.servers
     assert container.problems == ()
-    assert container.settings is not None
     assert (container.settings.http_port, container.settings.host) == (8000, "0.0.0.0")
     assert container.settings.drain_timeout_s == 7.0
     assert container.unread == (f"the argument {words[-1]!r} has a value from elsewhere",)

@@ -13,9 +13,8 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from stoker.arguments import parse_flags
-from stoker.config import load
+from stoker.config import gather
 from stoker.config_sources import (
-    ConfigurationError,
     Problem,
     Source,
     flag_of,
@@ -54,8 +53,8 @@ class ServerContainer:
     """Variables of the manifest whose value is known."""
     mentioned: frozenset[str]
     """Keys of settings that are written somewhere, those of the file included."""
-    settings: Settings | None
-    """None where the server would refuse them."""
+    settings: Settings
+    """With defaults in place of what the server would refuse."""
     problems: tuple[Problem, ...]
     """Why it would."""
     unread: tuple[str, ...]
@@ -114,18 +113,9 @@ def server_container(
 
     limit = parse_quantity(container, "resources", "limits", "memory")
     environ = {**image_environment(image), **values}
-    settings: Settings | None = None
-    try:
-        settings = load(
-            flags,
-            environ=environ,
-            memory_limit_bytes=int(limit) if limit else None,
-            problems=problems,
-            read_file=read,
-        )
-        problems = ()
-    except ConfigurationError as error:
-        problems = error.problems
+    settings, wrong = gather(
+        flags, environ=environ, memory_limit_bytes=int(limit) if limit else None, read_file=read
+    )
     return ServerContainer(
         container,
         path,
@@ -134,7 +124,7 @@ def server_container(
         values,
         frozenset(mentioned),
         settings,
-        problems,
+        (*problems, *wrong),
         tuple(unread),
     )
 

@@ -11,6 +11,7 @@ from stoker.deploy.rules import (
     gpu,
     lifecycle,
     monitoring,
+    patience,
     probes,
     resources,
     scaling,
@@ -20,7 +21,7 @@ from stoker.deploy.rules import (
 
 SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
     "Settings and image": arguments.RULES,
-    "Probes": probes.RULES,
+    "Probes": (*probes.RULES, *patience.RULES),
     "Life cycle": lifecycle.RULES,
     "GPUs": gpu.RULES,
     "Memory, CPU and volumes": resources.RULES,

@@ -17,6 +17,8 @@ from stoker.units import format_size
 STARTUP_FACTOR: Final = 3
 """Startup budget over the measured start: another node is slower and shares its disk."""
 LEAST_STARTUP_S: Final = 60
+LEAST_GPU_STARTUP_S: Final = 360
+"""Above hung_load_timeout (5 min): the server says which model hangs before the kubelet ends it."""
 UNMEASURED_GPU_STARTUP_S: Final = 600
 """Least budget where no start on a GPU was measured: that of components/gpu."""
 PULL_S: Final = {"cpu": 120, "gpu": 600}
@@ -156,7 +158,7 @@ def _buffered(measured: Measurement, wishes: Wishes) -> tuple[int, str]:
 def _startup(measured: Measurement, *, for_gpu: bool) -> tuple[int, int, str]:
     budget = ceil(STARTUP_FACTOR * measured.start_s)
     origin = f"{STARTUP_FACTOR} times the measured start of {measured.start_s:.1f} s"
-    least = LEAST_STARTUP_S
+    least = LEAST_GPU_STARTUP_S if for_gpu else LEAST_STARTUP_S
     if for_gpu and not measured.on_gpu:
         least = UNMEASURED_GPU_STARTUP_S
         origin = f"no start on a GPU was measured (on the CPU {measured.start_s:.1f} s)"

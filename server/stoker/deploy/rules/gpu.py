@@ -55,7 +55,7 @@ def _gpu_missing(subject: Subject) -> Iterator[Hit]:
             continue  # an InferenceService adds the resource, a claim the device
         for server in workload.servers:
             settings = server.settings
-            if settings is None or not server.device_is_known or gpus(server.value):
+            if not server.device_is_known or gpus(server.value):
                 continue
             if settings.device == "gpu":
                 resources = f"{server.path}.resources.limits"
@@ -66,7 +66,7 @@ def _gpu_unused(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
             found = gpus(server.value)
-            if found and server.settings is not None and server.settings.device == "cpu":
+            if found and server.settings.device == "cpu":
                 yield Hit(workload.manifest, server.path, f"device cpu with {_all(found)}")
 
 
@@ -115,7 +115,7 @@ def _small_slice(subject: Subject) -> Iterator[Hit]:
         for server in workload.servers:
             for name in gpus(server.value):
                 slice_bytes = mig_bytes(name)
-                share = server.settings.gpu_memory_share if server.settings is not None else 1.0
+                share = server.settings.gpu_memory_share
                 if slice_bytes is not None and taken is not None and taken > share * slice_bytes:
                     found = (
                         f"{name}: {slice_bytes / GIB:.0f} GiB, of which models may take "

@@ -36,8 +36,6 @@ def _short_grace(subject: Subject) -> Iterator[Hit]:
         grace = DEFAULT_GRACE_S if written is None else written
         for index, server in enumerate(workload.servers):
             settings = server.settings
-            if settings is None:
-                continue
             delay, timeout = settings.drain_delay_s, settings.drain_timeout_s
             pre_stop = _pre_stop_s(workload, index)
             needed = pre_stop + delay + timeout + SLACK_S
@@ -63,7 +61,7 @@ def _no_delay(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for index, server in enumerate(workload.servers):
             settings = server.settings
-            if settings is None or settings.drain_delay_s > 0 or _pre_stop_s(workload, index):
+            if settings.drain_delay_s > 0 or _pre_stop_s(workload, index):
                 continue
             if "exec" in mapping(server.value, "lifecycle", "preStop"):
                 continue
@@ -74,7 +72,7 @@ def _two_delays(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for index, server in enumerate(workload.servers):
             pre_stop = _pre_stop_s(workload, index)
-            if server.settings is not None and pre_stop and server.settings.drain_delay_s:
+            if pre_stop and server.settings.drain_delay_s:
                 found = (
                     f"preStop {pre_stop} s, then drain_delay {server.settings.drain_delay_s:g} s"
                 )
@@ -102,8 +100,12 @@ def _surge(subject: Subject) -> Iterator[Hit]:
     for workload, replicas in _deployments(subject):
         step = rollout_step(workload, max(1, replicas))
         if has_gpu(workload) and step.surge and not step.unavailable:
-            found = f"maxSurge {step.surge}, maxUnavailable 0 at {replicas} replicas with GPUs"
+            found = f"maxSurge {step.surge}, maxUnavailable 0 at {_replicas(replicas)} with GPUs"
             yield Hit(workload.manifest, "spec.strategy", found)
+
+
+def _replicas(count: int) -> str:
+    return f"{count} replica{'' if count == 1 else 's'}"
 
 
 def _gap(subject: Subject) -> Iterator[Hit]:
@@ -111,7 +113,7 @@ def _gap(subject: Subject) -> Iterator[Hit]:
         step = rollout_step(workload, max(1, replicas))
         if replicas and replicas <= step.unavailable:
             how = "Recreate" if step.recreates else f"maxUnavailable {step.unavailable}"
-            found = f"{how} at {replicas} replica{'s' * (replicas > 1)}"
+            found = f"{how} at {_replicas(replicas)}"
             yield Hit(workload.manifest, "spec.strategy", found)
 
 
@@ -127,7 +129,7 @@ def _blocking_budget(subject: Subject) -> Iterator[Hit]:
             for key in ("minAvailable", "maxUnavailable"):
                 written = text(budget.value, "spec", key)
                 if written and _blocks(key, written, replicas):
-                    found = f"{key} {written} at {replicas} replica{'s' * (replicas != 1)}"
+                    found = f"{key} {written} at {_replicas(replicas)}"
                     yield Hit(budget, f"spec.{key}", found)
 
 

@@ -65,8 +65,6 @@ def _service_monitors(
 def _wrong_port(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
-            if server.settings is None:
-                continue
             management = server.settings.metrics_port
             ports = container_ports(server)
             for monitor in _monitors(subject, workload):
@@ -158,8 +156,6 @@ def _clients_out(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         policies = _policies(subject, workload)
         for server in workload.servers if policies else ():
-            if server.settings is None:
-                continue
             data = (server.settings.http_port, server.settings.grpc_port)
             if not any(_lets_in(policies, workload, port) for port in data):
                 found = f"nobody may reach {data[0]} or {data[1]}"
@@ -170,8 +166,6 @@ def _prometheus_out(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         policies = _policies(subject, workload)
         for server in workload.servers if policies else ():
-            if server.settings is None:
-                continue
             port = server.settings.metrics_port
             if not _lets_in(policies, workload, port):
                 yield Hit(policies[0], "spec.ingress", f"nobody may reach {port}")

@@ -1,4 +1,4 @@
-"""Probes: which port and path they ask, what they can tell, and how patient they are.
+"""Probes: which port and path they ask, and what they can tell.
 
 Source: reference, Kubernetes production practice, section 3.
 """
@@ -20,15 +20,6 @@ LIVE: Final = ("/livez", "/v2/health/live")
 READY: Final = ("/readyz", "/v2/health/ready", "/startupz")
 """What is false while models load or the server drains."""
 
-LEAST_TIMEOUT_S: Final = 2
-LEAST_FAILURES: Final = 3
-LEAST_PATIENCE_S: Final = 20
-"""Of a liveness probe: a server that is busy, not dead, must get over it."""
-LEAST_STARTUP_S: Final = 30
-"""The demo models alone take 2 s on a quiet machine; a node that starts ten pods is not quiet."""
-STARTUP_FACTOR: Final = 2
-"""Least startup budget over what was measured: another node is slower, and shares its disk."""
-
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -48,15 +39,16 @@ class Probe:
     @property
     def patience_s(self) -> int:
         """Seconds of failing answers that it bears."""
-        return _given(self.value, "periodSeconds", 10) * _given(self.value, "failureThreshold", 3)
+        return given(self.value, "periodSeconds", 10) * given(self.value, "failureThreshold", 3)
 
     @property
     def budget_s(self) -> int:
         """Seconds from the start of the container."""
-        return _given(self.value, "initialDelaySeconds", 0) + self.patience_s
+        return given(self.value, "initialDelaySeconds", 0) + self.patience_s
 
 
-def _given(probe: JsonObject, key: str, default: int) -> int:
+def given(probe: JsonObject, key: str, default: int) -> int:
+    """A number of a probe, or Kubernetes' default."""
     written = number(probe, key)
     return default if written is None else written
 
@@ -82,7 +74,7 @@ def _wrong_endpoint(subject: Subject) -> Iterator[Hit]:
     for probe in probes(subject):
         settings = probe.server.settings
         handler = "httpGet" if "httpGet" in probe.value else "grpc"
-        if settings is None or handler not in probe.value:
+        if handler not in probe.value:
             continue
         where = f"{probe.path}.{handler}"
         port = resolve_port(probe.server, at(probe.value, handler, "port"))
@@ -175,34 +167,11 @@ def _written(server: ServerContainer) -> set[str]:
     )
 
 
-def _too_tight(subject: Subject) -> Iterator[Hit]:
-    for probe in probes(subject, "livenessProbe"):
-        timeout = _given(probe.value, "timeoutSeconds", 1)
-        failures = _given(probe.value, "failureThreshold", 3)
-        found = f"timeout {timeout} s, {failures} failures, {probe.patience_s} s in all"
-        if (
-            timeout < LEAST_TIMEOUT_S
-            or failures < LEAST_FAILURES
-            or probe.patience_s < LEAST_PATIENCE_S
-        ):
-            yield Hit(probe.manifest, probe.path, found)
-
-
-def _short_startup(subject: Subject) -> Iterator[Hit]:
-    for probe in probes(subject, "startupProbe"):
-        if subject.start_s is None and probe.budget_s < LEAST_STARTUP_S:
-            yield Hit(probe.manifest, probe.path, f"{probe.budget_s} s")
-
-
-def _below_measured(subject: Subject) -> Iterator[Hit]:
-    start_s = subject.start_s
-    for probe in probes(subject, "startupProbe"):
-        if start_s is None or probe.budget_s >= STARTUP_FACTOR * start_s:
-            continue
-        where = f", {subject.measured.machine}" if subject.measured is not None else ""
-        found = f"{probe.budget_s} s; a start took {start_s:.1f} s{where}"
-        mend = f"Allow {STARTUP_FACTOR * start_s:.0f} s or more, better {3 * start_s:.0f} s."
-        yield Hit(probe.manifest, probe.path, found, mend)
+def _not_strict(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            if not server.settings.strict_readiness:
+                yield Hit(workload.manifest, server.path, "strict_readiness false")
 
 
 RULES = (
@@ -251,6 +220,15 @@ RULES = (
         _readiness_asks_liveness,
     ),
     Rule(
+        "readiness-not-strict",
+        Severity.WARNING,
+        "strict_readiness switched off",
+        "The pod is ready although a model failed or did not get its GPU: a rollout of a broken "
+        "model goes on to the last pod.",
+        "Leave it on; name with require_model those that must serve.",
+        _not_strict,
+    ),
+    Rule(
         "liveness-asks-readiness",
         Severity.ERROR,
         "A liveness probe that asks for readiness",
@@ -282,32 +260,5 @@ RULES = (
         "The kubelet dials in plain text, so the probe always fails.",
         "httpGet on the management port, which is plain HTTP.",
         _grpc_with_tls,
-    ),
-    Rule(
-        "liveness-too-tight",
-        Severity.WARNING,
-        f"A liveness probe with a timeout under {LEAST_TIMEOUT_S} s, fewer than {LEAST_FAILURES} "
-        f"failures, or less than {LEAST_PATIENCE_S} s in all",
-        "A saturated server is busy, not dead; killing it sends its load to the others.",
-        "timeoutSeconds: 5, periodSeconds: 10, failureThreshold: 3.",
-        _too_tight,
-    ),
-    Rule(
-        "startup-budget-short",
-        Severity.WARNING,
-        f"A startup probe that bears less than {LEAST_STARTUP_S} s",
-        "Models are loaded, warmed up and measured before the server is ready; a node that starts "
-        "many pods is slow.",
-        "periodSeconds x failureThreshold about three times the measured start.",
-        _short_startup,
-    ),
-    Rule(
-        "startup-budget-below-measured",
-        Severity.ERROR,
-        f"A startup probe that bears less than {STARTUP_FACTOR} times the measured start",
-        "Another node is slower and its disk is shared: the pod is killed before it is ready, and "
-        "begins anew.",
-        "periodSeconds x failureThreshold about three times the measured start.",
-        _below_measured,
     ),
 )

@@ -11,10 +11,10 @@ from typing import Final
 from stoker.deploy.container import ServerContainer
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.image import CACHE_FOLDER
-from stoker.deploy.manifest import JsonObject, Manifest, mapping, numbered, objects, text
+from stoker.deploy.manifest import JsonObject, Manifest, mapping, numbered, objects, text, texts
 from stoker.deploy.memory_need import memory_need
 from stoker.deploy.quantity import format_memory, parse_quantity
-from stoker.deploy.workload import Workload, has_gpu
+from stoker.deploy.workload import Workload, has_gpu, least_replicas
 
 TMP: Final = "/tmp"
 
@@ -35,7 +35,7 @@ def _no_limit(subject: Subject, resource: str) -> Iterator[Hit]:
 def _little_memory(subject: Subject) -> Iterator[Hit]:
     for manifest, workload, server in _servers(subject):
         limit = parse_quantity(server.value, "resources", "limits", "memory")
-        if limit is None or server.settings is None:
+        if limit is None:
             continue
         need = memory_need(
             subject.measured,
@@ -63,11 +63,7 @@ def _memory_volumes(workload: Workload, server: ServerContainer) -> int:
 def _nowhere_to_write(subject: Subject) -> Iterator[Hit]:
     for manifest, workload, server in _servers(subject):
         is_read_only = text(server.value, "securityContext", "readOnlyRootFilesystem") == "true"
-        uses_gpu = has_gpu(workload) or (
-            server.settings is not None
-            and server.settings.device == "gpu"
-            and server.device_is_known
-        )
+        uses_gpu = has_gpu(workload) or (server.settings.device == "gpu" and server.device_is_known)
         if not is_read_only or not uses_gpu:
             continue
         for folder in _written_folders(server):
@@ -79,7 +75,7 @@ def _nowhere_to_write(subject: Subject) -> Iterator[Hit]:
 def _written_folders(server: ServerContainer) -> tuple[str, ...]:
     """What a server with a GPU writes to: graphs that are counted, kernels, engines."""
     kernels = server.environment.get("CUDA_CACHE_PATH", f"{CACHE_FOLDER}/cuda")
-    engines = server.settings.trt_cache_dir if server.settings is not None else ""
+    engines = server.settings.trt_cache_dir
     temporary = server.environment.get("TMPDIR", TMP)
     return tuple(dict.fromkeys(each for each in (temporary, kernels, engines) if each))
 
@@ -101,6 +97,24 @@ def _sub_path(subject: Subject) -> Iterator[Hit]:
             if text(mount, "subPath") and kinds:
                 path = f"{server.path}.volumeMounts[{index}].subPath"
                 yield Hit(manifest, path, f"{text(mount, 'subPath')} of a {kinds.pop()}")
+
+
+def _one_node(subject: Subject) -> Iterator[Hit]:
+    claims = {
+        (each.namespace, each.name): set(texts(each.value, "spec", "accessModes"))
+        for each in subject.of_kind("PersistentVolumeClaim")
+    }
+    for workload in subject.workloads:
+        replicas = least_replicas(workload, subject.scalers)
+        if workload.manifest.kind not in ("Deployment", "ReplicaSet", "Rollout") or replicas < 2:
+            continue
+        for index, volume in numbered(workload.pod, "volumes"):
+            name = text(volume, "persistentVolumeClaim", "claimName")
+            modes = claims.get((workload.manifest.namespace, name), set())
+            if modes and modes <= {"ReadWriteOnce", "ReadWriteOncePod"}:
+                path = f"{workload.path}.volumes[{index}].persistentVolumeClaim"
+                found = f"{name}, {' and '.join(sorted(modes))}, for {replicas} replicas"
+                yield Hit(workload.manifest, path, found)
 
 
 def _unbounded(subject: Subject) -> Iterator[Hit]:
@@ -194,6 +208,15 @@ RULES = (
         "the server.",
         "Mount the whole volume as a folder.",
         _sub_path,
+    ),
+    Rule(
+        "volume-for-one-node",
+        Severity.WARNING,
+        "A claim of ReadWriteOnce or ReadWriteOncePod for two replicas or more",
+        "Pods on other nodes than the first stay in ContainerCreating: the volume is attached "
+        "to one.",
+        "ReadOnlyMany for models, ReadWriteMany for caches; or a copy for each pod.",
+        _one_node,
     ),
     Rule(
         "empty-dir-unbounded",

@@ -26,6 +26,9 @@ from stoker.deploy.workload import POD_PATHS, RUNTIMES, Workload, resolve_port, 
 LONGEST_AGE_S: Final = 1800
 """Of a connection: so long a new pod may wait for its part of the clients; 60 to 300 s are good."""
 
+PROXY_IDLE_S: Final = 60
+"""How long proxies commonly keep an idle connection; load balancers of clouds up to 600 s."""
+
 _COMMON: Final = "app.kubernetes.io/"
 _NAME_LABEL: Final = f"{_COMMON}name"
 _SELECTOR_PATHS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -64,8 +67,6 @@ def _service_ports(
 
 def _wrong_port(subject: Subject) -> Iterator[Hit]:
     for service, path, port, server, resolved in _service_ports(subject):
-        if server.settings is None:
-            continue
         settings = server.settings
         ours = (settings.http_port, settings.grpc_port, settings.metrics_port)
         if resolved not in ours:
@@ -76,14 +77,14 @@ def _wrong_port(subject: Subject) -> Iterator[Hit]:
 
 def _management(subject: Subject) -> Iterator[Hit]:
     for service, path, _, server, resolved in _service_ports(subject):
-        if server.settings is not None and resolved == server.settings.metrics_port:
+        if resolved == server.settings.metrics_port:
             yield Hit(service, path, f"the management port {resolved}")
 
 
 def _no_protocol(subject: Subject) -> Iterator[Hit]:
     for service, path, port, server, resolved in _service_ports(subject):
         settings = server.settings
-        if settings is None or resolved != settings.grpc_port:
+        if resolved != settings.grpc_port:
             continue
         if settings.grpc_port == settings.http_port:
             continue  # both protocols: a proxy has to find out itself
@@ -113,8 +114,6 @@ def _container_port(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
             settings = server.settings
-            if settings is None:
-                continue
             ours = (settings.http_port, settings.grpc_port, settings.metrics_port)
             for index, each in numbered(server.value, "ports"):
                 port = number(each, "containerPort")
@@ -127,13 +126,19 @@ def _container_port(subject: Subject) -> Iterator[Hit]:
 def _connection_age(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
-            if server.settings is None:
-                continue
             age = server.settings.max_connection_age_s
             if age == 0 or age > LONGEST_AGE_S:
                 found = (
                     "max_connection_age 0: never" if age == 0 else f"max_connection_age {age:g} s"
                 )
+                yield Hit(workload.manifest, server.path, found)
+
+
+def _short_idle(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            if server.settings.idle_timeout_s <= PROXY_IDLE_S:
+                found = f"idle_timeout {server.settings.idle_timeout_s:g} s"
                 yield Hit(workload.manifest, server.path, found)
 
 
@@ -247,6 +252,15 @@ RULES = (
         "get nothing.",
         f"Leave {flag_or_variable('max_connection_age')} at 5m.",
         _connection_age,
+    ),
+    Rule(
+        "idle-timeout-short",
+        Severity.WARNING,
+        f"idle_timeout of {PROXY_IDLE_S} s or less",
+        "A proxy in front that keeps a connection longer sends a request just when the server "
+        "closes it: sporadic 502 and 503.",
+        f"Leave {flag_or_variable('idle_timeout')} at 620s, above the proxy's own.",
+        _short_idle,
     ),
     Rule(
         "selector-matches-nothing",
