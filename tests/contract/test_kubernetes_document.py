@@ -1,4 +1,4 @@
-"""The commands of docs/kubernetes.md and of README's Kubernetes section do what they are there for."""
+"""The commands of docs/kubernetes.md and of README's Kubernetes section do what they say."""
 
 import re
 import shlex

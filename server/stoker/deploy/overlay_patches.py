@@ -152,7 +152,7 @@ def keda_patch(wishes: Wishes, namespace: str, workload: str, prometheus: str) -
         _bounds(wishes),
         *("- op: replace", "  path: /spec/minReplicaCount", f"  value: {wishes.least}"),
         *("- op: replace", "  path: /spec/maxReplicaCount", f"  value: {wishes.most}"),
-        "# While Prometheus is away, or the first pods start: no fewer than there are, and the least.",
+        "# While Prometheus is away or the first pods start: as many as there are, at least these.",
         *("- op: replace", "  path: /spec/fallback/replicas", f"  value: {max(1, wishes.least)}"),
         _target(wishes),
         *("- op: test", "  path: /spec/triggers/0/name", "  value: demand"),
