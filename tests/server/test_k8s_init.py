@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from stoker.deploy.measurement import to_json
 from stoker.deploy.measuring import MeasuringFailed, measure
 
+from tests.broken_manifests import measurement
 from tests.conftest import PATIENCE
 from tests.models import NOT_A_MODEL, ModelEntry, mlp, write_model, write_repository
 
@@ -74,3 +76,14 @@ def test_models_that_cannot_be_served_are_told_and_nothing_is_written(tmp_path: 
 def test_a_source_that_is_not_there_is_told() -> None:
     with pytest.raises(MeasuringFailed, match="absent"):
         measure(["absent"], device="cpu")
+
+
+def test_what_a_bucket_still_needs_is_told(tmp_path: Path) -> None:
+    measured = tmp_path / "measured.json"
+    measured.write_text(to_json(measurement(on_gpu=False)))
+    words = ["models", "--measured", measured, "--device", "cpu", "--output", tmp_path / "mine"]
+    done = init(*words, "--models", "s3:bucket/models")
+    assert done.returncode == 0, done.stderr
+    (left,) = [each for each in done.stdout.splitlines() if "components/models-s3" in each]
+    assert "credentials" in left
+    assert "region" in left

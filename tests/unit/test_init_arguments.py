@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from stoker.arguments import UsageError
+from stoker.deploy.base_location import CHECKOUT
 from stoker.deploy.init_arguments import InitOptions, parse_init
-from stoker.deploy.init_command import is_a_model
+from stoker.deploy.init_command import is_a_model, pod_cpus
 from stoker.deploy.overlay import ModelsPlace, components
 
 
@@ -82,3 +83,9 @@ def test_a_model_is_told_from_a_repository(tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(b"")
     told = {each: is_a_model(tmp_path / each) for each in ("a/model.onnx", "a", "b", "c")}
     assert told == {"a/model.onnx": True, "a": True, "b": True, "c": False}
+
+
+def test_the_measured_server_gets_the_processors_of_a_pod(tmp_path: Path) -> None:
+    assert pod_cpus(CHECKOUT, "cpu") == 4
+    assert pod_cpus(CHECKOUT, "gpu") == 8
+    assert pod_cpus(tmp_path, "gpu") is None

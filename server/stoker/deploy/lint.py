@@ -39,9 +39,7 @@ def lint(
         )
     if start_s is None and measured is not None:
         start_s = measured.start_s
-    subject = Subject(
-        tuple(judged), workloads, tuple(find_scalers(judged)), measured, start_s
-    )
+    subject = Subject(tuple(judged), workloads, tuple(find_scalers(judged)), measured, start_s)
     findings = [
         Finding(rule, hit)
         for rule in RULES
