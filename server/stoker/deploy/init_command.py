@@ -110,12 +110,17 @@ def _write(options: InitOptions, base: BaseLocation, measured: Measurement, sizi
     files = overlay_files(
         replace(overlay, model_name=name), options.wishes, sizing, base, gpu_terms=terms
     )
-    options.output.mkdir(parents=True, exist_ok=True)
-    if base.is_copied:
-        copy_base(base, options.output)
-    for each, content in files.items():
-        (options.output / each).write_text(content)
-    (options.output / MEASURED).write_text(to_json(measured))
+    files[MEASURED] = to_json(measured)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        if base.is_copied:
+            copy_base(base, options.output)
+        for each, content in files.items():
+            (options.output / each).write_text(content)
+    except (OSError, shutil.Error) as error:
+        raise UsageError(
+            f"--output: expected a folder that can be written, got {options.output}: {error}"
+        ) from error
 
 
 def _model_name(options: InitOptions, measured: Measurement) -> str:
@@ -169,7 +174,7 @@ def _tell(
         say(f"note      {note}")
     say(f"written   {options.output}, on {base.origin}")
     _lint(options, measured, stdout)
-    _left_to_do(options, stdout)
+    _left_to_do(options, sizing, stdout)
 
 
 def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
@@ -184,7 +189,7 @@ def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
     print_findings(lint(manifests, measured=measured), manifests, "text", stdout)
 
 
-def _left_to_do(options: InitOptions, stdout: TextIO) -> None:
+def _left_to_do(options: InitOptions, sizing: Sizing, stdout: TextIO) -> None:
     overlay, output = options.overlay, options.output
     if overlay.image == "stoker":
         _line(stdout, "left      --image: where the cluster pulls the server's image from")
@@ -198,6 +203,13 @@ def _left_to_do(options: InitOptions, stdout: TextIO) -> None:
         _line(stdout, f"left      {places[overlay.models.kind]}")
     elif overlay.models.kind == "s3":
         _line(stdout, f"left      {_S3_LEFT}")
+    if overlay.gpu_by == "mig" and sizing.gpu is not None and sizing.gpu.slice is not None:
+        chosen = sizing.gpu.slice
+        needed = sizing.gpu.nbytes // MIB
+        _line(stdout, f"left      nodes that have {chosen.resource}, of {chosen.name};")
+        _line(
+            stdout, f"          on other cards mig.yaml names their profile of {needed} MiB or more"
+        )
     if overlay.autoscaler == "hpa":
         _line(stdout, "left      a Prometheus Adapter with the rules of components/autoscaling-hpa")
     namespace = f"kubectl create namespace {overlay.namespace}; " if overlay.namespace else ""
