@@ -151,7 +151,7 @@ def main() -> None:
     model = models()["gaining"]
     print(facts())
     print(
-        "\n| server | late or refused | of these refused | p50 ms | p90 ms | requests a run | "
+        "\n| server | late or refused | refused | p50 ms | p90 ms | requests a run | "
         "demand | queue delay ms |\n|---|---|---|---|---|---|---|---|"
     )
     for load in (0.5, 1.6):

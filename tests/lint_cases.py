@@ -793,6 +793,16 @@ CASES: Final = (
     ),
     Case(
         "zero-on-own-metric",
+        [*KEDA, put("ScaledObject", "spec", "idleReplicaCount", value=0)],
+        "every metric comes from the pods themselves",
+        [
+            *KEDA,
+            put("ScaledObject", "spec", "idleReplicaCount", value=0),
+            put("ScaledObject", "spec", "triggers", 1, value={"type": "kafka", "metadata": {}}),
+        ],
+    ),
+    Case(
+        "zero-on-own-metric",
         [put(HPA, "spec", "minReplicas", value=0)],
         "every metric comes from the pods themselves",
         [

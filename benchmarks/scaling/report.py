@@ -49,7 +49,7 @@ def by_trace(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
 def table(results: Mapping[str, Sequence[Result]]) -> str:
     """One trace: a line for each signal, means and ranges over the seeds."""
     lines = [
-        "| signal | GPU hours | late or unanswered | of these unanswered | most pods | changes |",
+        "| signal | GPU hours | late or unanswered | unanswered | most pods | changes |",
         "|---|---|---|---|---|---|",
     ]
     for signal, runs in results.items():

@@ -21,7 +21,7 @@ from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TARGETS: Final = (
-    *("help", "serve", "test", "test-stub", "test-rollout", "test-monitoring", "test-manifests"),
+    *("help", "serve", "test", "test-stub", "test-rollout", "test-manifests", "test-monitoring"),
     *("check", "protos", "dashboard", "dashboard-picture", "bench", "bench-autoscaling", "load"),
     *("image", "image-test", "test-gpu", "bench-gpu"),
 )

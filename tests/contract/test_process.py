@@ -95,7 +95,10 @@ def test_the_demo_is_part_of_the_package() -> None:
     """The wheel holds `packages` whole, but for what git ignores or the build configuration takes
     out."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    assert build["targets"]["wheel"] == {"packages": ["server/stoker"]}
+    wheel = build["targets"]["wheel"]
+    assert wheel["packages"] == ["server/stoker"]
+    # What it brings beside: tests/contract/test_lint_manifests.py.
+    assert wheel.keys() == {"packages", "force-include"}
     assert build.keys() == {"targets"}
     assert DEMO.is_relative_to(ROOT / "server" / "stoker")
     files = [str(each.relative_to(ROOT)) for each in DEMO.parent.rglob("*") if each.is_file()]
