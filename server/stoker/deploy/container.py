@@ -97,6 +97,10 @@ def server_container(
     unread = [
         f"the variable {name} comes from elsewhere" for name in sorted(opaque) if _is_setting(name)
     ]
+    unread += [
+        f"variables come from {each}, which is not among these manifests"
+        for each in _unknown_sources(container, config_maps)
+    ]
     known, unknown = _known_words(words, opaque_names)
     unread += [f"the argument {word!r} has a value from elsewhere" for word in unknown]
     flags, problems = parse_flags("serve", known)
@@ -208,6 +212,18 @@ def _environment(
             values.pop(name, None)
             opaque.add(name)
     return values, opaque
+
+
+def _unknown_sources(container: JsonObject, config_maps: Sequence[Manifest]) -> list[str]:
+    """The Secrets and ConfigMaps that a container takes all variables of, and that are not known."""
+    known = {each.name for each in config_maps}
+    sources = objects(container, "envFrom")
+    secrets = [text(each, "secretRef", "name") for each in sources]
+    maps = [text(each, "configMapRef", "name") for each in sources]
+    return [
+        *(f"the Secret {name}" for name in secrets if name),
+        *(f"the ConfigMap {name}" for name in maps if name and name not in known),
+    ]
 
 
 def _expanded(word: str, values: Mapping[str, str]) -> str:
