@@ -215,7 +215,7 @@ def _environment(
 
 
 def _unknown_sources(container: JsonObject, config_maps: Sequence[Manifest]) -> list[str]:
-    """The Secrets and ConfigMaps that a container takes all variables of, and that are not known."""
+    """The Secrets and ConfigMaps that a container takes variables of, and that are not known."""
     known = {each.name for each in config_maps}
     sources = objects(container, "envFrom")
     secrets = [text(each, "secretRef", "name") for each in sources]
