@@ -6,7 +6,7 @@ import pytest
 from stoker.deploy.manifest import JsonObject, Manifest, mapping
 from stoker.deploy.rule_table import RULES
 
-from tests.broken_manifests import POD, edited, findings, good, take
+from tests.broken_manifests import POD, edited, findings, good, put, take
 from tests.lint_cases import CASES, KEDA, Case
 
 IDS = [f"{case.rule}-{index}" for index, case in enumerate(CASES)]
@@ -66,6 +66,18 @@ def test_the_autoscaler_that_keda_makes_is_no_second_one() -> None:
     made = made_by(f"ScaledObject/{scaler.name}", hpa, "keda-hpa-stoker")
     assert "two-autoscalers" not in findings([*manifests, made])
     assert "two-autoscalers" in findings([*manifests, hpa])
+
+
+def test_a_sidecar_of_another_image_is_not_taken_for_the_server() -> None:
+    sidecar: JsonObject = {
+        "name": "logs",
+        "image": "fluent-bit:4",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    assert findings(edited(put("Deployment", *POD, "containers", 1, value=sidecar))) == {}
 
 
 def test_every_rule_has_a_case() -> None:

@@ -226,6 +226,7 @@ def _workloads(manifests: Sequence[Manifest]) -> Iterator[Workload]:
                 labels=labels,
                 volumes=objects(pod, "volumes"),
                 config_maps=config_maps,
+                is_alone=len(objects(pod, "containers")) == 1,
             )
             for index, container in numbered(pod, "containers")
         ]
