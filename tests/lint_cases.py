@@ -170,6 +170,18 @@ CASES: Final = (
     ),
     Case(
         "settings-elsewhere",
+        [server("envFrom", value=[{"secretRef": {"name": "settings", "optional": True}}])],
+        "variables come from the Secret settings",
+        [server("envFrom", value=[{"configMapRef": {"name": "stoker-7h9k"}}])],
+    ),
+    Case(
+        "settings-elsewhere",
+        [server("envFrom", value=[{"configMapRef": {"name": "settings"}}])],
+        "variables come from the ConfigMap settings",
+        [server("envFrom", value=[])],
+    ),
+    Case(
+        "settings-elsewhere",
         [
             server(
                 "env",

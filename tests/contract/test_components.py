@@ -1,7 +1,9 @@
 """What the components around GPUs, models and placement do for the pods."""
 
 import re
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -190,6 +192,20 @@ def test_the_claim_of_models_is_mounted_read_only_and_never_deleted_with_the_ser
     assert text(held, "persistentVolumeClaim", "claimName") == name
     # It must not be taken for a server by the Services.
     assert not strings(filling, "metadata", "labels").items() >= SELECTED_BY.items()
+
+
+def test_a_model_that_is_copied_never_lands_inside_one_that_is_there(tmp_path: Path) -> None:
+    head = (K8S / "components" / "models-pvc" / "fill.yaml").read_text().split("\napiVersion")[0]
+    moves = re.findall(r"kubectl exec \S+ -- (mv .*)$", head, re.MULTILINE)
+    assert len(moves) == 2
+    for move in moves:
+        words = move.replace("/models", str(tmp_path)).split()
+        for copied in (tmp_path / ".resnet", tmp_path / ".resnet-2", tmp_path / "resnet" / "2"):
+            copied.mkdir(parents=True, exist_ok=True)
+            (copied / "model.onnx").touch()
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "Directory not empty" in done.stderr
 
 
 @pytest.mark.parametrize("target", ["components/trt-cache"], indirect=True)

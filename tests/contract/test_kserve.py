@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 from stoker import __version__
 from stoker.arguments import parse_settings
+from stoker.deploy.quantity import parse_quantity
 from stoker.settings import Settings
 
 from tests.contract.manifests import (
@@ -29,7 +30,11 @@ KNATIVE: Final = RUNTIMES[2:]
 BUILT_IN_PRIORITY: Final = 1
 """Of the runtime that serves `onnx` in a fresh KServe."""
 DEFAULT_GRACE_S: Final = 30
-EXAMPLES: Final = sorted(K8S.glob("kserve/examples/*.yaml"))
+FOLDER: Final = K8S / "kserve" / "examples"
+MONITOR: Final = FOLDER / "podmonitor.yaml"
+EXAMPLES: Final = sorted(set(FOLDER.glob("*.yaml")) - {MONITOR})
+MODEL_BYTES: Final = 20 << 30
+"""Of the largest model that a runtime has disk for: the bound of components/models-s3."""
 
 every_runtime = pytest.mark.parametrize("name", RUNTIMES)
 every_example = pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
@@ -168,6 +173,16 @@ def test_what_the_image_writes_to_is_mounted_and_bounded(name: str) -> None:
     assert all(at(each, "emptyDir", "sizeLimit") for each in volumes)
 
 
+@every_runtime
+def test_a_model_that_kserve_downloads_does_not_get_its_pod_evicted(name: str) -> None:
+    # The download is an emptyDir that KServe adds: it counts against the containers' limits.
+    limit = parse_quantity(container(name), "resources", "limits", "ephemeral-storage")
+    volumes = objects(runtime(name), "spec", "volumes")
+    bounds = [parse_quantity(each, "emptyDir", "sizeLimit") or 0 for each in volumes]
+    assert limit is not None
+    assert limit >= sum(bounds) + MODEL_BYTES
+
+
 def test_there_are_examples_for_storage_canary_keda_and_grpc() -> None:
     assert [file.stem for file in EXAMPLES] == [
         "canary",
@@ -214,7 +229,7 @@ def test_an_example_keeps_its_replicas_and_leaves_time_to_drain(file: Path) -> N
 
 
 def test_the_example_for_keda_scales_on_the_demand_of_its_own_pods() -> None:
-    service = example(K8S / "kserve" / "examples" / "keda.yaml")
+    service = example(FOLDER / "keda.yaml")
     annotations = strings(service, "metadata", "annotations")
     assert annotations["serving.kserve.io/autoscalerClass"] == "keda"
     (metric,) = objects(service, "spec", "predictor", "autoScaling", "metrics")
@@ -227,3 +242,48 @@ def test_the_example_for_keda_scales_on_the_demand_of_its_own_pods() -> None:
     assert is_gauge_of_the_pod(found[1])
     assert found[2] == text(service, "metadata", "namespace")
     assert found[3] == text(service, "metadata", "name")
+
+
+@every_example
+def test_an_example_is_not_scaled_on_cpu_by_default(file: Path) -> None:
+    # KServe's default class in the mode Standard is an autoscaler on CPU.
+    predictor = at(example(file), "spec", "predictor")
+    annotations = strings(example(file), "metadata", "annotations")
+    if annotations["serving.kserve.io/deploymentMode"] == "Knative":
+        assert text(predictor, "scaleMetric") in ("concurrency", "rps")
+    elif "serving.kserve.io/autoscalerClass" not in annotations:
+        assert number(predictor, "minReplicas") == number(predictor, "maxReplicas")
+
+
+@pytest.mark.skipif(
+    not CRDS.is_dir(), reason="needs the custom resource definitions in ../shared/crds"
+)
+def test_the_example_of_a_monitor_is_valid() -> None:
+    assert custom_problems(example(MONITOR)) == []
+
+
+def test_the_example_of_a_monitor_scrapes_the_management_port_of_the_runtimes_pods() -> None:
+    monitor = at(example(MONITOR), "spec")
+    (endpoint,) = objects(monitor, "podMetricsEndpoints")
+    (relabeling,) = objects(endpoint, "relabelings")
+    for name in RUNTIMES[:2]:
+        labels = strings(runtime(name), "spec", "labels")
+        assert strings(monitor, "selector", "matchLabels").items() <= labels.items()
+        declared = [text(each, "name") for each in objects(container(name), "ports")]
+        assert text(endpoint, "port") in declared
+        assert relabeling == {
+            "sourceLabels": ["__meta_kubernetes_pod_ip"],
+            "targetLabel": "__address__",
+            "replacement": f"$1:{settings(name).metrics_port}",
+        }
+
+
+def test_an_example_is_scraped_in_one_way() -> None:
+    # keda.yaml asks the operator's Prometheus, which podmonitor.yaml is for.
+    annotations = strings(example(FOLDER / "keda.yaml"), "metadata", "annotations")
+    assert "serving.kserve.io/enable-prometheus-scraping" not in annotations
+    address = text(
+        *(example(FOLDER / "keda.yaml"), "spec", "predictor", "autoScaling", "metrics", 0),
+        *("external", "metric", "serverAddress"),
+    )
+    assert address.startswith("http://prometheus-operated.")

@@ -65,6 +65,18 @@ def test_the_readmes_overlay_for_keda_asks_for_the_pods_of_its_namespace() -> No
         assert f'namespace="{namespace}"' in text(trigger, "metadata", "query")
 
 
+def test_the_policies_of_the_readmes_overlay_let_its_gateway_in() -> None:
+    overlay = next(each for each in overlays_of_the_readme() if "components/gateway" in each)
+    rendered = render_overlay(overlay)
+    policies = [each for each in rendered if each["kind"] == "NetworkPolicy"]
+    (policy,) = [each for each in policies if text(each, "metadata", "name") == "stoker"]
+    expression = ("namespaceSelector", "matchExpressions", 0, "values")
+    names = at(policy, "spec", "ingress", 0, "from", 1, *expression)
+    assert isinstance(names, list)
+    for route in (each for each in rendered if str(each["kind"]).endswith("Route")):
+        assert text(route, "spec", "parentRefs", 0, "namespace") in names
+
+
 @pytest.mark.parametrize("component", RECIPES)
 def test_the_recipe_at_the_head_of_a_component_changes_it_and_is_valid(component: str) -> None:
     content = {"resources": ["base"], "components": [f"components/{component}"]}
@@ -82,6 +94,7 @@ def test_most_components_that_need_a_value_of_the_users_have_a_recipe() -> None:
         "models-pvc",
         "models-s3",
         "monitoring",
+        "network-policy",
     }
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from stoker.deploy.measurement import to_json
 from stoker.deploy.measuring import MeasuringFailed, measure
 
+from tests.broken_manifests import measurement
 from tests.conftest import PATIENCE
 from tests.models import NOT_A_MODEL, ModelEntry, mlp, write_model, write_repository
 
@@ -74,3 +76,60 @@ def test_models_that_cannot_be_served_are_told_and_nothing_is_written(tmp_path: 
 def test_a_source_that_is_not_there_is_told() -> None:
     with pytest.raises(MeasuringFailed, match="absent"):
         measure(["absent"], device="cpu")
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A measurement that is there, so that no server has to start."""
+    file = tmp_path / "measured.json"
+    file.write_text(to_json(measurement()))
+    return file
+
+
+def test_what_a_bucket_still_needs_is_told(measured: Path, tmp_path: Path) -> None:
+    words = ["models", "--measured", measured, "--device", "cpu", "--output", tmp_path / "mine"]
+    done = init(*words, "--models", "s3:bucket/models")
+    assert done.returncode == 0, done.stderr
+    (left,) = [each for each in done.stdout.splitlines() if "components/models-s3" in each]
+    assert "credentials" in left
+    assert "region" in left
+
+
+def test_a_mig_profile_is_told_with_the_cards_that_have_it(measured: Path, tmp_path: Path) -> None:
+    done = init("m", "--measured", measured, "--gpu", "mig", "--output", tmp_path / "mine")
+    assert done.returncode == 0, done.stderr
+    (line,) = [each for each in done.stdout.splitlines() if each.startswith("left      nodes")]
+    assert line == (
+        "left      nodes that have nvidia.com/mig-1g.5gb, of MIG 1g.5gb of an A100 40 GB;"
+    )
+
+
+def test_words_that_yaml_takes_for_something_else_stay_words(
+    measured: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "mine"
+    words = ["m", "--measured", measured, "--device", "cpu", "--output", output]
+    address = "http://prometheus:9090/?a=b: c #d"
+    done = init(
+        *words,
+        *("--namespace", "on", "--name", "no", "--models", "pvc:1e3"),
+        *("--autoscaler", "keda", "--prometheus", address),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    kustomization = yaml.safe_load((output / "kustomization.yaml").read_text())
+    assert kustomization["namespace"] == "on"
+    (pairs,) = [each["pairs"] for each in kustomization["labels"]]
+    assert pairs == {"app.kubernetes.io/instance": "no"}
+    (claim,) = [each["patch"] for each in kustomization["patches"] if "patch" in each]
+    (volume,) = yaml.safe_load(claim)["spec"]["template"]["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "1e3"}
+    operations = yaml.safe_load((output / "autoscaler.yaml").read_text())
+    addresses = [each["value"] for each in operations if each["path"].endswith("serverAddress")]
+    assert addresses == [address] * 2
+
+
+def test_a_folder_that_cannot_be_written_is_told(measured: Path) -> None:
+    done = init("m", "--measured", measured, "--device", "cpu", "--output", "/proc/mine")
+    assert done.returncode == 2
+    assert "--output: expected a folder that can be written, got /proc/mine" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from stoker.arguments import UsageError
+from stoker.deploy.base_location import CHECKOUT
 from stoker.deploy.init_arguments import InitOptions, parse_init
-from stoker.deploy.init_command import is_a_model
+from stoker.deploy.init_command import is_a_model, pod_cpus
 from stoker.deploy.overlay import ModelsPlace, components
 
 
@@ -59,6 +60,10 @@ def test_components_follow_from_the_options(words: list[str], laid: list[str]) -
         (["--models", "demo:x"], "expected pvc"),
         (["--models", "pvc"], "expected a SOURCE to measure"),
         (["m", "--models", "demo"], "expected no SOURCE, got m"),
+        (["m", "--models", "pvc:My Claim"], "expected a claim's name behind pvc:, got 'My Claim'"),
+        (["m", "--models", "image:my image"], "expected an image behind image:"),
+        (["m", "--models", "s3:/prefix"], "expected BUCKET/PREFIX behind s3:"),
+        (["--image", "my stoker:1"], "expected an image, NAME:TAG or NAME@DIGEST, got"),
         (["--name", "Vision"], "expected a name"),
         (["--name", "a" * 48], "expected a name"),
         (["--namespace", "-"], "expected a namespace"),
@@ -82,3 +87,9 @@ def test_a_model_is_told_from_a_repository(tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(b"")
     told = {each: is_a_model(tmp_path / each) for each in ("a/model.onnx", "a", "b", "c")}
     assert told == {"a/model.onnx": True, "a": True, "b": True, "c": False}
+
+
+def test_the_measured_server_gets_the_processors_of_a_pod(tmp_path: Path) -> None:
+    assert pod_cpus(CHECKOUT, "cpu") == 4
+    assert pod_cpus(CHECKOUT, "gpu") == 8
+    assert pod_cpus(tmp_path, "gpu") is None

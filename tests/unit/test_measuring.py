@@ -1,9 +1,19 @@
 """What `stoker k8s init` reads of a server, and how it gives up."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from stoker.deploy.measuring import MeasuringFailed, machine, measure, parse_series, row_bytes
+from stoker.deploy.measuring import (
+    MeasuringFailed,
+    machine,
+    measure,
+    on_at_most,
+    parse_series,
+    row_bytes,
+)
 from stoker.tensor import DataType, TensorSpec
 
 
@@ -38,3 +48,22 @@ def test_a_row_counts_variable_dimensions_as_one_and_text_as_nothing() -> None:
 def test_a_server_that_is_not_ready_in_time_is_ended_and_told() -> None:
     with pytest.raises(MeasuringFailed, match="not ready within 0 s; --patience gives it longer"):
         measure((), device="cpu", patience_s=0.01)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="the kernel gives processors to no process"
+)
+def test_a_start_is_measured_on_no_more_processors_than_a_pod_gets() -> None:
+    had = os.sched_getaffinity(0)
+    code = "import os; print(len(os.sched_getaffinity(0)))"
+
+    def of_a_child() -> int:
+        return int(subprocess.check_output([sys.executable, "-c", code]))
+
+    with on_at_most(1):
+        assert of_a_child() == 1
+    assert os.sched_getaffinity(0) == had
+    with on_at_most(len(had) + 1):
+        assert of_a_child() == len(had)
+    with on_at_most(None):
+        assert of_a_child() == len(had)

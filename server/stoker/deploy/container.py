@@ -81,14 +81,17 @@ def server_container(
     labels: Mapping[str, str],
     volumes: Sequence[JsonObject],
     config_maps: Sequence[Manifest],
+    is_alone: bool = True,
 ) -> ServerContainer | None:
     """The container as a Stoker server; None where it is none. `labels` and `volumes` are those of
-    its pod, `config_maps` all that could be meant."""
+    its pod, `config_maps` all that could be meant; `is_alone`: its pod has no other container."""
     image = parse_image(text(container, "image"))
     values, opaque = _environment(container, config_maps)
     command = [_expanded(each, values) for each in texts(container, "command")]
     arguments = [_expanded(each, values) for each in texts(container, "args")]
-    words = _server_words(command, arguments)
+    # A sidecar without arguments runs what its own image says.
+    by_image = IMAGE_COMMAND if image.is_ours or is_alone else ()
+    words = _server_words(command, arguments, by_image)
     if words is None:
         return None
     if not (image.is_ours or _names_us(command) or labels.get("app.kubernetes.io/name") == PROGRAM):
@@ -96,6 +99,10 @@ def server_container(
     opaque_names = {f"$({name})" for name in opaque}
     unread = [
         f"the variable {name} comes from elsewhere" for name in sorted(opaque) if _is_setting(name)
+    ]
+    unread += [
+        f"variables come from {each}, which is not among these manifests"
+        for each in _unknown_sources(container, config_maps)
     ]
     known, unknown = _known_words(words, opaque_names)
     unread += [f"the argument {word!r} has a value from elsewhere" for word in unknown]
@@ -134,9 +141,11 @@ def flag_or_variable(key: str) -> str:
     return f"{flag_of(key)} ({variable_of(key)}, or {key} in the file)"
 
 
-def _server_words(command: Sequence[str], arguments: Sequence[str]) -> list[str] | None:
+def _server_words(
+    command: Sequence[str], arguments: Sequence[str], by_image: Sequence[str]
+) -> list[str] | None:
     """The words behind `serve`; None where the container does not run it."""
-    words = [*command, *arguments] or list(IMAGE_COMMAND)
+    words = [*command, *arguments] or list(by_image)
     if command and PurePosixPath(command[0]).name in _SHELLS:
         words = " ".join(words).split()
     if "serve" not in words or {"-h", "--help"} & set(words):
@@ -208,6 +217,18 @@ def _environment(
             values.pop(name, None)
             opaque.add(name)
     return values, opaque
+
+
+def _unknown_sources(container: JsonObject, config_maps: Sequence[Manifest]) -> list[str]:
+    """The Secrets and ConfigMaps that a container takes variables of, and that are not known."""
+    known = {each.name for each in config_maps}
+    sources = objects(container, "envFrom")
+    secrets = [text(each, "secretRef", "name") for each in sources]
+    maps = [text(each, "configMapRef", "name") for each in sources]
+    return [
+        *(f"the Secret {name}" for name in secrets if name),
+        *(f"the ConfigMap {name}" for name in maps if name and name not in known),
+    ]
 
 
 def _expanded(word: str, values: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast, get_args
@@ -24,6 +24,14 @@ from stoker.units import format_duration, parse_duration, parse_size
 # `-stoker-headless` takes 16 of them.  Source: Kubernetes, "Object names and IDs".
 _NAME: Final = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_CLAIM: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+# What a registry could be asked for at all.  Source: OCI distribution, "Pulling manifests".
+_IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]*(@[a-z0-9]+:[0-9a-f]+)?")
+_PLACES: Final[Mapping[str, re.Pattern[str]]] = {
+    "pvc": _CLAIM,
+    "s3": re.compile(r"[^\s/][^\n\r]*"),
+    "image": _IMAGE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,11 @@ def _add_placing(parser: argparse.ArgumentParser) -> None:
         help="where it goes (default: whoever applies it decides)",
     )
     parser.add_argument(
-        "--image", default=BASE_NAME, metavar="IMAGE", help="the server's, best with a digest"
+        "--image",
+        default=BASE_NAME,
+        type=_matching(_IMAGE, "an image, NAME:TAG or NAME@DIGEST"),
+        metavar="IMAGE",
+        help="the server's, best with a digest",
     )
     parser.add_argument(
         "--device",
@@ -242,6 +254,9 @@ def _models(written: str) -> ModelsPlace:
             "expected pvc[:CLAIM], s3[:BUCKET/PREFIX], image[:IMAGE], baked or demo, "
             f"got {written!r}"
         )
+    if place and not _PLACES[kind].fullmatch(place):
+        names = {"pvc": "a claim's name", "s3": "BUCKET/PREFIX", "image": "an image"}
+        raise argparse.ArgumentTypeError(f"expected {names[kind]} behind {kind}:, got {place!r}")
     return ModelsPlace(cast("ModelsKind", kind), place)
 
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -11,16 +12,20 @@ from stoker.deploy.base_location import BaseLocation, NoBase, copy_base, find_ba
 from stoker.deploy.init_arguments import InitOptions, parse_init
 from stoker.deploy.lint import lint
 from stoker.deploy.lint_output import print_findings
-from stoker.deploy.manifest import parse_manifests
+from stoker.deploy.manifest import objects, parse_manifests
 from stoker.deploy.manifest_files import render
 from stoker.deploy.measurement import Measurement, read_measurement, to_json
 from stoker.deploy.measuring import measure
 from stoker.deploy.overlay import components, overlay_files
 from stoker.deploy.overlay_patches import gpu_terms, suggestion
-from stoker.deploy.quantity import MIB, format_memory
+from stoker.deploy.quantity import MIB, format_memory, parse_quantity
 from stoker.deploy.sizing import Sizing, size
 
 MEASURED: Final = "measured.json"
+_S3_LEFT: Final = (
+    "credentials, and the bucket's region (us-east-1 as it stands) or endpoint: "
+    "components/models-s3"
+)
 
 
 def run_init(words: Sequence[str], stdout: TextIO) -> None:
@@ -31,7 +36,7 @@ def run_init(words: Sequence[str], stdout: TextIO) -> None:
     options = parse_init(words)
     _refuse_to_overwrite(options)
     base = _base(options)
-    measured = _measurement(options, stdout)
+    measured = _measurement(options, base, stdout)
     sizing = size(measured, options.wishes)
     _write(options, base, measured, sizing)
     _tell(options, base, measured, sizing, stdout)
@@ -59,7 +64,7 @@ def _base(options: InitOptions) -> BaseLocation:
     return base
 
 
-def _measurement(options: InitOptions, stdout: TextIO) -> Measurement:
+def _measurement(options: InitOptions, base: BaseLocation, stdout: TextIO) -> Measurement:
     if options.measured is not None:
         return read_measurement(options.measured)
     what = ", ".join(options.sources) or "the demo models"
@@ -70,9 +75,25 @@ def _measurement(options: InitOptions, stdout: TextIO) -> Measurement:
         options.sources,
         device="cpu" if options.wishes.device == "cpu" else "auto",
         flags=flags,
+        cpus=pod_cpus(base.folder, options.wishes.device),
         patience_s=options.patience_s,
         tell=lambda sentence: _line(stdout, f"  {sentence}"),
     )
+
+
+def pod_cpus(base: Path, device: str) -> int | None:
+    """The CPU limit that the pods get from base/ or components/gpu, in whole processors; None where
+    there is none. A start with more of them would be measured too fast."""
+    files = [base / "base" / "deployment.yaml"]
+    if device == "gpu":
+        files.insert(0, base / "components" / "gpu" / "deployment.yaml")
+    for file in files:
+        for manifest in parse_manifests(file.read_text(), str(file)) if file.is_file() else ():
+            for container in objects(manifest.value, "spec", "template", "spec", "containers"):
+                limit = parse_quantity(container, "resources", "limits", "cpu")
+                if limit is not None:
+                    return max(1, ceil(limit))
+    return None
 
 
 def _write(options: InitOptions, base: BaseLocation, measured: Measurement, sizing: Sizing) -> None:
@@ -89,12 +110,17 @@ def _write(options: InitOptions, base: BaseLocation, measured: Measurement, sizi
     files = overlay_files(
         replace(overlay, model_name=name), options.wishes, sizing, base, gpu_terms=terms
     )
-    options.output.mkdir(parents=True, exist_ok=True)
-    if base.is_copied:
-        copy_base(base, options.output)
-    for each, content in files.items():
-        (options.output / each).write_text(content)
-    (options.output / MEASURED).write_text(to_json(measured))
+    files[MEASURED] = to_json(measured)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        if base.is_copied:
+            copy_base(base, options.output)
+        for each, content in files.items():
+            (options.output / each).write_text(content)
+    except (OSError, shutil.Error) as error:
+        raise UsageError(
+            f"--output: expected a folder that can be written, got {options.output}: {error}"
+        ) from error
 
 
 def _model_name(options: InitOptions, measured: Measurement) -> str:
@@ -148,7 +174,7 @@ def _tell(
         say(f"note      {note}")
     say(f"written   {options.output}, on {base.origin}")
     _lint(options, measured, stdout)
-    _left_to_do(options, stdout)
+    _left_to_do(options, sizing, stdout)
 
 
 def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
@@ -163,18 +189,27 @@ def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
     print_findings(lint(manifests, measured=measured), manifests, "text", stdout)
 
 
-def _left_to_do(options: InitOptions, stdout: TextIO) -> None:
+def _left_to_do(options: InitOptions, sizing: Sizing, stdout: TextIO) -> None:
     overlay, output = options.overlay, options.output
     if overlay.image == "stoker":
         _line(stdout, "left      --image: where the cluster pulls the server's image from")
     places = {
         "pvc": "the claim stoker-models, filled with these models (components/models-pvc)",
-        "s3": "BUCKET/PREFIX and credentials (components/models-s3)",
+        "s3": f"BUCKET/PREFIX, {_S3_LEFT}",
         "image": "the image of the models (components/models-image-volume)",
         "baked": "an image with these models below /models",
     }
     if overlay.models.kind in places and not overlay.models.place:
         _line(stdout, f"left      {places[overlay.models.kind]}")
+    elif overlay.models.kind == "s3":
+        _line(stdout, f"left      {_S3_LEFT}")
+    if overlay.gpu_by == "mig" and sizing.gpu is not None and sizing.gpu.slice is not None:
+        chosen = sizing.gpu.slice
+        needed = sizing.gpu.nbytes // MIB
+        _line(stdout, f"left      nodes that have {chosen.resource}, of {chosen.name};")
+        _line(
+            stdout, f"          on other cards mig.yaml names their profile of {needed} MiB or more"
+        )
     if overlay.autoscaler == "hpa":
         _line(stdout, "left      a Prometheus Adapter with the rules of components/autoscaling-hpa")
     namespace = f"kubectl create namespace {overlay.namespace}; " if overlay.namespace else ""

@@ -8,7 +8,7 @@ from stoker.deploy.finding import Finding, Severity, Subject
 from stoker.deploy.manifest import EXPECTED, Manifest, UnreadableManifests
 from stoker.deploy.measurement import Measurement
 from stoker.deploy.rule_table import RULES
-from stoker.deploy.workload import find_scalers, find_workloads
+from stoker.deploy.workload import find_scalers, find_workloads, without_copies
 
 ACCEPTED: Final = "stoker/lint-accept"
 """Annotation of an object: ids of rules whose findings on it are accepted, separated by commas."""
@@ -29,7 +29,8 @@ def lint(
 
     Raises UnreadableManifests where nothing runs Stoker: a check of nothing must not pass.
     """
-    workloads = find_workloads(manifests)
+    judged = without_copies(manifests)
+    workloads = find_workloads(judged)
     if not workloads:
         raise UnreadableManifests(
             f"{EXPECTED}, with a workload that runs Stoker; got {len(manifests)} "
@@ -38,9 +39,7 @@ def lint(
         )
     if start_s is None and measured is not None:
         start_s = measured.start_s
-    subject = Subject(
-        tuple(manifests), workloads, tuple(find_scalers(manifests)), measured, start_s
-    )
+    subject = Subject(tuple(judged), workloads, tuple(find_scalers(judged)), measured, start_s)
     findings = [
         Finding(rule, hit)
         for rule in RULES

@@ -6,6 +6,7 @@ metrics, the models' metadata and configuration; and the kernel for the process'
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
-from math import prod
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -45,17 +45,19 @@ def measure(
     *,
     device: str,
     flags: Sequence[str] = (),
+    cpus: int | None = None,
     patience_s: float = PATIENCE_S,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> Measurement:
     """Serves these sources on this machine until it is ready. `device`: `cpu` or `auto`, which
-    takes a GPU where there is one; `flags` are more arguments of `stoker serve`. `tell` gets what
-    goes on. Raises MeasuringFailed."""
+    takes a GPU where there is one; `flags` are more arguments of `stoker serve`; `cpus` are the
+    most processors that it gets, those of the pod; None: all. `tell` gets what goes on. Raises
+    MeasuringFailed."""
     words = ["serve", *sources, "--device", device, "--host", "127.0.0.1", "--exit-on-error"]
     words += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     words += ["--log-format", "json", "--log-level", "info", "--drain-delay", "0", *flags]
     began = time.monotonic()
-    with _running(words, patience_s) as process:
+    with _running(words, cpus, patience_s) as process:
         assert process.stdout is not None
         ready = _ready(process.stdout, tell, patience_s)
         start_s = time.monotonic() - began
@@ -70,11 +72,11 @@ def measure(
     gpu_name = next(
         (labels["device_name"] for labels, _ in series["stoker_model_info"] if _is_gpu(labels)), ""
     )
-    cpus = next((value for _, value in series.get("stoker_container_cpu_limit_cores", ())), None)
-    cpus = cpus or len(_affinity())
+    quota = next((value for _, value in series.get("stoker_container_cpu_limit_cores", ())), None)
+    used = min(quota or math.inf, len(_affinity()), cpus or math.inf)
     return Measurement(
-        machine=machine(cpus, gpu_name, Path("/proc")),
-        cpus=max(1, int(cpus)),
+        machine=machine(used, gpu_name, Path("/proc")),
+        cpus=max(1, int(used)),
         on_gpu=any(_is_gpu(labels) for labels, _ in series["stoker_model_info"]),
         gpu_name=gpu_name,
         start_s=round(start_s, 2),
@@ -103,15 +105,19 @@ def parse_series(exposition: str) -> Series:
 
 
 @contextmanager
-def _running(words: Sequence[str], patience_s: float) -> Iterator["subprocess.Popen[str]"]:
+def _running(
+    words: Sequence[str], cpus: int | None, patience_s: float
+) -> Iterator["subprocess.Popen[str]"]:
     """The child; a moment after `patience_s` it is killed, whatever it does."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "stoker", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
+    with on_at_most(cpus):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "stoker", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    with child as process:
         watchdog = threading.Timer(patience_s, process.kill)
         watchdog.start()
         try:
@@ -123,6 +129,20 @@ def _running(words: Sequence[str], patience_s: float) -> Iterator["subprocess.Po
                 process.communicate(timeout=STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def on_at_most(cpus: int | None) -> Iterator[None]:
+    """Children that are started meanwhile get so many processors; where the kernel cannot, all."""
+    before = _affinity()
+    if cpus is None or cpus >= len(before) or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    os.sched_setaffinity(0, before[:cpus])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _ready(output: IO[str], tell: Callable[[str], None], patience_s: float) -> JsonObject:
@@ -202,7 +222,9 @@ def _models(series: Series, address: str) -> Iterator[MeasuredModel]:
 
 def row_bytes(specs: Sequence[TensorSpec]) -> int:
     """Bytes of one row of all these tensors: variable dimensions count as 1, text as nothing."""
-    return sum(prod(max(1, size) for size in each.shape) * each.datatype.size for each in specs)
+    return sum(
+        math.prod(max(1, size) for size in each.shape) * each.datatype.size for each in specs
+    )
 
 
 def _batches(config: JsonObject) -> bool:

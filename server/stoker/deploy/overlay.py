@@ -21,6 +21,7 @@ from stoker.deploy.overlay_patches import (
     mig_patch,
     models_argument_patch,
     no_budget_patch,
+    quoted,
 )
 from stoker.deploy.sizing import Sizing, Wishes
 
@@ -140,14 +141,14 @@ def _kustomization(
         "kind: Kustomization",
     ]
     if options.namespace:
-        lines.append(f"namespace: {options.namespace}")
+        lines.append(f"namespace: {quoted(options.namespace)}")
     if options.name != BASE_NAME:
         lines += [
             "# Several deployments in one namespace: names and selectors tell them apart.",
             f"namePrefix: {options.name}-",
             "labels:",
             "  - pairs:",
-            f"      app.kubernetes.io/instance: {options.name}",
+            f"      app.kubernetes.io/instance: {quoted(options.name)}",
             "    includeSelectors: true",
             "    includeTemplates: true",
             "    fields:",
@@ -201,11 +202,11 @@ def _image(name: str, reference: str) -> list[str]:
     image = parse_image(reference)
     lines = [f"  - name: {name}"]
     if image.repository != name:
-        lines.append(f"    newName: {image.repository}")
+        lines.append(f"    newName: {quoted(image.repository)}")
     if image.digest:
-        lines.append(f"    digest: {image.digest}")
+        lines.append(f"    digest: {quoted(image.digest)}")
     elif image.tag:
-        lines.append(f'    newTag: "{image.tag}"')
+        lines.append(f"    newTag: {quoted(image.tag)}")
     return lines
 
 
@@ -221,7 +222,7 @@ def _claim(name: str) -> list[str]:
         "          spec:",
         "            volumes:",
         "              - name: models",
-        f"                persistentVolumeClaim: {{claimName: {name}}}",
+        f"                persistentVolumeClaim: {{claimName: {quoted(name)}}}",
     ]
 
 
@@ -232,7 +233,7 @@ def _bucket(place: str) -> list[str]:
         "    patch: |-",
         "      - op: replace",
         "        path: /data/MODELS_SOURCE",
-        f"        value: models:{place}",
+        f"        value: {quoted(f'models:{place}')}",
     ]
 
 

@@ -4,6 +4,7 @@ YAML is written as text, since no emitter keeps comments. Pure, as `overlay.py`,
 files together.
 """
 
+import json
 import textwrap
 from typing import Final
 
@@ -152,7 +153,7 @@ def keda_patch(wishes: Wishes, namespace: str, workload: str, prometheus: str) -
         _bounds(wishes),
         *("- op: replace", "  path: /spec/minReplicaCount", f"  value: {wishes.least}"),
         *("- op: replace", "  path: /spec/maxReplicaCount", f"  value: {wishes.most}"),
-        "# While Prometheus is away: what a usual hour needs is not known here; the least.",
+        "# While Prometheus is away or the first pods start: as many as there are, at least these.",
         *("- op: replace", "  path: /spec/fallback/replicas", f"  value: {max(1, wishes.least)}"),
         _target(wishes),
         *("- op: test", "  path: /spec/triggers/0/name", "  value: demand"),
@@ -163,9 +164,13 @@ def keda_patch(wishes: Wishes, namespace: str, workload: str, prometheus: str) -
     for index, metric in enumerate(("stoker_demand_ratio", "stoker_queue_delay_seconds")):
         query = f'sum({metric}{{namespace="{namespace}",pod=~"{workload}-.*"}})'
         path = f"/spec/triggers/{index}/metadata"
-        lines += ["- op: replace", f"  path: {path}/query", f"  value: '{query}'"]
+        lines += ["- op: replace", f"  path: {path}/query", f"  value: {quoted(query)}"]
         if prometheus:
-            lines += ["- op: replace", f"  path: {path}/serverAddress", f"  value: {prometheus}"]
+            lines += [
+                "- op: replace",
+                f"  path: {path}/serverAddress",
+                f"  value: {quoted(prometheus)}",
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -179,6 +184,11 @@ metadata:
   name: stoker
 $patch: delete
 """
+
+
+def quoted(value: str) -> str:
+    """A user's word as YAML's string, whatever it looks like: `on`, `1e3`, `a: b`."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def suggestion(need: GpuNeed) -> str:
@@ -232,4 +242,4 @@ class _Yaml:
         )
 
     def variable(self, name: str, value: str) -> None:
-        self.line(12, f"- name: {name}", f'  value: "{value}"')
+        self.line(12, f"- name: {name}", f"  value: {quoted(value)}")

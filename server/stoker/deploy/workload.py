@@ -37,6 +37,9 @@ POD_PATHS: Final[Mapping[str, tuple[str, ...]]] = {
 """Where the kinds that keep pods running hold what a pod is made of."""
 RUNTIMES: Final = ("ServingRuntime", "ClusterServingRuntime")
 """KServe's: they hold containers and volumes, and few other fields of a pod."""
+_OWNERS: Final = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Rollout", "ScaledObject")
+"""Kinds whose controllers make what is theirs from a template that is judged already. Not KServe's:
+an InferenceService shows its runtime's container only in the Deployment that is made of it."""
 GPU_RESOURCES: Final = ("nvidia.com/gpu", "nvidia.com/mig-")
 
 
@@ -181,6 +184,20 @@ def _pods(written: JsonValue, replicas: int, rounded: Callable[[float], int]) ->
     return int(value) if value.isdecimal() else 0
 
 
+def without_copies(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Leaves out what a controller made of another of these manifests: the ReplicaSets and Pods of
+    a Deployment, the autoscaler of a ScaledObject. A listing of a cluster has all of them."""
+    known = {(each.kind, each.namespace, each.name) for each in manifests if each.kind in _OWNERS}
+    return [
+        each
+        for each in manifests
+        if not any(
+            (text(owner, "kind"), each.namespace, text(owner, "name")) in known
+            for owner in objects(each.value, "metadata", "ownerReferences")
+        )
+    ]
+
+
 def find_workloads(manifests: Sequence[Manifest]) -> tuple[Workload, ...]:
     """Everything that keeps pods with a Stoker server running."""
     return tuple(_workloads(manifests))
@@ -209,6 +226,7 @@ def _workloads(manifests: Sequence[Manifest]) -> Iterator[Workload]:
                 labels=labels,
                 volumes=objects(pod, "volumes"),
                 config_maps=config_maps,
+                is_alone=len(objects(pod, "containers")) == 1,
             )
             for index, container in numbered(pod, "containers")
         ]

@@ -1,0 +1,103 @@
+"""The commands of docs/kubernetes.md and of README's Kubernetes section do what they say."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+from stoker.deploy.init_arguments import parse_init
+from stoker.deploy.init_command import run_init
+from stoker.deploy.measurement import to_json
+
+from tests.broken_manifests import measurement
+from tests.contract.manifests import K8S, JsonObject, at, documents, objects, text
+from tests.contract.schemas import is_built_in
+
+ROOT: Final = K8S.parent
+GUIDE: Final = (ROOT / "docs" / "kubernetes.md").read_text()
+README: Final = (ROOT / "README.md").read_text()
+
+
+def commands(document: str, heading: str) -> list[str]:
+    """The command lines of a section, those that go on in a next line put together."""
+    section = document.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.M | re.S)
+    return "".join(blocks).replace("\\\n", " ").splitlines()
+
+
+def init_words(section: list[str]) -> list[str]:
+    """The arguments of `stoker k8s init` in it."""
+    (found,) = [each for each in section if "stoker k8s init" in each]
+    return shlex.split(found.partition("k8s init")[2])
+
+
+def render(folder: Path) -> list[JsonObject]:
+    """What kubectl makes of a folder."""
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
+    )
+    return list(documents(done.stdout))
+
+
+def image(manifests: list[JsonObject]) -> str:
+    """Of the server's container."""
+    (deployment,) = [each for each in manifests if each["kind"] == "Deployment"]
+    (container,) = objects(deployment, "spec", "template", "spec", "containers")
+    return text(container, "image")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> list[JsonObject]:
+    """The overlay of the laptop's section, from a measurement that is there."""
+    measured = tmp_path / "measured.json"
+    measured.write_text(to_json(measurement()))
+    words = init_words(commands(GUIDE, "On a laptop"))
+    words[words.index("--output") + 1] = str(tmp_path / "mine")
+    with (tmp_path / "told").open("w") as told:
+        run_init([*words, "--measured", str(measured)], told)
+    return render(tmp_path / "mine")
+
+
+def test_the_laptops_overlay_needs_nothing_that_a_fresh_cluster_lacks(
+    mine: list[JsonObject],
+) -> None:
+    assert [each["kind"] for each in mine if not is_built_in(each)] == []
+    kinds = {each["kind"] for each in mine}
+    assert not kinds & {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    (deployment,) = [each for each in mine if each["kind"] == "Deployment"]
+    volumes = objects(deployment, "spec", "template", "spec", "volumes")
+    assert all({"configMap", "emptyDir"} & each.keys() for each in volumes)
+    assert at(deployment, "spec", "replicas") == 1
+
+
+def test_the_laptops_overlay_runs_the_image_that_was_built_and_loaded(
+    mine: list[JsonObject],
+) -> None:
+    section = commands(GUIDE, "On a laptop")
+    assert any(f"docker build -t {image(mine)} " in each for each in section)
+    assert f"kind load docker-image {image(mine)}" in section
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"),
+    [(GUIDE, "On a GPU cluster"), (README, "On Kubernetes")],
+    ids=["guide", "readme"],
+)
+def test_the_overlay_for_gpus_runs_the_image_that_was_pushed(document: str, heading: str) -> None:
+    section = commands(document, heading)
+    options = parse_init(init_words(section))
+    assert any(each.endswith(f"docker push {options.overlay.image}") for each in section)
+
+
+def test_the_readmes_overlay_runs_the_image_that_was_pushed(tmp_path: Path) -> None:
+    section = commands(README, "On Kubernetes")
+    (pushed,) = [each.rpartition("docker push ")[2] for each in section if "docker push" in each]
+    (edit,) = [each for each in section if each.startswith("echo ")]
+    shutil.copytree(K8S, tmp_path / "k8s")
+    subprocess.run(edit, shell=True, cwd=tmp_path, check=True)
+    (applied,) = [each for each in section if "kubectl apply -k k8s/overlays/gpu" in each]
+    folder = applied.split()[3]
+    assert image(render(tmp_path / folder)) == pushed
