@@ -12,9 +12,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.certificates import Certificate
 
@@ -127,7 +129,12 @@ def _started(command: list[str], core: int | None) -> Iterator[tuple[int, str]]:
         line = process.stdout.readline()
         if not line:
             sys.exit(f"{' '.join(command)} ended with code {process.wait()}")
+        # What else it says, such as an access log, is read and dropped, or it would wait for us.
+        dropping = threading.Thread(target=_drop, args=(process.stdout,), daemon=True)
+        dropping.start()
         yield process.pid, line
+        process.terminate()
+        dropping.join(60)
     finally:
         process.terminate()
         try:
@@ -135,6 +142,11 @@ def _started(command: list[str], core: int | None) -> Iterator[tuple[int, str]]:
         finally:
             process.kill()
             process.stdout.close()
+
+
+def _drop(stream: IO[str]) -> None:
+    while stream.read(1 << 16):
+        pass
 
 
 def cpu_seconds(process: int) -> float:

@@ -87,14 +87,16 @@ def write(name: str, purpose: str, pins: Pins) -> None:
 
 
 def main() -> int:
-    """Resolves pyproject.toml with the extras `gpu` and `cpu` and writes the files."""
+    """Resolves pyproject.toml with the extras `gpu` or `cpu`, and `otel`, and writes the files."""
     here = (sys.version_info[:2], platform.system(), platform.machine())
     if here != (IMAGE_PYTHON, "Linux", "x86_64"):
         print(f"expected CPython {IMAGE_PYTHON} on x86_64 Linux, got {here}", file=sys.stderr)
         return 2
     settings = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text())
     project = settings["project"]
-    gpu = lock(project["dependencies"] + project["optional-dependencies"]["gpu"])
+    extras = project["optional-dependencies"]
+    both = project["dependencies"] + extras["otel"]
+    gpu = lock(both + extras["gpu"])
     # nvidia-ml-py is a binding of some kilobytes, which moves with the packages.
     libraries = {
         name: pin
@@ -102,7 +104,7 @@ def main() -> int:
         if name.startswith("nvidia-") and name != "nvidia-ml-py"
     }
     packages = {name: pin for name, pin in gpu.items() if name not in libraries}
-    cpu = lock(project["dependencies"] + project["optional-dependencies"]["cpu"])
+    cpu = lock(both + extras["cpu"])
     write("build.txt", "What builds our wheel.", lock(settings["build-system"]["requires"]))
     write("libraries-gpu.txt", "The CUDA libraries.", libraries)
     write("libraries-cpu.txt", "No libraries: this variant has no GPU.", {})

@@ -107,8 +107,10 @@ class Client(Protocol):
         priority: int = 0,
         timeout_us: int = 0,
         datatypes: Mapping[str, DataType] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Call:
-        """Sends and does not wait. `datatypes` are needed where numpy's does not tell (BF16)."""
+        """Sends and does not wait. `headers` are sent besides, by gRPC as metadata. `datatypes` are
+        needed where numpy's does not tell (BF16)."""
 
 
 class GrpcCall:
@@ -188,6 +190,7 @@ class GrpcClient:
         priority: int = 0,
         timeout_us: int = 0,
         datatypes: Mapping[str, DataType] | None = None,
+        headers: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
     ) -> GrpcCall:
         """As `Client`; `deadline_s` is the call's own."""
@@ -202,7 +205,8 @@ class GrpcClient:
             request.parameters["priority"].uint64_param = priority
         if timeout_us:
             request.parameters["timeout"].int64_param = timeout_us
-        future = self._stub.ModelInfer.future(request, timeout=deadline_s)
+        metadata = tuple((headers or {}).items())
+        future = self._stub.ModelInfer.future(request, timeout=deadline_s, metadata=metadata)
         self._sent.append(future)
         return GrpcCall(future)
 
@@ -278,10 +282,11 @@ class RestClient:
         priority: int = 0,
         timeout_us: int = 0,
         datatypes: Mapping[str, DataType] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> RestCall:
         """As `Client`."""
         connection = self.idle.pop() if self.idle else self._connect()
-        path, headers, body = rest_request(
+        path, own, body = rest_request(
             model,
             inputs,
             outputs=outputs,
@@ -289,7 +294,7 @@ class RestClient:
             timeout_us=timeout_us,
             datatypes=datatypes,
         )
-        connection.request("POST", path, body, headers)
+        connection.request("POST", path, body, {**own, **(headers or {})})
         return RestCall(connection, self)
 
     def _connect(self) -> http.client.HTTPConnection:

@@ -144,6 +144,7 @@ class Serving(Protocol):
         wait: bool = True,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
+        access_log: int | None = None,
     ) -> "RunningServer": ...
 
 
@@ -159,8 +160,10 @@ class RunningServer:
         wait: bool,
         tls: ssl.SSLContext | None,
         clock: Callable[[], float],
+        access_log: int | None,
     ) -> None:
         self._clock = clock
+        self._access_log = access_log
         self._settings = settings
         self._runtime = runtime
         self._profile_seconds = profile_seconds
@@ -210,6 +213,7 @@ class RunningServer:
             profile_seconds=self._profile_seconds,
             tls=self._tls,
             clock=self._clock,
+            access_log=self._access_log,
         )
         at = await self._server.start()
         endpoints = Endpoints(at.http, at.grpc, at.metrics)
@@ -240,6 +244,7 @@ def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
         wait: bool = True,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
+        access_log: int | None = None,
     ) -> RunningServer:
         server = RunningServer(
             replace(settings, sources=tuple(map(str, sources)), grpc_transport=grpc_transport),
@@ -248,6 +253,7 @@ def serving(grpc_transport: GrpcTransport) -> Iterator[Serving]:
             wait=wait,
             tls=tls,
             clock=clock,
+            access_log=access_log,
         )
         running.append(server)
         return server

@@ -39,6 +39,7 @@ from stoker.model import (
 )
 from stoker.request import InferRequest, InferResponse
 from stoker.runtime.independence import Independence
+from stoker.telemetry.observer import Observer
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.tensor import Array, DataType, Tensor
 
@@ -148,6 +149,7 @@ class Serving:
         runs_inline: bool,
         hung_run_s: float,
         load_watch: LoadWatch | None,
+        observer: Observer | None,
     ) -> None:
         self.runtime = runtime
         self.registry = ModelRegistry()
@@ -164,6 +166,7 @@ class Serving:
             runs_inline=runs_inline,
             hung_run_s=hung_run_s,
             load_watch=load_watch,
+            observer=observer,
         )
 
     def add(
@@ -212,6 +215,7 @@ async def serving(
     runs_inline: bool = False,
     hung_run_s: float = HUNG_AFTER_S,
     load_watch: LoadWatch | None = None,
+    observer: Observer | None = None,
 ) -> AsyncIterator[Serving]:
     """An engine that ends with the block; every model must have come to rest by then. A run that
     is held on the loop would hold the test, so short models have threads unless a test asks."""
@@ -222,6 +226,7 @@ async def serving(
         runs_inline=runs_inline,
         hung_run_s=hung_run_s,
         load_watch=load_watch,
+        observer=observer,
     )
     try:
         yield at

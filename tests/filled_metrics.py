@@ -194,6 +194,10 @@ def filled_metrics(root: Path) -> MetricsRegistry:
     metrics.register_labelled(tensorrt.CRASHED_BUILDS, lambda: {("resnet", "3"): 1})
     metrics.register_labelled(table.CONNECTIONS, lambda: {("grpc",): 4, ("rest",): 1_234_567})
     metrics.register(table.CONNECTION_LIMIT, lambda: 16_384)
+    metrics.register_labelled(
+        table.TRACE_SPANS, lambda: {("exported",): 90, ("failed",): 2, ("dropped",): 1}
+    )
+    metrics.register_labelled(table.ACCESS_LOG_LINES, lambda: {("written",): 40, ("dropped",): 3})
     metrics.register_info(
         table.BUILD, {"version": "0.1.0", "onnxruntime_version": "1.31.1", "device": "cpu"}
     )

@@ -132,7 +132,7 @@ class SimulatedExecutor(Executor):
             self.batches += 1
             passed = self._timeline.now - began
             self.run_s += passed
-            run = Run(batch.rows, len(batch.entries), 0, round(passed * 1e9), 0)
+            run = Run(batch.rows, len(batch.entries), 0, round(passed * 1e9), 0, began)
             instance.model.finish(
                 Outcome(batch, [ANSWER] * len(batch.entries), [run], alone=alone, seconds=passed)
             )

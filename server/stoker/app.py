@@ -16,13 +16,16 @@ from typing import Final
 
 import stoker
 from stoker.checking import CheckReport
+from stoker.config import open_telemetry
 from stoker.device import CPU, DeviceReport
 from stoker.engine.engine import Engine
 from stoker.engine.load_watch import LoadWatch
+from stoker.engine.observed import ObservedEngine
 from stoker.engine.opened_version import OpenedVersion
 from stoker.engine.registry import ModelRegistry
 from stoker.engine.served_model import ServedModel
 from stoker.errors import Internal
+from stoker.inference import InferenceEngine
 from stoker.lifecycle.check import check_models
 from stoker.lifecycle.device_fault import (
     FINISH_S,
@@ -35,10 +38,12 @@ from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
 from stoker.lifecycle.memory_fit import MemoryFit
 from stoker.lifecycle.opening import PROFILE_SECONDS, Opener
+from stoker.lifecycle.readiness_log import ReadinessLog
 from stoker.lifecycle.upgrade_metrics import show_upgrades
 from stoker.lifecycle.upgrades import Upgrades
 from stoker.memory_limit import memory_limit_bytes
 from stoker.model import Readiness, VersionState
+from stoker.observing import Observing
 from stoker.repository.local import Repository, scan
 from stoker.repository.model_config import to_pbtxt
 from stoker.runtime.assignment import placement_doubt
@@ -96,11 +101,14 @@ class Server:
         memory: MemoryFit | None = None,
         on_device_fault: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        access_log: int | None = None,
     ) -> None:
         """With `tls` clients of the data ports must speak TLS; see `transport/tls.py`.
 
         `on_device_fault` is called once when this process cannot use its GPUs any more: it is to
-        call `abandon` and to end. `clock` is the engine's.
+        call `abandon` and to end. `clock` is the engine's. `access_log` is the descriptor that its
+        lines go to; None: standard output. Raises ValueError where tracing is on and the variables
+        of OpenTelemetry make no exporter.
         """
         loop = asyncio.get_running_loop()
         self._settings = settings
@@ -111,7 +119,10 @@ class Server:
             settings.required_models or tuple(repository.models), problems=repository.problems
         )
         self.health.watch(self._show_health)
+        self.health.watch(ReadinessLog(self.health).look)
         statistics = ServerStatistics()
+        self._observing = Observing(settings, open_telemetry(settings), access_log)
+        observer = self._observing.observer
         self._memory = memory or MemoryFit()
         self.device_faults = DeviceFaults(
             self.health,
@@ -138,7 +149,11 @@ class Server:
             runs_inline=settings.grpc_transport == "native",
             hung_run_s=settings.hung_run_timeout_s,
             load_watch=self._load_watch,
+            observer=observer,
         )
+        served: InferenceEngine = self.engine
+        if observer is not None:
+            served = ObservedEngine(self.engine, observer)
         self._upgrades = Upgrades(
             self.engine, loop, memory=self._memory, watch=self._load_watch.step
         )
@@ -171,7 +186,7 @@ class Server:
         self._gpus = GpuPoller(_visible_gpus, settings.gpu_metrics_interval_s)
         age_s = settings.max_connection_age_s or float("inf")
         budget = BufferBudget(settings.max_buffered_bytes)
-        self._streams = InferStreams(self.engine, statistics, budget)
+        self._streams = InferStreams(served, statistics, budget)
         limits = HttpLimits(
             max_json_bytes=settings.max_json_bytes,
             max_message_bytes=settings.max_message_bytes,
@@ -181,17 +196,16 @@ class Server:
             idle_timeout_s=settings.idle_timeout_s,
         )
         info = ServerInfo(SERVER_NAME, stoker.__version__, EXTENSIONS)
-        self._rest = RestService(
-            self.engine, self._loader, info, limits, budget, statistics=statistics
-        )
+        self._rest = RestService(served, self._loader, info, limits, budget, statistics=statistics)
         self._data = DataPorts(
             self._rest,
-            method_table(self.engine, self._loader, self._board, statistics, self._streams),
+            method_table(served, self._loader, self._board, statistics, self._streams),
             limits,
             budget,
             statistics,
             grpcio=settings.grpc_transport == "grpcio",
             tls=tls,
+            observer=observer,
         )
         management = management_handler(
             live=lambda: Readiness(True),
@@ -223,10 +237,20 @@ class Server:
             self._registry.declare(name, reason="its load has not begun")
         self.health.changed()
         self._lag.start()
+        self._observing.start()
         if settings.device != "cpu" and settings.gpu_metrics_interval_s:
             self._gpus.start()
         metrics = await self._management.start(host, settings.metrics_port)
         http, grpc = await self._data.start(host, settings.http_port, settings.grpc_port)
+        log.event(
+            logger,
+            "listening",
+            f"stoker {stoker.__version__} listens, and loads its models",
+            stoker_version=stoker.__version__,
+            http=f"{host}:{http}",
+            grpc=f"{host}:{grpc}",
+            metrics=f"{host}:{metrics}",
+        )
         return Addresses(http, grpc, metrics)
 
     async def load(self) -> None:
@@ -273,6 +297,7 @@ class Server:
             await asyncio.to_thread(self._gpus.close)
         if self._scrapes:
             await asyncio.wait(self._scrapes)
+        await self._observing.close()
         return has_ended
 
     def _version_ready(self, served: ServedModel, opened: OpenedVersion) -> None:
@@ -326,6 +351,7 @@ class Server:
             },
         )
         show_gpus(metrics, self._gpus.series)
+        self._observing.show(metrics)
         metrics.register(table.READY, lambda: float(self.health.readiness().ready))
         metrics.register_labelled(table.MODEL_READY, self._models_ready)
         metrics.register_labelled(

@@ -21,10 +21,13 @@ from stoker.config_sources import (
     Problem,
     Source,
     Written,
+    flag_of,
     from_environment,
     from_file,
     from_flags,
 )
+from stoker.open_telemetry import TracingOptions, is_installed
+from stoker.open_telemetry import read as read_open_telemetry
 from stoker.settings import (
     BUFFERED_BYTES_WITHOUT_LIMIT,
     MEMORY_SHARE,
@@ -44,6 +47,19 @@ def rest_port(environ: Mapping[str, str] | None = None) -> int:
     return int(text) if isinstance(text, str) and text.isdecimal() else Settings().http_port
 
 
+def open_telemetry(settings: Settings, environ: Mapping[str, str] | None = None) -> TracingOptions:
+    """How the settings and OpenTelemetry's standard variables want requests to be traced. What is
+    wrong with those was told by `load`; here it is as if it were not written."""
+    options, _ = _open_telemetry(settings, os.environ if environ is None else environ)
+    return options
+
+
+def _open_telemetry(
+    settings: Settings, environ: Mapping[str, str]
+) -> tuple[TracingOptions, tuple[Problem, ...]]:
+    return read_open_telemetry(environ, is_on=settings.tracing, share=settings.trace_sampling)
+
+
 def load(
     flags: Mapping[str, Written],
     *,
@@ -57,6 +73,13 @@ def load(
     Raises ConfigurationError with every problem there is.
     """
     settings, found = gather(flags, environ=environ, memory_limit_bytes=memory_limit_bytes)
+    if settings.tracing and not is_installed():  # of this machine, not of the settings
+        where = flag_of("tracing") if "tracing" in flags else "tracing"
+        text = (
+            "expected the packages of the extra otel, got an installation without them: "
+            "pip install 'stoker[otel]'"
+        )
+        found = (*found, Problem(where, text))
     if all_problems := (*problems, *found):
         raise ConfigurationError(all_problems)
     return settings
@@ -93,11 +116,13 @@ def gather(
         settings = _build(layers, known)
     settings = _with_sizes(settings, given, memory_limit_bytes)
     settings = _with_cache(settings, os.environ if environ is None else environ)
+    _, wrong_variables = _open_telemetry(settings, os.environ if environ is None else environ)
     found = (
         *from_variables.problems,
         *written_in_file.problems,
         *(invalid[key] for key in known if key in invalid),
         *_contradictions(settings, given),
+        *wrong_variables,
     )
     return settings, found
 

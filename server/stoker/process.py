@@ -109,14 +109,18 @@ async def _serve(
         end.start()
         broken.set()
 
-    server = Server(
-        settings,
-        runtime,
-        repository,
-        tls=tls,
-        memory=memory_fit(settings, runtime),
-        on_device_fault=leave_soon,
-    )
+    try:
+        server = Server(
+            settings,
+            runtime,
+            repository,
+            tls=tls,
+            memory=memory_fit(settings, runtime),
+            on_device_fault=leave_soon,
+        )
+    except ValueError as error:
+        log.event(logger, "start_failed", str(error), level=logging.CRITICAL)
+        return EXIT_BAD_USAGE
     try:
         addresses = await server.start()
     except OSError as error:

@@ -18,12 +18,14 @@ GpuPlacement: TypeAlias = Literal["each", "round-robin", "free-memory"]
 GrpcTransport: TypeAlias = Literal["native", "grpcio"]
 LogFormat: TypeAlias = Literal["auto", "text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+AccessLogMode: TypeAlias = Literal["off", "sampled", "all"]
 
 _DEVICE: Final = kinds.choice(get_args(Device))
 _GPU_PLACEMENT: Final = kinds.choice(get_args(GpuPlacement))
 _GRPC_TRANSPORT: Final = kinds.choice(get_args(GrpcTransport))
 _LOG_FORMAT: Final = kinds.choice(get_args(LogFormat))
 _LOG_LEVEL: Final = kinds.choice(get_args(LogLevel))
+_ACCESS_LOG: Final = kinds.choice(get_args(AccessLogMode))
 
 MEMORY_SHARE: Final = 4
 """`--max-buffered-bytes` is one part in this many of the memory limit: models need the rest."""
@@ -272,6 +274,40 @@ class Settings:
     )
     log_level: Annotated[LogLevel, _LOG_LEVEL] = field(
         default="info", metadata=_about("Least severe level that is logged", for_check=True)
+    )
+    access_log: Annotated[AccessLogMode, _ACCESS_LOG] = field(
+        default="off",
+        metadata=_about(
+            "Lines about requests on standard output: sampled writes those that failed or were "
+            "slow and a share of the others, all writes every one"
+        ),
+    )
+    access_log_share: Annotated[float, kinds.SHARE] = field(
+        default=0.01,
+        metadata=_about("The share of --access-log sampled; 0: only failed and slow requests"),
+    )
+    slow_request_threshold_s: Annotated[float, kinds.SOME_DURATION] = field(
+        default=1.0,
+        metadata=_about(
+            "A request that takes this long is slow, and always in the access log",
+            key="slow_request_threshold",
+        ),
+    )
+    tracing: Annotated[bool, kinds.SWITCH] = field(
+        default=False,
+        metadata=_about(
+            "Spans of requests go to an OpenTelemetry receiver, which the standard OTEL_* "
+            "variables name; needs the extra otel"
+        ),
+    )
+    # A traced request costs several times what another does (benchmarks/results/0013-tracing.md).
+    trace_sampling: Annotated[float | None, kinds.SHARE] = field(
+        default=None,
+        metadata=_about(
+            "Share of the requests that is traced where the caller's traceparent does not say "
+            "whether",
+            default_text="what OTEL_TRACES_SAMPLER says; without it 0.01",
+        ),
     )
 
 

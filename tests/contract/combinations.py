@@ -18,6 +18,7 @@ ORDER: Final = (
     "trt-cache",
     "spread",
     "monitoring",
+    "tracing",
     "autoscaling-hpa",
     "autoscaling-keda",
     "network-policy",

@@ -183,8 +183,13 @@ def probes(target: str) -> Iterator[tuple[str, str, int]]:
 
 
 def environment(target: str) -> dict[str, str]:
-    """The container's variables."""
-    return {text(each, "name"): text(each, "value") for each in objects(container(target), "env")}
+    """The container's variables, in their order; of those that the pod fills in, the field."""
+    return {
+        text(each, "name"): text(each, "valueFrom", "fieldRef", "fieldPath")
+        if at(each, "valueFrom") is not None
+        else text(each, "value")
+        for each in objects(container(target), "env")
+    }
 
 
 def config_map(target: str) -> dict[str, str]:

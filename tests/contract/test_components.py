@@ -289,3 +289,35 @@ def test_an_overlay_chooses_the_image_of_the_models_as_any_other() -> None:
     spec = at(deployment, "spec", "template", "spec")
     (volume,) = [each for each in objects(spec, "volumes") if each["name"] == "models"]
     assert at(volume, "image", "reference") == "example.com/m@sha256:ab"
+
+
+@pytest.mark.parametrize("target", ["components/tracing"], indirect=True)
+def test_spans_of_a_pod_name_it_and_go_where_network_policies_let_them(target: str) -> None:
+    given = environment(target)
+    server = config.load({}, environ=given)
+    options = config.open_telemetry(server, given)
+    assert options.is_on
+    assert (options.sampling.share, options.sampling.follows_parent) == (0.01, True)
+    attributes = dict(
+        each.split("=") for each in given["OTEL_RESOURCE_ATTRIBUTES"].replace(" ", "").split(",")
+    )
+    names = list(given)
+    for name, field in (
+        ("k8s.pod.name", "metadata.name"),
+        ("k8s.namespace.name", "metadata.namespace"),
+        ("k8s.pod.uid", "metadata.uid"),
+        ("k8s.node.name", "spec.nodeName"),
+    ):
+        variable = attributes[name].removeprefix("$(").removesuffix(")")
+        assert given[variable] == field
+        # Kubernetes puts in only what stands before.
+        assert names.index(variable) < names.index("OTEL_RESOURCE_ATTRIBUTES")
+    assert " " not in given["OTEL_RESOURCE_ATTRIBUTES"]
+    port = int(given["OTEL_EXPORTER_OTLP_ENDPOINT"].rpartition(":")[2])
+    allowed = [
+        number(each, "port")
+        for policy in of_kind("components/network-policy", "NetworkPolicy")
+        for rule in objects(policy, "spec", "egress")
+        for each in objects(rule, "ports")
+    ]
+    assert port in allowed

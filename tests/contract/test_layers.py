@@ -32,6 +32,7 @@ FOREIGN = {
     "pydantic": {"config"},
     "pydantic_settings": {"config"},
     "rich": {"check_output"},
+    "opentelemetry": {"telemetry"},
 }
 """Packages that only these folders or modules may import."""
 

@@ -48,7 +48,8 @@ def settings(target: str, folder: Path) -> Settings:
     file = folder / "stoker.yaml"
     file.write_text(config_map(target)["stoker.yaml"])
     set_by_variable = {each.variable for each in known}
-    assert environment(target).keys() <= set_by_variable
+    ours = {each for each in environment(target) if each.startswith("STOKER_")}
+    assert ours <= set_by_variable
     return config.load({**given, "config": str(file)}, environ=environment(target))
 
 

@@ -95,8 +95,10 @@ def test_a_used_server_shows_all_but_what_its_machine_lacks(at: Endpoints) -> No
     missing.discard("nv_cpu_utilization")  # a share of the time since an earlier scrape
     missing -= {metric.name for metric in GPU_METRICS}  # tests/server/test_gpu_metrics.py has them
     # No container, no load that hung, no model that asks for TensorRT, none on a GPU
-    # (test_device_truth.py has that).
+    # (test_device_truth.py has that), and nobody looks at calls (test_tracing.py and
+    # test_log_records.py have that).
     absent = (
+        *("stoker_trace_spans_", "stoker_access_log_lines_"),
         *("stoker_container_", "stoker_hung_load_", "stoker_tensorrt_"),
         *("stoker_model_memcpy_nodes", "stoker_model_cpu_compute_nodes"),
     )

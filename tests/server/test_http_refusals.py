@@ -26,6 +26,29 @@ def test_connections_over_the_limit_are_refused() -> None:
     run(steps())
 
 
+def test_that_connections_are_refused_is_told_once_until_there_was_room(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def told() -> int:
+        return sum("connections are open" in each.getMessage() for each in caplog.records)
+
+    async def steps() -> None:
+        async with serving(HttpLimits(max_connections=1)) as served:
+            first = await served.connect()
+            await served.until(lambda: served.server.open_connections == 1)
+            for _ in range(3):
+                assert (await (await served.connect()).answer())[0] == 503
+            assert told() == 1
+            first.writer.close()
+            await served.until(lambda: served.server.open_connections == 0)
+            await served.connect()
+            await served.until(lambda: served.server.open_connections == 1)
+            assert (await (await served.connect()).answer())[0] == 503
+            assert told() == 2
+
+    run(steps())
+
+
 def test_refused_connections_that_stay_do_not_take_the_place_of_others() -> None:
     async def steps() -> None:
         async with serving(HttpLimits(max_connections=1)) as served:

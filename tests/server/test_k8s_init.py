@@ -87,16 +87,8 @@ def measured(tmp_path: Path) -> Path:
 
 
 def test_what_a_bucket_still_needs_is_told(measured: Path, tmp_path: Path) -> None:
-    words: list[str | Path] = [
-        "models",
-        "--measured",
-        measured,
-        "--device",
-        "cpu",
-        "--output",
-        tmp_path / "mine",
-    ]
-    done = init(*words, "--models", "s3:bucket/models")
+    words: list[str | Path] = ["models", "--measured", measured, "--models", "s3:bucket/models"]
+    done = init(*words, "--device", "cpu", "--output", tmp_path / "mine")
     assert done.returncode == 0, done.stderr
     (left,) = [each for each in done.stdout.splitlines() if "components/models-s3" in each]
     assert "credentials" in left
@@ -116,7 +108,8 @@ def test_words_that_yaml_takes_for_something_else_stay_words(
     measured: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "mine"
-    words: list[str | Path] = ["m", "--measured", measured, "--device", "cpu", "--output", output]
+    words: list[str | Path] = ["m", "--measured", measured]
+    words += ["--device", "cpu", "--output", output]
     address = "http://prometheus:9090/?a=b: c #d"
     done = init(
         *words,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from stoker.engine.forecast import RunSizes
 from stoker.engine.row_limit import RowLimit
+from stoker.telemetry.log import event
 
 if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
@@ -30,19 +31,30 @@ class BatchLimit:
     def ran_out(self, rows: int) -> None:
         """A batch of so many rows did not fit into memory: later ones are smaller."""
         if self._limit.lower(rows, self._model.clock()):
-            logger.warning(
-                "%s ran out of memory at %d rows: batches are limited to %d rows",
-                self._model.plan.identity,
-                rows,
-                self._limit.rows,
+            identity = self._model.plan.identity
+            event(
+                logger,
+                "batch_limit_lowered",
+                f"{identity} ran out of memory at {rows} rows: batches are limited to "
+                f"{self._limit.rows} rows",
+                level=logging.WARNING,
+                model=identity.name,
+                version=identity.version,
+                batch_limit_rows=self._limit.rows,
             )
             self._apply()
 
     def fitted(self, rows: int) -> None:
         """A run of so many rows fitted into memory. Called while `is_lowered` only."""
         if self._limit.ran(rows, self._model.clock()):
-            logger.info(
-                "%s: batches may have %d rows again", self._model.plan.identity, self._limit.rows
+            identity = self._model.plan.identity
+            event(
+                logger,
+                "batch_limit_raised",
+                f"{identity}: batches may have {self._limit.rows} rows again",
+                model=identity.name,
+                version=identity.version,
+                batch_limit_rows=self._limit.rows,
             )
             self._apply()
 

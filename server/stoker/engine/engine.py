@@ -46,6 +46,7 @@ from stoker.runtime.bucket_dimension import dimension_buckets
 from stoker.runtime.buckets import DEPENDENT, EXACT, MOST_BUCKETS, buckets
 from stoker.runtime.independence import Independence
 from stoker.runtime.session import Placement, Session
+from stoker.telemetry.observer import Observer
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.telemetry.statistics import ModelStatistics
 
@@ -71,11 +72,13 @@ class Engine:
         runs_inline: bool = True,
         hung_run_s: float = HUNG_AFTER_S,
         load_watch: LoadWatch | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """`readiness` answers for the server as a whole. `max_queued_bytes` bounds the tensors
         waiting in all queues together, and those of one model. `runs_inline`: short models may run
         on the loop, see `inline.py`. `cpu_clock`: CPU seconds of the loop's thread. `hung_run_s`:
-        see `watchdog.py`. `load_watch`: None watches nothing while models are loaded."""
+        see `watchdog.py`. `load_watch`: None watches nothing while models are loaded.
+        `observer` is told of batches, see `observed.py`."""
         self._registry = registry
         self._loop = loop
         self._clock = clock
@@ -88,6 +91,7 @@ class Engine:
         self._turns = LoopTurns(loop, cpu_clock)
         self._runs_inline = runs_inline
         self._load_watch = load_watch or LoadWatch(loop, limit_s=0)
+        self._observer = observer
         self._watchdog = Watchdog(loop, floor_s=hung_run_s, clock=clock)
         self._ending: list[Executor] = []
         """Of retired versions; a last run may still be under way."""
@@ -204,7 +208,16 @@ class Engine:
         largest = max(policy.max_rows, plan.max_batch_size)
         sizes = RunSizes(policy.max_rows, largest)
         costs = CostBook(curve, sizes, elements=opened.profile.elements)
-        served = ServedModel(plan, policy, admission, costs, statistics, self._loop, self._clock)
+        served = ServedModel(
+            plan,
+            policy,
+            admission,
+            costs,
+            statistics,
+            self._loop,
+            self._clock,
+            self._observer,
+        )
         if opened.profile.overlap is not None:
             runs = Counter[str]()
             for placement, session in opened.sessions:

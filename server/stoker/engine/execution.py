@@ -68,6 +68,8 @@ class Run:
     input_ns: int
     infer_ns: int
     output_ns: int
+    began: float
+    """Monotonic seconds."""
 
 
 @dataclass(slots=True)
@@ -333,6 +335,7 @@ class Execution:
                 round((assembled - began) * 1e9),
                 round((ran - assembled) * 1e9),
                 round((clock() - ran) * 1e9),
+                began,
             )
         )
         return results

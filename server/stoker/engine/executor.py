@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from stoker.engine.execution import Batch, Outcome, Runner
 from stoker.engine.inbox import Bell, Doorbell
+from stoker.telemetry.log import event
 
 if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
@@ -282,6 +283,11 @@ def _lower_priority() -> None:
     try:
         os.setpriority(os.PRIO_PROCESS, thread, COMPUTE_NICE)
     except OSError:
-        logger.warning("cannot lower the priority of compute threads; answers may come later")
+        event(
+            logger,
+            "thread_priority",
+            "cannot lower the priority of compute threads; answers may come later",
+            level=logging.WARNING,
+        )
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(TIMER_SLACK_NS), 0, 0, 0)

@@ -14,6 +14,7 @@ from stoker.engine.execution import Batch, Entry, Outcome, Result
 from stoker.engine.queue import RunTime
 from stoker.engine.watchdog import LONG_RUN_S
 from stoker.errors import DeviceFailed, OutOfMemory, ServingError
+from stoker.telemetry.log import event
 from stoker.telemetry.statistics import FailureReason, ModelStatistics
 
 if TYPE_CHECKING:
@@ -83,7 +84,15 @@ class Finishing:
         model = self._model
         end = model.device_failures.judge(cause, batch, batches=model.plan.batches)
         if end is None:
-            logger.warning("%s: a batch failed twice: %s", model.plan.identity, cause.message)
+            identity = model.plan.identity
+            event(
+                logger,
+                "batch_failed",
+                f"{identity}: a batch failed twice: {cause.message}",
+                level=logging.WARNING,
+                model=identity.name,
+                version=identity.version,
+            )
         else:
             model.stop(end, end)
 

@@ -28,6 +28,7 @@ from stoker.runtime.fixed import COPIED_BYTES, BoundInput, FixedRuns, WatchRun
 from stoker.runtime.fixed_shapes import FixedShapes, fixed_shapes
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.runtime.warmup import blank
+from stoker.telemetry.log import event
 from stoker.tensor import Array, Raw, as_array
 
 logger: Final = logging.getLogger(__name__)
@@ -130,7 +131,14 @@ class FixedBatches:
         if not self._is_closed:
             self._is_closed = True
             self._runs = None
-            logger.info("%s is run without fixed bindings: %s", self._plan.identity, reason)
+            identity = self._plan.identity
+            event(
+                logger,
+                "no_fixed_bindings",
+                f"{identity} is run without fixed bindings: {reason}",
+                model=identity.name,
+                version=identity.version,
+            )
 
     def fits(self, form: RequestForm) -> bool:
         """Whether these are the shapes of a request."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from stoker.engine.observed import ObservedRequest
 from stoker.engine.pending import Pending
 from stoker.engine.plan import RequestForm
 from stoker.errors import ExecutionFailed, Internal, InvalidRequest, ServingError
@@ -49,7 +50,7 @@ class OversizedRequest:
         now: float,
     ) -> None:
         self._model = model
-        self._whole = Pending(model, request, form, self._ended, now)
+        self._whole = model.pending(model, request, form, self._ended, now)
         self._id = request.id
         self._reply = reply
         self._parts: list[Pending] = []
@@ -86,9 +87,11 @@ class OversizedRequest:
             inputs=[_rows_of(tensor, start, rows) for tensor in request.inputs],
             deadline=request.deadline,
         )
+        if isinstance(request, ObservedRequest):
+            part_request = request.part(part_request)
         part_form = replace(form, rows=rows)
         reply = partial(self._part_done, place)
-        part = Pending(self._model, part_request, part_form, reply, whole.arrived)
+        part = self._model.pending(self._model, part_request, part_form, reply, whole.arrived)
         part.level = whole.level
         part.expires = whole.expires
         part.delays = whole.delays

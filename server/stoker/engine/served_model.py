@@ -28,6 +28,7 @@ from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
 from stoker.engine.forecast import RunningNow, running_now, slowdown_now
 from stoker.engine.inline import Inline
+from stoker.engine.observed import ObservedFinishing, ObservedPending
 from stoker.engine.oversized import OversizedRequest
 from stoker.engine.pending import Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
@@ -48,6 +49,7 @@ from stoker.errors import (
 from stoker.inference import Cancel, Reply
 from stoker.request import InferRequest, InferResponse
 from stoker.runtime.buckets import Buckets
+from stoker.telemetry.observer import Observer
 from stoker.telemetry.statistics import FailureReason, ModelStatistics, RefusalReason
 
 logger: Final = logging.getLogger(__name__)
@@ -79,7 +81,9 @@ class ServedModel:
         statistics: ModelStatistics,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
     ) -> None:
+        """With an `observer` it is told of every batch; without, nothing asks for one."""
         self.plan = plan
         self.policy = policy
         self.admission = admission
@@ -125,7 +129,12 @@ class ServedModel:
         self._ring_is_due = False
         self._idle: asyncio.Event | None = None
         self._is_stopped = False
+        self.pending: type[Pending] = Pending
+        """What its requests are while they wait."""
         self._finishing = Finishing(self, keeps_order=self.keeps_order)
+        if observer is not None:
+            self.pending = ObservedPending
+            self._finishing = ObservedFinishing(self, observer, keeps_order=self.keeps_order)
 
     # --- the event loop: in ---------------------------------------------------------------------
 
@@ -138,12 +147,12 @@ class ServedModel:
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
             if self._is_plain and form.rows <= self.costs.sizes.largest:  # the usual case
-                return self._arrivals.add(Pending(self, request, form, reply, now), request)
+                return self._arrivals.add(self.pending(self, request, form, reply, now), request)
             self._arrivals.gather()
             self.count_demand(form, 1, now, is_retry=request.is_retry)
             if form.rows > self.costs.sizes.largest and self.plan.splits_oversized:
                 return OversizedRequest(self, request, form, reply, now).submit(request)
-            entry = Pending(self, request, form, reply, now)
+            entry = self.pending(self, request, form, reply, now)
             self.admit(entry, request)
         except InvalidRequest as error:
             self.statistics.record_refusal(RefusalReason.INVALID)

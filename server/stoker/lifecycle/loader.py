@@ -127,7 +127,7 @@ class Loader:
             load_s=round(opened.load_seconds, 3),
             max_batch_size=opened.config.max_batch_size,
             batch_limit_rows=served.policy.max_rows,
-            rows=opened.independence.value,
+            independence=opened.independence.value,
             devices=tuple(session.device for _, session in opened.sessions),
             cuda_graphs=tuple(str(session.graphs) for _, session in opened.sessions),
             batch_buckets=tuple(report.batch_buckets for report in served.devices),

@@ -85,7 +85,7 @@ def record(
         try:
             made = session.run(each(), names)
         except (ExecutionFailed, OutOfMemory) as error:
-            log.info("model '%s': a sample cannot be compared: %s", config.name, error)
+            log.debug("model '%s': a sample cannot be compared: %s", config.name, error)
             continue
         runs.append(Recorded(each, dict(zip(names, map(np.array, made), strict=True))))
     if not runs:

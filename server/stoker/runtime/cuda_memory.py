@@ -23,6 +23,7 @@ from stoker.runtime.cuda import CudaError, CudaRuntime
 from stoker.runtime.cuda_graphs import CaptureGate
 from stoker.runtime.device_memory import Slab
 from stoker.runtime.device_probe import ask
+from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +128,13 @@ class CudaMemory:
         pages = mmap.mmap(-1, room)
         slab = Slab(np.frombuffer(pages, np.uint8, nbytes))
         if not self._budget.take(room):
-            log.warning(
-                "%d bytes for batches are not page-locked: %d of %d are in use; copies to the GPU "
-                "are slower. Give the pod more memory, or the model a smaller batch",
-                room,
-                self._budget.used_bytes,
-                self._budget.limit_bytes,
+            event(
+                log,
+                "not_page_locked",
+                f"{room} bytes for batches are not page-locked: {self._budget.used_bytes} of "
+                f"{self._budget.limit_bytes} are in use; copies to the GPU are slower. Give the "
+                "pod more memory, or the model a smaller batch",
+                level=logging.WARNING,
             )
             return slab
         try:
@@ -141,10 +143,12 @@ class CudaMemory:
                 self._cuda.host_register(slab.address, room)
         except CudaError as error:
             self._budget.give_back(room)
-            log.warning(
-                "%d bytes for batches are not page-locked, copies to the GPU are slower: %s",
-                room,
-                error,
+            event(
+                log,
+                "not_page_locked",
+                f"{room} bytes for batches are not page-locked, copies to the GPU are slower: "
+                f"{error}",
+                level=logging.WARNING,
             )
             return slab
         self._locked.append((slab.address, room, pages))

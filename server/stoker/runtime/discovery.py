@@ -73,7 +73,12 @@ class Discovery:
         if absence is None and all(unfit):
             absence = unfit[0]
         if absence is not None and facts.has_driver:
-            log.warning("an NVIDIA driver is here, and no GPU can be used: %s", absence)
+            event(
+                log,
+                "gpu_absent",
+                f"an NVIDIA driver is here, and no GPU can be used: {absence}",
+                level=logging.WARNING,
+            )
         return absence
 
 

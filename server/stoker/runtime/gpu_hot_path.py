@@ -14,6 +14,7 @@ from stoker.errors import DeviceFailed, OutOfMemory
 from stoker.runtime.cuda import LIBRARY, CudaRuntime, CudaUnavailable
 from stoker.runtime.cuda_graphs import CaptureGate
 from stoker.runtime.cuda_memory import CudaMemory, pinned_budget
+from stoker.telemetry.log import event
 
 log: Final = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class GpuHotPath:
                     cuda, index, self._pinned, model=model, gate=self.gate, kind=self._kind
                 )
         except (DeviceFailed, OutOfMemory) as error:
-            log.warning("no stream of its own: %s", error.message)
+            event(log, "no_stream", f"no stream of its own: {error.message}", level=logging.WARNING)
             return None
 
     def _runtime(self) -> CudaRuntime | None:
@@ -61,7 +62,12 @@ class GpuHotPath:
                 try:
                     self._cuda = CudaRuntime(self._library)
                 except CudaUnavailable as error:
-                    log.warning("models on GPUs run without streams of their own: %s", error)
+                    event(
+                        log,
+                        "no_stream",
+                        f"models on GPUs run without streams of their own: {error}",
+                        level=logging.WARNING,
+                    )
             return self._cuda
 
 

@@ -76,6 +76,7 @@ from stoker.runtime.tensorrt import NOWHERE, ModelSource, TensorRtPlaces, tensor
 from stoker.runtime.tensorrt_library import look as look_for_tensorrt
 from stoker.runtime.tensorrt_options import tensorrt_request
 from stoker.runtime.translation import translation
+from stoker.telemetry.log import event
 from stoker.tensor import DataType
 
 log = logging.getLogger(__name__)
@@ -162,14 +163,20 @@ class OnnxRuntime:
         """Loads the CUDA libraries that came as wheels, which nothing else would find."""
 
         def tell(*words: object) -> None:
-            log.warning("loading the CUDA libraries: %s", " ".join(map(str, words)))
+            said = " ".join(map(str, words))
+            event(
+                log,
+                "cuda_libraries",
+                f"loading the CUDA libraries: {said}",
+                level=logging.WARNING,
+            )
 
         # It prints what it does not find, and the standard output is the ready line's.
         vars(self._library)["print"] = tell
         self._library.preload_dlls()
         doubt = missing_cudnn(self._needs, loads)
         if doubt is not None:
-            log.warning("%s", doubt)
+            event(log, "cuda_libraries", doubt, level=logging.WARNING)
 
     def place(self, config: ModelConfig) -> tuple[Placement, ...]:
         """Implements `Runtime`."""

@@ -14,6 +14,7 @@ from typing import Final
 from stoker.errors import ServingError
 from stoker.runtime.session import Session
 from stoker.runtime.warmup import Feeds
+from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ def measure_overlap(
         thread.join()
     taken = clock() - began
     if failures:
-        log.warning("runs at the same time failed, so their overlap is not known: %s", failures[0])
+        event(
+            log,
+            "overlap_unknown",
+            f"runs at the same time failed, so their overlap is not known: {failures[0]}",
+            level=logging.WARNING,
+        )
         return None
     return min(float(count), max(1.0, alone_s * RUNS * count / max(taken, 1e-9)))

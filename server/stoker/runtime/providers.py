@@ -13,6 +13,7 @@ from stoker.model import ModelConfig
 from stoker.runtime.cuda_options import ACCELERATOR, cuda_options
 from stoker.runtime.tensorrt_options import NAME as TENSORRT
 from stoker.runtime.tensorrt_options import tensorrt_request
+from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,11 @@ def _check_cpu_accelerators(config: ModelConfig) -> None:
                 f"model '{config.name}': cpu_execution_accelerator '{accelerator.name}' is not "
                 "supported; expected 'openvino', or none"
             )
-        log.warning(
-            "model '%s' asks for the accelerator 'openvino', which this ONNX Runtime lacks; "
-            "it runs on the plain CPU provider",
-            config.name,
+        event(
+            log,
+            "model_config",
+            f"model '{config.name}' asks for the accelerator 'openvino', which this ONNX Runtime "
+            "lacks; it runs on the plain CPU provider",
+            level=logging.WARNING,
+            model=config.name,
         )

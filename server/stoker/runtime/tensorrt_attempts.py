@@ -30,6 +30,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from stoker.telemetry.log import event
+
 log = logging.getLogger(__name__)
 
 MOST_ATTEMPTS: Final = 2
@@ -206,7 +208,7 @@ class Attempts:
                     continue  # another process was first
                 attempt = Attempt(path, last + 1, self._heartbeat_s)
             except OSError as error:
-                log.info("attempts cannot be remembered: %s", error.strerror)
+                event(log, "engine_cache", f"attempts cannot be remembered: {error.strerror}")
                 attempt = Attempt(None, last + 1)
             if is_done():  # another process ended between the caller's look and this one's claim
                 attempt.end()
@@ -230,12 +232,13 @@ class Attempts:
 
     def _bury(self, number: int) -> None:
         builder = self._read(number)
-        log.warning(
-            "an attempt at the TensorRT engine '%s' ended with its process (number %d of %d%s)",
-            self._name,
-            number,
-            MOST_ATTEMPTS,
-            f", on {builder.host}, begun {builder.began}" if builder else "",
+        where = f", on {builder.host}, begun {builder.began}" if builder else ""
+        event(
+            log,
+            "engine_attempt",
+            f"an attempt at the TensorRT engine '{self._name}' ended with its process "
+            f"(number {number} of {MOST_ATTEMPTS}{where})",
+            level=logging.WARNING,
         )
         with contextlib.suppress(OSError):
             os.utime(self._path(number), ns=(GONE, GONE))

@@ -34,6 +34,7 @@ from typing import Final
 
 from stoker.runtime.model_files import file_digest
 from stoker.runtime.tensorrt_attempts import Attempts
+from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,12 @@ class Building:
             self.path.rename(target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                log.warning("a TensorRT engine cannot be kept: %s", error.strerror)
+                event(
+                    log,
+                    "engine_cache",
+                    f"a TensorRT engine cannot be kept: {error.strerror}",
+                    level=logging.WARNING,
+                )
             return None
         _protect(target, 0o555)
         return target
@@ -152,7 +158,12 @@ class EngineCache:
             return None
         if _is_whole(folder, proceed):
             return folder
-        log.warning("a damaged TensorRT engine is left out of use: %s", folder.name)
+        event(
+            log,
+            "engine_cache",
+            f"a damaged TensorRT engine is left out of use: {folder.name}",
+            level=logging.WARNING,
+        )
         self.remove(folder)
         return None
 
@@ -180,10 +191,12 @@ class EngineCache:
                 home.mkdir(parents=True, exist_ok=True)
                 place = self._private(identity.key)
             except OSError as error:
-                log.warning(
-                    "the TensorRT cache cannot be written to (%s): engines are built for this "
-                    "process only",
-                    error.strerror,
+                event(
+                    log,
+                    "engine_cache",
+                    f"the TensorRT cache cannot be written to ({error.strerror}): engines are "
+                    "built for this process only",
+                    level=logging.WARNING,
                 )
             else:
                 with contextlib.suppress(OSError):  # without them it only takes longer

@@ -21,6 +21,7 @@ from stoker.runtime.candidate import CandidateRefused, Preparation, Stop
 from stoker.runtime.session import Session
 from stoker.runtime.tensorrt_attempts import Attempt, Attempts, TooManyAttempts
 from stoker.runtime.tensorrt_cache import Building, EngineCache, EngineIdentity, folder_bytes
+from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +110,12 @@ class Engines:
                 self._loads.add(identity.key)
             session = open_in(found)
         except TooManyAttempts as error:
-            log.warning(
+            event(
+                log,
+                "engine_cache",
                 "a TensorRT engine of the cache ended the processes that loaded it, and is built "
-                "anew: %s",
-                found.name,
+                f"anew: {found.name}",
+                level=logging.WARNING,
             )
             self._cache.remove(found)
             error.forget()
@@ -120,7 +123,12 @@ class Engines:
         except InvalidRequest as error:  # no memory, or a broken device, says nothing of the engine
             if stop.is_set:
                 raise
-            log.warning("an engine of the cache is built anew: %s", error.message)
+            event(
+                log,
+                "engine_cache",
+                f"an engine of the cache is built anew: {error.message}",
+                level=logging.WARNING,
+            )
             self._cache.remove(found)
             return None
         self._preparation.hits += 1
@@ -146,9 +154,12 @@ class Engines:
             return False
         self._preparation.crashes = attempts.crashed
         if not attempt.is_remembered:
-            log.warning(
+            event(
+                log,
+                "engine_cache",
                 "the TensorRT cache cannot be written to: a build that ends this process will not "
-                "be remembered"
+                "be remembered",
+                level=logging.WARNING,
             )
         return True
 

@@ -53,7 +53,7 @@ def warm_up(config: ModelConfig, session: Session, folder: Path) -> None:
         try:
             session.run(feeds, outputs)
         except (ExecutionFailed, OutOfMemory) as error:
-            log.info("model '%s': zeros do not run with %d row(s): %s", config.name, rows, error)
+            log.debug("model '%s': zeros do not run with %d row(s): %s", config.name, rows, error)
     for sample in samples(config, session, folder):
         for _ in range(sample.count):
             session.run(sample.feeds, outputs)

@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 
 from stoker.telemetry.gpu_reading import Figures, GpuCounts, figures, merged
 from stoker.telemetry.gpu_table import GPU_METRICS
+from stoker.telemetry.log import event
 from stoker.telemetry.metric import Metric
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.nvml import Handle, Nvml
@@ -113,9 +114,12 @@ class GpuPoller:
             return
         library = self._binding()
         if library is None:
-            logger.warning(
-                "nvidia-ml-py is not installed, so the GPUs have no metrics; "
-                "it comes with the extra `gpu`"
+            event(
+                logger,
+                "no_gpu_metrics",
+                "nvidia-ml-py is not installed, so the GPUs have no metrics; it comes with the "
+                "extra `gpu`",
+                level=logging.WARNING,
             )
             return
         nvml = Nvml(library)

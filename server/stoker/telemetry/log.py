@@ -77,7 +77,28 @@ def resolve(log_format: Literal["auto", "text", "json"], stream: TextIO) -> Form
 
 def formatter(log_format: Format) -> logging.Formatter:
     """What turns records into lines."""
-    return _JsonFormatter() if log_format == "json" else _TextFormatter()
+    return _FORMATTERS[log_format]
+
+
+def event_line(
+    log_format: Format,
+    name: str,
+    message: str,
+    fields: Mapping[str, Field],
+    *,
+    logger: str,
+    now: float,
+    level: int = logging.INFO,
+) -> str:
+    """The line of an event that goes a way of its own, as an access log does: what `event` writes.
+
+    `now` is seconds since the epoch. For any thread.
+    """
+    record = logging.LogRecord(logger, level, "", 0, message, None, None)
+    record.created = now
+    record.stoker_event = name
+    record.stoker_fields = fields
+    return _FORMATTERS[log_format].format(record)
 
 
 def ready_line(log_format: Format, *, http: str, grpc: str, metrics: str, now: float) -> str:
@@ -129,6 +150,12 @@ class _TextFormatter(logging.Formatter):
         words += (f"{key}={_text(value)}" for key, value in fields.items())
         trace = _traceback(record)
         return " ".join(words) + (f"\n{trace}" if trace else "")
+
+
+_FORMATTERS: Final[Mapping[Format, logging.Formatter]] = {
+    "json": _JsonFormatter(),
+    "text": _TextFormatter(),
+}
 
 
 def _event_of(record: logging.LogRecord) -> tuple[str, Mapping[str, Field]]:

@@ -337,6 +337,23 @@ HUNG_LOADS: Final = Metric(
     "Absent for versions that had none.",
     _MODEL,
 )
+TRACE_SPANS: Final = Metric(
+    "stoker_trace_spans_total",
+    _COUNTER,
+    "spans",
+    "Spans by what became of them: exported, failed (the receiver did not take them), dropped (the "
+    "queue was full). Absent without --tracing.",
+    ("outcome",),
+)
+ACCESS_LOG_LINES: Final = Metric(
+    "stoker_access_log_lines_total",
+    _COUNTER,
+    "lines",
+    "Lines of the access log by what became of them: written, dropped (nobody reads standard "
+    "output). Absent without --access-log.",
+    ("outcome",),
+)
+
 
 TABLE: Final = (
     REQUEST_SUCCESS, REQUEST_FAILURE, INFERENCE_COUNT, EXEC_COUNT,
@@ -350,6 +367,7 @@ TABLE: Final = (
     DEMAND, DEMAND_5S, DEMAND_1S, DEMAND_PEAK, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING,
     UNROUTED, CONNECTIONS, CONNECTION_LIMIT, LOOP_LAG, LOOP_BUSY,
     HUNG_LOADS,
+    TRACE_SPANS, ACCESS_LOG_LINES,
     *TENSORRT_METRICS,
     *MACHINE_METRICS,
     *GPU_METRICS,

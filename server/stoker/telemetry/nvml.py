@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Final, TypeVar
 
 from stoker.telemetry.gpu_reading import Gpu, GpuReading
+from stoker.telemetry.log import event
 
 T = TypeVar("T")
 
@@ -104,7 +105,13 @@ class Nvml:
                     self._tell("nvmlDeviceGetHandleByUUID", name, error)
                 continue
             return self._described(device, name, found, driver, is_mig=kind == "MIG")
-        logger.warning("NVML does not know %s, whose UUID is %s: it has no metrics", device, uuid)
+        event(
+            logger,
+            "no_gpu_metrics",
+            f"NVML does not know {device}, whose UUID is {uuid}: it has no metrics",
+            level=logging.WARNING,
+            device=device,
+        )
         return None
 
     def _described(
@@ -257,7 +264,12 @@ class Nvml:
         if key not in self._told:
             self._told.add(key)
             about = f" for {uuid}" if uuid else ""
-            logger.warning("%s failed%s: %s; its metrics are absent", name, about, error)
+            event(
+                logger,
+                "no_gpu_metrics",
+                f"{name} failed{about}: {error}; its metrics are absent",
+                level=logging.WARNING,
+            )
 
 
 def _concerns(event: Any, handle: Handle) -> bool:

@@ -10,10 +10,13 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stoker.telemetry.observer import Observer
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.transport.grpc.call import Method
 from stoker.transport.grpc.grpcio import GrpcioOptions, GrpcioServer
 from stoker.transport.grpc.native import GrpcRequests
+from stoker.transport.grpc.observed import CallObserver
+from stoker.transport.rest.observed import ObservedHttp
 from stoker.transport.wire.http2.http_stream import HttpRequests
 from stoker.transport.wire.limits import BufferBudget, HttpLimits, OpenConnections
 from stoker.transport.wire.message import Handler
@@ -70,13 +73,19 @@ class DataPorts:
         *,
         grpcio: bool,
         tls: ssl.SSLContext | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """With `tls` clients of both ports must speak TLS. Raises ValueError for it together with
-        `grpcio`, whose port takes no context and would stay plain."""
+        `grpcio`, whose port takes no context and would stay plain. `observer` looks at calls."""
         if grpcio and tls is not None:
             raise ValueError("expected the native gRPC transport with a TLS context, got grpcio")
         refused = RefusalCounter(statistics)
-        over_http2 = HttpRequests(rest, budget, on_refused=refused)
+        observed: ObservedHttp | None = None
+        calls: CallObserver | None = None
+        if observer is not None:
+            observed, calls = ObservedHttp(rest, observer), CallObserver(observer)
+            methods = calls.methods(methods)
+        over_http2 = HttpRequests(observed or rest, budget, on_refused=refused, observer=observed)
         self._grpcio: GrpcioServer | None = None
         self._calls: GrpcRequests | None = None
         if grpcio:
@@ -88,8 +97,11 @@ class DataPorts:
                 ),
                 budget=budget,
                 statistics=statistics,
+                observer=calls,
             )
-            self._http = HttpServer(rest, limits, budget, http2=over_http2, on_refused=refused)
+            self._http = HttpServer(
+                rest, limits, budget, http2=over_http2, on_refused=refused, observer=observed
+            )
             self._grpc = self._http
             return
         self._calls = GrpcRequests(
@@ -98,6 +110,7 @@ class DataPorts:
             budget,
             statistics,
             max_message_bytes=limits.max_message_bytes,
+            observer=calls,
         )
         shared = OpenConnections()
         self._http, self._grpc = (
@@ -109,6 +122,7 @@ class DataPorts:
                 on_refused=refused,
                 open_connections=shared,
                 tls=tls,
+                observer=observed,
             )
             for _ in range(2)
         )

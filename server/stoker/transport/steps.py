@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from stoker.errors import Cancelled, ServingError
@@ -41,7 +42,7 @@ def run_through(steps: Steps[T]) -> T:
 class Job(Generic[T]):
     """Work under way. Its fields belong to the thread during a turn and to the loop between two."""
 
-    __slots__ = ("_done", "_is_cancelled", "_loop", "_reserve", "_steps", "_thread")
+    __slots__ = ("_context", "_done", "_is_cancelled", "_loop", "_reserve", "_steps", "_thread")
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class Job(Generic[T]):
         self._reserve = reserve
         self._loop = asyncio.get_running_loop()
         self._is_cancelled = False
+        self._context = copy_context()
+        """`done` is called in the context of the call that began this, as all of a call is."""
 
     def cancel(self) -> None:
         """Ends it before its next step."""
@@ -85,7 +88,7 @@ class Job(Generic[T]):
             self._finish(error)
         else:
             if wanted:
-                self._loop.call_soon_threadsafe(self._grant, wanted)
+                self._loop.call_soon_threadsafe(self._grant, wanted, context=self._context)
             else:
                 self._queue_again()
 
@@ -110,7 +113,7 @@ class Job(Generic[T]):
 
     def _finish(self, outcome: T | Exception) -> None:
         self._steps = None
-        self._loop.call_soon_threadsafe(self._done, outcome)
+        self._loop.call_soon_threadsafe(self._done, outcome, context=self._context)
 
 
 def _closed() -> Cancelled:

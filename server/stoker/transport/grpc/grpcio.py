@@ -26,10 +26,11 @@ import math
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -41,7 +42,6 @@ from stoker.transport.grpc.call import (
     CallContext,
     Method,
     PiecedMessage,
-    StreamHandler,
     StreamMethod,
     UnaryAnswer,
     UnaryHandler,
@@ -49,9 +49,11 @@ from stoker.transport.grpc.call import (
     unforeseen,
 )
 from stoker.transport.grpc.call_end import details, percent_encoded
+from stoker.transport.grpc.observed import CallObserver, ObservedContext
 from stoker.transport.grpc.status_details import FIELD, pushback_ms, status_details
 from stoker.transport.status import STATUS
 from stoker.transport.wire.limits import BufferBudget
+from stoker.transport.wire.peer import Peer
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -105,6 +107,7 @@ class GrpcioServer:
         *,
         budget: BufferBudget | None = None,
         statistics: ServerStatistics | None = None,
+        observer: CallObserver | None = None,
     ) -> None:
         """`budget` holds what every open call's message takes; `statistics` counts the calls that
         it has no room for."""
@@ -112,6 +115,8 @@ class GrpcioServer:
         self._options = options or GrpcioOptions()
         self._budget = budget or BufferBudget(sys.maxsize)
         self._statistics = statistics or ServerStatistics()
+        self._observer = observer
+        self._context = _call_context if observer is None else _observed_context
         self._server: grpc.aio.Server | None = None
         self._open: set[_UnaryCall | _StreamCall] = set()
         self._is_stopping = False
@@ -157,7 +162,9 @@ class GrpcioServer:
             await asyncio.wait({closing})
             raise
 
-    async def answer_unary(self, handle: UnaryHandler, message: bytes, context: _Context) -> bytes:
+    async def answer_unary(
+        self, name: str, handle: UnaryHandler, message: bytes, context: _Context
+    ) -> bytes:
         """One unary call of grpc.aio, from its message to its answer or status."""
         call = _UnaryCall(asyncio.get_running_loop().create_future())
         size = len(message)
@@ -166,10 +173,12 @@ class GrpcioServer:
             self._budget.reserve(size)
         except ServingError as error:
             self._statistics.record_unrouted(UnroutedReason.TOO_LARGE)
+            if self._observer is not None:
+                self._observer.refused(name, error, self._context(context))
             await _abort(context, error.bare())
         self._open.add(call)
         try:
-            call.cancel = handle(message, _call_context(context), call.reply)
+            call.cancel = handle(message, self._context(context), call.reply)
             del message  # grpcio keeps the frames of an aborted call until a collection
             answer = await call.answer
         except asyncio.CancelledError:  # the client went away, or its deadline passed
@@ -194,7 +203,8 @@ class GrpcioServer:
             await _abort(context, _draining())
         self._open.add(call)
         try:
-            error = await _write_answers(name, method.handle, requests, context, call)
+            answers = method.handle(requests, self._context(context))
+            error = await _write_answers(name, answers, context, call)
         except asyncio.CancelledError:
             if call.error is None:  # the client went away
                 raise
@@ -266,7 +276,7 @@ class _Table(grpc.GenericRpcHandler):
 def _handler(name: str, method: Method, server: GrpcioServer) -> _MethodHandler:
     if isinstance(method, StreamMethod):
         return grpc.stream_stream_rpc_method_handler(partial(server.answer_stream, name, method))
-    return grpc.unary_unary_rpc_method_handler(partial(server.answer_unary, method.handle))
+    return grpc.unary_unary_rpc_method_handler(partial(server.answer_unary, name, method.handle))
 
 
 def _is_taken(host: str, port: int) -> bool:
@@ -294,6 +304,19 @@ def _call_context(context: _Context) -> CallContext:
     )
 
 
+def _observed_context(context: _Context) -> CallContext:
+    """The same with how the call came. gRPC core hands calls over once they are whole."""
+    plain = _call_context(context)
+    peer = Peer(_peer_address(context.peer()))
+    return ObservedContext(plain.metadata, plain.deadline, plain.is_retry, time.monotonic(), peer)
+
+
+def _peer_address(name: str) -> str:
+    """`127.0.0.1:4711` of `ipv4:127.0.0.1:4711`, `[::1]:4711` of `ipv6:%5B::1%5D:4711`."""
+    kind, _, address = name.partition(":")
+    return unquote(address) if kind in ("ipv4", "ipv6") else ""
+
+
 def _metadata(fields: Iterable[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
     """As `CallContext` has it."""
     metadata: dict[str, str | bytes] = {}
@@ -307,13 +330,11 @@ def _metadata(fields: Iterable[tuple[str, str | bytes]]) -> dict[str, str | byte
 
 async def _write_answers(
     name: str,
-    handle: StreamHandler,
-    requests: AsyncIterator[bytes],
+    answers: AsyncGenerator[bytes, None],
     context: _Context,
     call: _StreamCall,
 ) -> ServingError | None:
     """Writes what the generator yields. Gives the error that ended it, if one did."""
-    answers = handle(requests, _call_context(context))
     try:
         async for answer in answers:
             call.is_writing = True

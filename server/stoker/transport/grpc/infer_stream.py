@@ -39,6 +39,7 @@ from stoker.protocol.inference_pb2 import (
     ModelStreamInferResponse,
 )
 from stoker.request import InferRequest, InferResponse
+from stoker.telemetry.observation import current
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.grpc.call import CallContext, MessageBytes, unforeseen
 from stoker.transport.grpc.codec import parse_request, request_of
@@ -208,9 +209,9 @@ class _Stream:
             self._statistics.record_unrouted(
                 UnroutedReason.TOO_LARGE if is_full else UnroutedReason.MALFORMED
             )
-            taken.reply(error.bare())
+            taken.reply(_noted(error.bare()))
         except Exception as error:
-            taken.reply(unforeseen("ModelStreamInfer", error))
+            taken.reply(_noted(unforeseen("ModelStreamInfer", error)))
         else:
             if taken.answer is None:
                 taken.cancel = cancel
@@ -318,6 +319,14 @@ def encode_stream_error(error: ServingError, model: str, version: str, *, id: st
             model_name=model, model_version=version, id=id, parameters=_FINAL_PARAMETER
         ),
     ).SerializeToString()
+
+
+def _noted(error: ServingError) -> ServingError:
+    """The error of a message that never reached the engine; whoever looks at the stream sees it."""
+    observation = current.get()
+    if observation is not None:
+        observation.code = error.code.value
+    return error
 
 
 def _draining() -> Draining:

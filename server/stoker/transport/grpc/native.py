@@ -24,8 +24,9 @@ from stoker.transport.grpc.native_head import (
     timeout,
 )
 from stoker.transport.grpc.native_refused import RefusedOpening
-from stoker.transport.grpc.native_stream import StreamOpening
-from stoker.transport.grpc.native_unary import UnaryOpening
+from stoker.transport.grpc.native_stream import ObservedStreamOpening, StreamOpening
+from stoker.transport.grpc.native_unary import ObservedUnaryOpening, UnaryOpening
+from stoker.transport.grpc.observed import CallObserver
 from stoker.transport.steps import StepThread
 from stoker.transport.wire.http2.request_fields import Http2Head
 from stoker.transport.wire.http2.stream import Opening, Requests
@@ -44,12 +45,15 @@ class GrpcRequests(CallHost):
         statistics: ServerStatistics,
         *,
         max_message_bytes: int,
+        observer: CallObserver | None = None,
     ) -> None:
-        """`statistics` counts the calls that never reach a handler."""
+        """`statistics` counts the calls that never reach a handler. With an `observer`, whose
+        methods these are, each call says when it came and from whom."""
         self._methods = methods
         self._others = others
         self.budget = budget
         self.statistics = statistics
+        self.observer = observer
         self.max_message_bytes = max_message_bytes
         self.thread = StepThread("grpc-codec")
         self.tasks: set[asyncio.Task[None]] = set()
@@ -87,16 +91,18 @@ class GrpcRequests(CallHost):
                 )
             )
         if method is None:
+            unknown = Unsupported(f"expected a method that is served, got {request.path}")
             return RefusedOpening(
-                Unsupported(f"expected a method that is served, got {request.path}")
+                unknown, self, request.path, CallMetadata(headers), is_counted=False
             )
         try:
             return self._opening(method, head)
         except UnsupportedCoding as error:
             ours = ("grpc-accept-encoding", ACCEPTED_CODINGS)
-            return RefusedOpening(error, (ours,), counted_by=self.statistics)
+            metadata = CallMetadata(headers)
+            return RefusedOpening(error, self, request.path, metadata, more=(ours,))
         except ServingError as error:
-            return RefusedOpening(error, counted_by=self.statistics)
+            return RefusedOpening(error, self, request.path, CallMetadata(headers))
 
     def refusal(self, error: HttpError) -> Opening:
         """Implements `Requests`."""
@@ -119,6 +125,9 @@ class GrpcRequests(CallHost):
             -1 if head.content_length is None else head.content_length,
             is_retry(headers),
         )
+        is_observed = self.observer is not None
         if isinstance(method, UnaryMethod):
-            return UnaryOpening(self, asked, method.handle)
-        return StreamOpening(self, asked, method)
+            unary = ObservedUnaryOpening if is_observed else UnaryOpening
+            return unary(self, asked, method.handle)
+        stream = ObservedStreamOpening if is_observed else StreamOpening
+        return stream(self, asked, method)

@@ -3,15 +3,18 @@ the transport.
 """
 
 import asyncio
+import math
 from typing import Protocol
 
 from stoker.errors import DeadlineExceeded, Overloaded, ServingError, TooLarge
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.grpc.call import CallContext, Metadata
 from stoker.transport.grpc.native_head import CallMetadata, timeout_seconds
+from stoker.transport.grpc.observed import CallObserver, ObservedContext
 from stoker.transport.steps import StepThread
 from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.limits import BufferBudget
+from stoker.transport.wire.peer import Peer
 from stoker.transport.wire.problems import HttpError
 
 
@@ -73,6 +76,30 @@ class CallHead:
         return CallContext(self.metadata, deadline, self.is_retry)
 
 
+class ArrivedCallHead(CallHead):
+    """The head of one call that somebody looks at, with what is known of its arrival."""
+
+    __slots__ = ("_arrived", "_peer")
+
+    def __init__(self, head: CallHead, arrived: float, peer: Peer) -> None:
+        """`arrived` is time.monotonic() seconds."""
+        super().__init__(
+            head.path,
+            head.metadata,
+            head.timeout,
+            head.coding,
+            head.answer_coding,
+            head.content_length,
+            head.is_retry,
+        )
+        self._arrived = arrived
+        self._peer = peer
+
+    def context(self, deadline: float) -> CallContext:
+        """What the handler sees."""
+        return ObservedContext(self.metadata, deadline, self.is_retry, self._arrived, self._peer)
+
+
 class CallHost(Protocol):
     """`native.GrpcRequests`, as calls see it."""
 
@@ -83,6 +110,8 @@ class CallHost(Protocol):
     """Inflates and compresses large messages."""
     tasks: set[asyncio.Task[None]]
     """Of the streams under way."""
+    observer: CallObserver | None
+    """Looks at calls; it is asked when a head is first seen, and of each call that is refused."""
 
 
 def check_size(host: CallHost, size: int) -> None:
@@ -91,12 +120,16 @@ def check_size(host: CallHost, size: int) -> None:
         raise TooLarge(f"expected a message of at most {host.max_message_bytes} bytes, got {size}")
 
 
-def count_refusal(host: CallHost, error: ServingError) -> None:
-    """Counts a call that is refused before its handler sees its message."""
+def count_refusal(
+    host: CallHost, error: ServingError, head: CallHead, context: CallContext | None = None
+) -> None:
+    """Counts a call that is refused before its handler sees its message. `context`: its own."""
     is_large = isinstance(error, TooLarge | Overloaded)
     host.statistics.record_unrouted(
         UnroutedReason.TOO_LARGE if is_large else UnroutedReason.MALFORMED
     )
+    if host.observer is not None:
+        host.observer.refused(head.path, error, context or head.context(math.inf))
 
 
 def as_serving_error(error: ServingError | HttpError) -> ServingError:

@@ -1,8 +1,13 @@
 """A call of the native gRPC transport that is refused by its head alone."""
 
+import time
+
 from stoker.errors import ServingError
-from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
+from stoker.telemetry.server_statistics import UnroutedReason
+from stoker.transport.grpc.call import Metadata
 from stoker.transport.grpc.call_end import failed_at_once
+from stoker.transport.grpc.native_call import CallHost
+from stoker.transport.grpc.observed import ObservedContext
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.http2.session import Session
@@ -14,24 +19,35 @@ from stoker.transport.wire.problems import HttpError
 class RefusedOpening:
     """Implements `Opening`."""
 
-    __slots__ = ("_answer", "_statistics")
+    __slots__ = ("_answer", "_error", "_host", "_is_counted", "_metadata", "_path")
 
     def __init__(
         self,
         error: ServingError,
-        more: tuple[tuple[str, str], ...] = (),
+        host: CallHost,
+        path: str,
+        metadata: Metadata,
         *,
-        counted_by: ServerStatistics | None = None,
+        more: tuple[tuple[str, str], ...] = (),
+        is_counted: bool = True,
     ) -> None:
-        """`counted_by` counts each call as malformed: one opening stands for all calls whose heads
-        are alike."""
-        self._answer = failed_at_once(error.bare(), more=more)
-        self._statistics = counted_by
+        """`is_counted`: each call counts as malformed; one opening stands for all calls whose heads
+        are alike. `more` are trailers besides the error's."""
+        self._error = error.bare()
+        self._answer = failed_at_once(error, more=more)
+        self._host = host
+        self._path = path
+        self._metadata = metadata
+        self._is_counted = is_counted
 
     def open(self, session: Session, number: int) -> Stream:
         """Implements `Opening`."""
-        if self._statistics is not None:
-            self._statistics.record_unrouted(UnroutedReason.MALFORMED)
+        host = self._host
+        if self._is_counted:
+            host.statistics.record_unrouted(UnroutedReason.MALFORMED)
+        if host.observer is not None:
+            context = ObservedContext(self._metadata, arrived=time.monotonic(), peer=session.peer)
+            host.observer.refused(self._path, self._error, context)
         return _RefusedCall(session, number, self._answer)
 
     def varied(self, fresh: list[Field]) -> Opening:

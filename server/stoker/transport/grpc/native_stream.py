@@ -26,12 +26,14 @@ from stoker.transport.grpc.call import MessageBytes, StreamMethod, unforeseen
 from stoker.transport.grpc.call_end import HEAD, OK, failed, failed_at_once
 from stoker.transport.grpc.message_reader import PREFIX_BYTES, MessageReader
 from stoker.transport.grpc.native_call import (
+    ArrivedCallHead,
     CallHead,
     CallHost,
     as_serving_error,
     check_size,
     count_refusal,
 )
+from stoker.transport.grpc.native_head import CallMetadata
 from stoker.transport.grpc.native_refused import RefusedOpening
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
@@ -67,7 +69,26 @@ class StreamOpening:
         try:
             return StreamOpening(self.host, self.head.varied(fresh), self.method)
         except InvalidRequest as error:
-            return RefusedOpening(error, counted_by=self.host.statistics)
+            metadata = CallMetadata(self.head.metadata, fresh)
+            return RefusedOpening(error, self.host, self.head.path, metadata)
+
+
+class ObservedStreamOpening(StreamOpening):
+    """The same where somebody looks at calls: each gets a context that says how it came."""
+
+    __slots__ = ()
+
+    def open(self, session: Session, number: int) -> Stream:
+        """Implements `Opening`."""
+        head = ArrivedCallHead(self.head, time.monotonic(), session.peer)
+        return StreamCall(session, number, StreamOpening(self.host, head, self.method))
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        """Implements `Opening`."""
+        opening = super().varied(fresh)
+        if isinstance(opening, StreamOpening):
+            return ObservedStreamOpening(opening.host, opening.head, opening.method)
+        return opening
 
 
 class StreamCall(Stream):
@@ -117,7 +138,7 @@ class StreamCall(Stream):
         try:
             self._messages += self._reader.feed(payload, self._admit)
         except ServingError as error:
-            count_refusal(self._opening.host, error)
+            count_refusal(self._opening.host, error, self._opening.head, self._context)
             self.refuse(error.bare())
             return
         if not was_amid:
@@ -131,7 +152,7 @@ class StreamCall(Stream):
             return
         if self._reader.is_amid:
             error = InvalidRequest("expected whole messages, got a part of one at the end")
-            count_refusal(self._opening.host, error)
+            count_refusal(self._opening.host, error, self._opening.head, self._context)
             self.refuse(error)
             return
         self._is_whole = True

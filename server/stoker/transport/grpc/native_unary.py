@@ -36,6 +36,7 @@ from stoker.transport.grpc.native_call import (
 )
 from stoker.transport.grpc.native_head import CallMetadata
 from stoker.transport.grpc.native_refused import RefusedOpening
+from stoker.transport.grpc.observed import ObservedContext
 from stoker.transport.steps import run_through
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
@@ -84,7 +85,8 @@ class UnaryOpening:
         try:
             timeout, is_retry = self.head.terms(fresh)
         except InvalidRequest as error:
-            return RefusedOpening(error, counted_by=self.host.statistics)
+            metadata = CallMetadata(self.head.metadata, fresh)
+            return RefusedOpening(error, self.host, self.head.path, metadata)
         return VariedOpening(self, fresh, timeout, is_retry)
 
 
@@ -112,6 +114,29 @@ class VariedOpening:
     def varied(self, fresh: list[Field]) -> Opening:
         """Implements `Opening`."""
         return self.common.varied(self.fresh + fresh)
+
+
+class ObservedUnaryOpening(UnaryOpening):
+    """The same where somebody looks at calls: each gets a context that says how it came."""
+
+    __slots__ = ()
+
+    def open(self, session: Session, number: int) -> Stream:
+        """Implements `Opening`."""
+        head, now = self.head, time.monotonic()
+        context = ObservedContext(
+            head.metadata, now + head.timeout, head.is_retry, now, session.peer
+        )
+        return UnaryCall(session, number, self, context)
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        """Implements `Opening`."""
+        try:
+            head = self.head.varied(fresh)
+        except InvalidRequest as error:
+            metadata = CallMetadata(self.head.metadata, fresh)
+            return RefusedOpening(error, self.host, self.head.path, metadata)
+        return ObservedUnaryOpening(self.host, head, self.handle)
 
 
 class UnaryCall(Stream):
@@ -179,13 +204,12 @@ class UnaryCall(Stream):
                     raise _more_than_one()
                 self._message, self._is_compressed = message, is_compressed
         except ServingError as error:
-            count_refusal(self._opening.host, error)
+            self._count_refusal(error)
             self._reply(error.bare())
 
     def ended(self) -> None:
         """The call is whole."""
-        opening, message = self._opening, self._message
-        reader = self._reader
+        message, reader = self._message, self._reader
         try:
             if message is None or (reader is not None and reader.is_amid):
                 raise InvalidRequest("expected one whole message, got none or a part of one")
@@ -193,7 +217,7 @@ class UnaryCall(Stream):
                 self._inflate(message)
                 return
         except ServingError as error:
-            count_refusal(opening.host, error)
+            self._count_refusal(error)
             self._reply(error.bare())
             return
         self._message = None
@@ -266,7 +290,7 @@ class UnaryCall(Stream):
             return
         self._cancel = None
         if isinstance(outcome, ServingError):
-            count_refusal(self._opening.host, outcome)
+            self._count_refusal(outcome)
             self._reply(outcome.bare())
         elif isinstance(outcome, Exception):
             self._reply(unforeseen(self._opening.head.path, outcome))
@@ -342,6 +366,9 @@ class UnaryCall(Stream):
             self._cancel = self._opening.host.thread.run(steps, done, _reserve_nothing).cancel
         except RuntimeError:
             done(Cancelled("the server is closed"))
+
+    def _count_refusal(self, error: ServingError) -> None:
+        count_refusal(self._opening.host, error, self._opening.head, self._context)
 
     def _release(self) -> None:
         self._opening.host.budget.release(self._reserved)

@@ -32,6 +32,7 @@ from typing import cast
 from stoker.errors import ServingError
 from stoker.transport.tls import ALPN_HTTP1, ALPN_HTTP2
 from stoker.transport.wire.answer import CONTINUE, encode
+from stoker.transport.wire.arrival import Handle
 from stoker.transport.wire.exchange import Exchange, cancel_all, refuse_unanswered
 from stoker.transport.wire.head import Head
 from stoker.transport.wire.host import Host
@@ -46,6 +47,7 @@ from stoker.transport.wire.limits import (
 from stoker.transport.wire.message import HttpRequest, HttpResponse, Piece, error_response
 from stoker.transport.wire.outgoing import AnswerWriter
 from stoker.transport.wire.patience import Awaited, Patience
+from stoker.transport.wire.peer import peer_of
 from stoker.transport.wire.problems import HttpError
 from stoker.transport.wire.refusals import DRAINING
 
@@ -66,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         "_age_limit",
         "_exchanges",
         "_first",
+        "_handle",
         "_host",
         "_is_http2_due",
         "_is_read_paused",
@@ -87,6 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         self.flushes = False
         """It stands in the server's list of connections to flush."""
         self._host = host
+        self._handle: Handle = host.handler.handle
         self._age_limit = host.time() + age_s
         self._reader = RequestReader(host.handler, host.budget)
         self._exchanges: deque[Exchange] = deque()
@@ -116,6 +120,9 @@ class Connection(asyncio.BufferedProtocol):
         """Opens."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self._writer = AnswerWriter(self._transport, self._host, self._all_sent)
+        observer = self._host.observer
+        if observer is not None:
+            self._handle = observer.connection(peer_of(transport), self.patience.request_began)
         self._host.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -230,12 +237,15 @@ class Connection(asyncio.BufferedProtocol):
         elif self._reader.is_between_requests and not self._first:
             self._linger()
         elif patience.awaited is not Awaited.BODY:
-            self.refuse(patience.head_too_slow())
+            error = patience.head_too_slow()
+            self._observe_refusal(error)
+            self.refuse(error)
         else:
             reader = self._reader
-            error = patience.body_too_slow(now, reader.body_bytes, reader.reserved_bytes)
-            if error is not None:
-                self.refuse(error)
+            slow = patience.body_too_slow(now, reader.body_bytes, reader.reserved_bytes)
+            if slow is not None:
+                self._observe_refusal(slow)
+                self.refuse(slow)
 
     def flush(self) -> None:
         """Writes the answers that are ready and first in line."""
@@ -343,6 +353,17 @@ class Connection(asyncio.BufferedProtocol):
 
     # The rest.
 
+    def _refused(self, error: ServingError | HttpError) -> None:
+        """The reader refuses what came."""
+        self._host.refused(error)
+        self._observe_refusal(error)
+
+    def _observe_refusal(self, error: ServingError | HttpError) -> None:
+        observer = self._host.observer
+        if observer is not None:
+            head, peer = self._reader.head, peer_of(self._transport)
+            observer.refused(error, head, peer, protocol_version="1.1")
+
     def _speaks_http1(self, data: bytes) -> bool:
         """Looks at the first bytes. False: more must come, or the connection speaks HTTP/2 and
         belongs to another protocol."""
@@ -368,7 +389,7 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 received = self._reader.take()
             except (HttpError, ServingError) as error:
-                self._host.refused(error)
+                self._refused(error)
                 self._reader.close()
                 self.refuse(error)
                 return
@@ -389,7 +410,7 @@ class Connection(asyncio.BufferedProtocol):
         self._host.in_flight += 1
         if exchange.closes:
             self.phase = Phase.ENDING
-        cancel = self._host.handler.handle(request, exchange.answer)
+        cancel = self._handle(request, exchange.answer)
         if exchange.response is None:
             exchange.cancel = cancel
 

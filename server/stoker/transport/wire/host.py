@@ -10,6 +10,7 @@ from typing import Protocol
 
 from stoker.errors import ServingError
 from stoker.transport.wire.answer import Clock
+from stoker.transport.wire.arrival import WireObserver
 from stoker.transport.wire.limits import BufferBudget, HttpLimits
 from stoker.transport.wire.message import Handler
 from stoker.transport.wire.patience import Patience
@@ -50,6 +51,8 @@ class Host(Protocol):
     """See the module's docstring."""
 
     handler: Handler
+    observer: WireObserver | None
+    """Looks at calls; it is asked when a connection is made."""
     limits: HttpLimits
     budget: BufferBudget
     clock: Clock

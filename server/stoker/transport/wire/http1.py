@@ -129,6 +129,11 @@ class RequestReader:
         return self.state is ReaderState.SIZED or self.state is ReaderState.CHUNKED
 
     @property
+    def head(self) -> RequestHead | None:
+        """That of the request whose body is not whole, or was refused."""
+        return None if self._head is None else self._head.request
+
+    @property
     def body_bytes(self) -> int:
         """Bytes of the unfinished body that are here."""
         if self.state is ReaderState.SIZED:

@@ -203,10 +203,12 @@ def body_rate(size: int) -> float:
 class OpenConnections:
     """How many connections are open: one object for all ports that share a limit. On the loop."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "is_full")
 
     def __init__(self) -> None:
         self.count = 0
+        self.is_full = False
+        """It stands in the log that no more are taken."""
 
 
 class BufferBudget:

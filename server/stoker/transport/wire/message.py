@@ -68,6 +68,14 @@ class HttpResponse:
         return sum(map(len, self.pieces))
 
 
+@dataclass(slots=True)
+class FailedResponse(HttpResponse):
+    """The answer of a request that failed."""
+
+    code: str = ""
+    """The error's code, or the name of HTTP's own problem."""
+
+
 Answer: TypeAlias = Callable[[HttpResponse], None]
 """Called on the loop, exactly once a request, perhaps before `handle` returns."""
 
@@ -84,7 +92,7 @@ class Handler(Protocol):
         called when the client is gone, and `answer` may still be called after it."""
 
 
-def error_response(error: ServingError | HttpError) -> HttpResponse:
+def error_response(error: ServingError | HttpError) -> FailedResponse:
     """The answer that tells a client of a failure: `{"error": text}` with its status.
 
     Source: Open Inference Protocol v2, "Inference Response JSON Error Object".
@@ -92,9 +100,10 @@ def error_response(error: ServingError | HttpError) -> HttpResponse:
     # Escaped to ASCII: a message may quote text of the request that is no valid Unicode.
     body = json.dumps({"error": error.message}).encode()
     if isinstance(error, HttpError):
-        return HttpResponse(error.problem.value, JSON + error.headers, (body,))
+        code = error.problem.name
+        return FailedResponse(error.problem.value, JSON + error.headers, (body,), code=code)
     headers = JSON
     if error.retry_after is not None:
         # Whole seconds, at least one: "0" asks for the storm that the refusal is to prevent.
         headers += (("Retry-After", str(max(1, math.ceil(error.retry_after)))),)
-    return HttpResponse(STATUS[error.code].http, headers, (body,))
+    return FailedResponse(STATUS[error.code].http, headers, (body,), code=error.code.value)

@@ -36,12 +36,13 @@ class Awaited(Enum):
 class Patience:
     """One connection's deadline."""
 
-    __slots__ = ("_began", "_limits", "_opened", "_stalled_bytes", "_time", "awaited", "deadline")
+    __slots__ = ("_began", "_limits", "_opened", "_request_began", "_stalled_bytes", "_time",
+                 "awaited", "deadline")  # fmt: skip
 
     def __init__(self, limits: HttpLimits, time: Callable[[], float]) -> None:
         self._limits = limits
         self._time = time
-        self._opened = self._began = time()
+        self._opened = self._began = self._request_began = time()
         self._stalled_bytes = 0
         self.awaited = Awaited.REQUEST
         self.deadline = self._opened + limits.first_byte_timeout_s
@@ -71,14 +72,22 @@ class Patience:
         """A head has begun; its clock starts once."""
         if self.awaited is not Awaited.HEAD:
             self.awaited = Awaited.HEAD
-            self.deadline = self._time() + self._limits.header_timeout_s
+            self._request_began = self._time()
+            self.deadline = self._request_began + self._limits.header_timeout_s
 
     def await_body(self) -> None:
         """A head is whole; its body's clock starts once."""
         if self.awaited is not Awaited.BODY:
-            self.awaited = Awaited.BODY
             self._began = self._time()
+            if self.awaited is not Awaited.HEAD:
+                self._request_began = self._began
+            self.awaited = Awaited.BODY
             self.deadline = self._began + BODY_GRACE_S
+
+    def request_began(self) -> float | None:
+        """When the request began that is waited for in parts; None: none is."""
+        is_in_parts = self.awaited is Awaited.HEAD or self.awaited is Awaited.BODY
+        return self._request_began if is_in_parts else None
 
     def await_reader(self, waiting_bytes: int) -> None:
         """So many bytes of answers wait for the peer to take some."""

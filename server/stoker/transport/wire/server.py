@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from stoker.errors import ServingError
+from stoker.telemetry.log import event
 from stoker.transport.wire.answer import Clock
+from stoker.transport.wire.arrival import WireObserver
 from stoker.transport.wire.connection import Connection
 from stoker.transport.wire.handshake import Handshake
 from stoker.transport.wire.host import HostedConnection
@@ -41,6 +43,9 @@ logger: Final = logging.getLogger(__name__)
 _STEPS_OF_A_DRAIN: Final = 50
 """Groups of connections that are told of a drain: their clients must not all come back at once."""
 
+ROOM_AGAIN: Final = 0.9
+"""Of the limit: below it there was room again, and that there is none is news."""
+
 _ENDED_AT_ONCE: Final = 256
 """Idle connections that are shut between two looks at what came: under a millisecond."""
 
@@ -58,11 +63,14 @@ class HttpServer:
         on_refused: Callable[[ServingError | HttpError], None] | None = None,
         open_connections: OpenConnections | None = None,
         tls: ssl.SSLContext | None = None,
+        observer: WireObserver | None = None,
     ) -> None:
         """`http2` serves clients that speak HTTP/2; without it they are refused. `on_refused` hears
         of each request that is refused before the handler sees it. Ports whose connections count
-        against one limit share `open_connections`. With `tls` clients must speak TLS."""
+        against one limit share `open_connections`. With `tls` clients must speak TLS. `observer`
+        looks at the calls of HTTP/1."""
         self.handler = handler
+        self.observer = observer
         self.limits = limits
         self.budget = budget
         self.clock = Clock()
@@ -197,6 +205,7 @@ class HttpServer:
             self._connections.add(connection)
             self._open.count += 1
             return
+        self._tell_full()
         is_crowd = len(self._lingering) >= self.limits.max_lingering
         self._lingering.add(connection)
         if is_crowd:
@@ -249,12 +258,27 @@ class HttpServer:
                 logger.exception("writing to a connection failed")
                 connection.abort()
 
+    def _tell_full(self) -> None:
+        """Says that connections are refused: once, until there was room again."""
+        if self._open.is_full:
+            return
+        self._open.is_full = True
+        event(
+            logger,
+            "connections_full",
+            f"{self.limits.max_connections} connections are open: more are refused",
+            level=logging.WARNING,
+            max_connections=self.limits.max_connections,
+        )
+
     def _forget(self, connection: HostedConnection) -> bool:
         """It counts as open no longer. False: it did not."""
         if connection not in self._connections:
             return False
         self._connections.discard(connection)
         self._open.count -= 1
+        if self._open.is_full and self._open.count < ROOM_AGAIN * self.limits.max_connections:
+            self._open.is_full = False
         return True
 
     def _accepted(self) -> Connection | Handshake:

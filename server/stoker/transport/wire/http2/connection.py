@@ -38,6 +38,7 @@ from stoker.transport.wire.limits import (
     TURN_BYTES,
 )
 from stoker.transport.wire.patience import Patience
+from stoker.transport.wire.peer import peer_of
 from stoker.transport.wire.problems import HttpError
 from stoker.transport.wire.refusals import DRAINING
 
@@ -109,6 +110,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._stalled = (0, 0.0)
         """How many bytes waited when, to see whether the peer has taken any since."""
         self._session = Session(requests, host.budget, self._wake)
+        self._session.peer = peer_of(transport)
         transport.set_write_buffer_limits(high=0)
         self._is_resting = False
         """Nothing is open and nothing has come since the server last looked."""

@@ -5,6 +5,7 @@ refused before it comes; then its stream's window is widened to it. One of unkno
 reserved as it comes. Hot path.  Source: RFC 9113, section 8.1; RFC 9110, section 9.3.2 (HEAD).
 """
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from stoker.errors import ServingError, TooLarge
 from stoker.inference import Cancel
+from stoker.transport.wire.arrival import ArrivedHead, WireObserver
 from stoker.transport.wire.http2 import answer_fields
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
@@ -30,8 +32,10 @@ from stoker.transport.wire.message import (
     HttpRequest,
     HttpResponse,
     Piece,
+    RequestHead,
     error_response,
 )
+from stoker.transport.wire.peer import Peer
 from stoker.transport.wire.problems import HttpError, Problem
 
 _CONTINUE: Final = answer_fields.head(100)
@@ -50,15 +54,18 @@ class HttpRequests:
         budget: BufferBudget,
         *,
         on_refused: Callable[[ServingError | HttpError], None],
+        observer: WireObserver | None = None,
     ) -> None:
-        """`on_refused` hears of each request that is refused before the handler sees it."""
+        """`on_refused` hears of each request that is refused before the handler sees it. With an
+        `observer` the handler gets heads that say when they came (`ArrivedHead`)."""
         self.handler = handler
         self.budget = budget
         self.on_refused = on_refused
+        self.observer = observer
 
     def opening(self, head: Http2Head) -> Opening:
         """Implements `Requests`."""
-        return _Opening(self, head)
+        return _Opening(self, head) if self.observer is None else _ObservedOpening(self, head)
 
     def refusal(self, error: HttpError) -> Opening:
         """Implements `Requests`."""
@@ -67,6 +74,14 @@ class HttpRequests:
     def malformed(self, message: str) -> None:
         """Implements `Requests`."""
         self.on_refused(HttpError(Problem.MALFORMED, message))
+
+    def refused(
+        self, error: ServingError | HttpError, head: RequestHead | None, peer: Peer
+    ) -> None:
+        """A request is refused before the handler sees it."""
+        self.on_refused(error)
+        if self.observer is not None:
+            self.observer.refused(error, head, peer, protocol_version="2")
 
 
 class _Opening:
@@ -87,6 +102,22 @@ class _Opening:
         return _Opening(self._requests, with_fresh(self._head, fresh))
 
 
+class _ObservedOpening(_Opening):
+    """A request by its head, of which somebody wants to know when it came."""
+
+    __slots__ = ()
+
+    def open(self, session: Session, number: int) -> Stream:
+        head = self._head
+        request = ArrivedHead(head.request, time.monotonic(), session.peer)
+        return _Opening(self._requests, Http2Head(request, head.content_length)).open(
+            session, number
+        )
+
+    def varied(self, fresh: list[Field]) -> Opening:
+        return _ObservedOpening(self._requests, with_fresh(self._head, fresh))
+
+
 class _Refusal:
     """A request that is answered with an error, whatever it was. One stands for all requests whose
     heads are alike, each of which counts."""
@@ -98,7 +129,7 @@ class _Refusal:
         self._error = error
 
     def open(self, session: Session, number: int) -> Stream:
-        self._requests.on_refused(self._error)
+        self._requests.refused(self._error, None, session.peer)
         return RefusedStream(session, number, error_response(self._error))
 
     def varied(self, fresh: list[Field]) -> Opening:
@@ -172,7 +203,7 @@ class HttpStream(Stream):
                 self._body = np.empty(length, np.uint8).data
                 self.session.widen(self, length - STREAM_WINDOW)
         except (ServingError, HttpError) as error:
-            self._requests.on_refused(error)
+            self._requests.refused(error, self._head.request, self.session.peer)
             self._answer(error_response(error))
             return
         body = self._body
@@ -209,7 +240,7 @@ class HttpStream(Stream):
             return
         cancel = self._cancel
         if not self._is_handed:
-            self._requests.on_refused(error)
+            self._requests.refused(error, self._head.request, self.session.peer)
         self._answer(error_response(error))
         if cancel is not None:
             cancel()

@@ -53,6 +53,7 @@ from stoker.transport.wire.limits import (
     BufferBudget,
 )
 from stoker.transport.wire.message import Piece
+from stoker.transport.wire.peer import Peer
 from stoker.transport.wire.problems import HttpError, Problem
 
 _unpack: Final = Struct(">BHBBI").unpack_from
@@ -81,6 +82,8 @@ class Session:
         `sending.take` gives to be written soon; it may come several times, and from `receive`."""
         self.is_over = False
         """The connection is gone, or GOAWAY with an error was sent: nothing is read."""
+        self.peer = Peer()
+        """Whoever has the socket sets it."""
         self._requests = requests
         self._table = StreamTable(budget, wake)
         self.sending = self._table.sending
