@@ -112,11 +112,13 @@ class CallObserver:
         reply: Reply,
     ) -> Cancel | None:
         observation = self.begin(name, context, len(message))
-        if observation is None:
-            return handle(message, context, reply)
+        if observation is not None:
+            reply = partial(self._answered, observation, reply)
+        # None as well: this may run in a turn of the loop that a call before it has asked for, and
+        # such turns have that call's context.
         token = current.set(observation)
         try:
-            return handle(message, context, partial(self._answered, observation, reply))
+            return handle(message, context, reply)
         finally:
             current.reset(token)
 
@@ -146,6 +148,7 @@ class CallObserver:
     ) -> AsyncGenerator[bytes, None]:
         stream = self.begin(name, context, 0)
         if stream is None:
+            current.set(None)  # of this stream's own task
             return handle(requests, context)
         stream.is_stream = True
         return self._observed(handle, requests, context, stream)
