@@ -1,16 +1,24 @@
-"""What is noted of a call is its own: not that of calls which share its connection or its stream."""
+"""What is noted of calls, whatever shares their connection, and of those the server ends."""
 
 import json
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
+import grpc
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import Event, PingAckReceived
+from stoker.settings import GrpcTransport
 
 from tests.calls import ServeFake
 from tests.conftest import FREE_PORTS
+from tests.grpc_call import SERVICE
 from tests.spans import Receiver, receiving
+from tests.stream_client import open_stream, request
 
+TRACED = replace(FREE_PORTS, tracing=True, trace_sampling=1.0)
 UNASKED = replace(FREE_PORTS, tracing=True, trace_sampling=0.0)
 """Only what a caller wants to be traced is."""
 TRACEPARENT = f"traceparent: 00-{'a' * 32}-{'b' * 16}-01\r\n"
@@ -59,3 +67,63 @@ def test_a_call_that_is_not_traced_adds_nothing_to_the_span_of_the_one_before_it
     (call,) = receiver.take().calls
     assert call.attributes["error.type"] == "MODEL_NOT_FOUND"
     assert call.attributes.keys().isdisjoint(("stoker.model.name", "stoker.id", "stoker.rows"))
+
+
+def test_a_stream_that_the_transport_ends_has_one_span_that_says_why(
+    serve_fake: ServeFake, receiver: Receiver, grpc_transport: GrpcTransport
+) -> None:
+    if grpc_transport == "grpcio":
+        pytest.skip("gRPC core refuses large messages by itself and tells nobody")
+    server = serve_fake(settings=replace(TRACED, max_message_bytes=20_000))
+    with open_stream(server.at) as stream:
+        stream.send(request(1))
+        stream.read()
+        stream.send(b"x" * 30_000)
+        assert stream.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    server.stop()
+    (call,) = receiver.take().calls
+    assert call.attributes["rpc.response.status_code"] == "RESOURCE_EXHAUSTED"
+    assert call.attributes["error.type"] == "TOO_LARGE"
+    assert call.names == ["request"]
+
+
+def test_a_stream_that_the_server_ends_says_that_it_drained(
+    serve_fake: ServeFake, receiver: Receiver
+) -> None:
+    server = serve_fake(settings=TRACED)
+    with open_stream(server.at) as stream:
+        stream.send(request(1))
+        stream.read()
+        server.drain()
+        assert stream.end() is grpc.StatusCode.UNAVAILABLE
+    server.stop()
+    (call,) = receiver.take().calls
+    assert call.attributes["error.type"] == "DRAINING"
+
+
+def test_a_call_that_is_never_whole_is_traced_when_the_server_ends_it_and_a_watch_is_not(
+    serve_fake: ServeFake, receiver: Receiver, grpc_transport: GrpcTransport
+) -> None:
+    if grpc_transport == "grpcio":
+        pytest.skip("gRPC core hands over whole calls")
+    server = serve_fake(settings=replace(TRACED, drain_timeout_s=0.0))
+    client = H2Connection(H2Configuration(client_side=True))
+    with socket.create_connection(("127.0.0.1", server.at.grpc_port)) as connection:
+        client.initiate_connection()
+        for stream, path in ((1, SERVICE + "ModelInfer"), (3, "/grpc.health.v1.Health/Watch")):
+            head = [
+                (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "a"),
+                ("content-type", "application/grpc"), ("te", "trailers"),
+            ]  # fmt: skip
+            client.send_headers(stream, head)
+        client.send_data(1, b"\0\0\0\0\x64" + b"a part")
+        client.send_data(3, b"\0\0\0\0\0", end_stream=True)
+        client.ping(b"a round.")
+        connection.sendall(client.data_to_send())
+        seen: list[type[Event]] = []
+        while PingAckReceived not in seen:
+            seen += [type(each) for each in client.receive_data(connection.recv(1 << 16))]
+        server.stop()
+    (call,) = receiver.take().calls
+    assert call.name == "inference.GRPCInferenceService/ModelInfer"
+    assert call.attributes["error.type"] == "DRAINING"
