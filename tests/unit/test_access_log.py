@@ -7,9 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stoker.telemetry.access_log import MOST_CHARACTERS, AccessLog
+from stoker.telemetry.access_log import AccessLog
 from stoker.telemetry.log import Format
-from stoker.telemetry.observation import Caller, Observation, RequestRun, SpanIdentity
+from stoker.telemetry.observation import (
+    MOST_CHARACTERS,
+    Caller,
+    Observation,
+    RequestRun,
+    SpanIdentity,
+)
 
 PATIENCE = 10.0
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -182,6 +188,12 @@ def test_what_clients_write_is_cut() -> None:
     for name in ("path", "request_id", "model", "id"):
         assert line[name] == "a" * MOST_CHARACTERS + "..."
     assert len(line["message"]) < 2 * MOST_CHARACTERS
+
+
+def test_what_clients_write_is_not_kept_whole_while_a_line_waits() -> None:
+    long = "a" * 10_000
+    by = caller(path=long, request_id=long, traceparent=long)
+    assert max(map(len, (by.path, by.request_id, by.traceparent))) <= MOST_CHARACTERS + 1
 
 
 def test_a_version_that_is_no_number_is_left_out() -> None:

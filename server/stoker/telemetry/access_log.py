@@ -13,14 +13,11 @@ from typing import Final
 
 from stoker.telemetry.line_writer import LineWriter
 from stoker.telemetry.log import Field, Format, event_line
-from stoker.telemetry.observation import Observation
+from stoker.telemetry.observation import MOST_CHARACTERS, Observation
 from stoker.telemetry.trace_context import read_parent, span_id_text, trace_id_text
 
 LOGGER: Final = "stoker.access"
 EVENT: Final = "request"
-
-MOST_CHARACTERS: Final = 256
-"""Of a text that a client chose: a path, a model's name, an id."""
 
 _VERSION_DIGITS: Final = 18
 """What programs that read the lines hold in 64 bits."""

@@ -21,13 +21,16 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from stoker.telemetry.observation import BatchRecord, Observation, RequestRun, SpanIdentity
+from stoker.telemetry.observation import (
+    MOST_CHARACTERS,
+    BatchRecord,
+    Observation,
+    RequestRun,
+    SpanIdentity,
+)
 from stoker.telemetry.sampler import Sampler
 
 Value: TypeAlias = str | int | float | bool
-
-MOST_CHARACTERS: Final = 256
-"""Of a text that a client chose."""
 
 _UNSET: Final = Status(StatusCode.UNSET)
 _OURS: Final = frozenset((2, 4, 12, 13, 14, 15))
