@@ -226,7 +226,21 @@ def test_a_wrong_standard_variable_is_refused() -> None:
     assert "OTEL_EXPORTER_OTLP_PROTOCOL: expected one of grpc, http/protobuf" in told
 
 
-def test_variables_that_make_no_exporter_are_refused() -> None:
-    code, told = refused("--tracing", OTEL_EXPORTER_OTLP_COMPRESSION="brotli")
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}, "brotli"),
+        ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "secret"}, "OTEL_EXPORTER_OTLP_*HEADERS"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "no pair"}, "no pair"),
+    ],
+)
+def test_variables_that_the_exporter_cannot_use_are_refused(
+    variables: dict[str, str], expected: str
+) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://localhost:1"}
+    code, told = refused("--tracing", **endpoint, **variables)
     assert code == 2
-    assert "OTEL_EXPORTER_OTLP" in told
+    assert "start_failed" in told
+    assert expected in told
+    assert "secret" not in told
