@@ -14,7 +14,7 @@ from stoker.settings import GrpcTransport
 
 from tests.calls import ServeFake
 from tests.conftest import FREE_PORTS
-from tests.grpc_call import SERVICE
+from tests.grpc_call import SERVICE, grpc_status
 from tests.spans import Receiver, receiving
 from tests.stream_client import open_stream, request
 
@@ -127,3 +127,21 @@ def test_a_call_that_is_never_whole_is_traced_when_the_server_ends_it_and_a_watc
     (call,) = receiver.take().calls
     assert call.name == "inference.GRPCInferenceService/ModelInfer"
     assert call.attributes["error.type"] == "DRAINING"
+
+
+def test_names_of_spans_are_none_that_a_client_made_up(
+    serve_fake: ServeFake, receiver: Receiver, grpc_transport: GrpcTransport
+) -> None:
+    if grpc_transport == "grpcio":
+        pytest.skip("gRPC core refuses unknown methods by itself and tells nobody")
+    server = serve_fake(settings=TRACED)
+    made_up = "/made.up/" + "A" * 1000
+    assert grpc_status(server.at, made_up, b"")[0] == "UNIMPLEMENTED"
+    with socket.create_connection(("127.0.0.1", server.at.http_port)) as client:
+        client.sendall(b"MADEUP / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 501")
+    server.stop()
+    grpc_call, http_call = receiver.take().calls
+    assert (grpc_call.name, grpc_call.attributes["rpc.method"]) == ("grpc", "_OTHER")
+    assert grpc_call.attributes["rpc.method_original"] == made_up[1:257]
+    assert (http_call.name, http_call.attributes["http.request.method"]) == ("HTTP", "_OTHER")

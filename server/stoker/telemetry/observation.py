@@ -70,7 +70,8 @@ class Caller:
         self.path = kept(path)
         """As sent, without query; for gRPC `/package.Service/Method`."""
         self.route = route
-        """Of HTTP: the path of an inference call with names for what differs; else empty."""
+        """Of HTTP: the path of an inference call with names for what differs; else empty. Of gRPC:
+        the path of a method that is served; else empty."""
         self.peer = peer
         """`host:port` of the socket's other end, perhaps a proxy."""
         self.scheme = scheme

@@ -67,12 +67,15 @@ class CallObserver:
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.clock = observer.clock
+        self._served: frozenset[str] = frozenset()
+        """Paths of the methods that there are."""
         self._plain: frozenset[str] = frozenset()
-        """Methods that are served and not observed."""
+        """Of those that are not observed."""
 
     def methods(self, table: Mapping[str, Method]) -> dict[str, Method]:
         """The table with the methods wrapped that are observed."""
         methods = {name: self._method(name, method) for name, method in table.items()}
+        self._served = frozenset(methods)
         self._plain = frozenset(name for name, each in methods.items() if each is table[name])
         return methods
 
@@ -100,7 +103,7 @@ class CallObserver:
             is_grpc=True,
             method="POST",
             path=path,
-            route="",
+            route=path if path in self._served else "",
             peer=peer.address,
             scheme=peer.scheme,
             protocol_version="2",
