@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import grpc
+import httpx
 import jsonschema  # type: ignore[import-untyped]  # ships no types
 import pytest
 from stoker.settings import GrpcTransport
@@ -153,6 +154,36 @@ def test_a_reader_of_the_access_log_that_stalls_holds_up_no_request_and_no_end(
         assert server.at.probe("/livez")[0] == 200
         server.terminate()
         assert server.wait() == 0
+
+
+def test_a_reader_that_stalls_before_the_ready_line_holds_up_no_loop(repository: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b" " * 4095 + b"\n")
+    os.set_blocking(writing, True)
+    command = [
+        *COMMAND, str(repository), "--require-model", "m", "--access-log", "all", "--host",
+        "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0",
+        "--drain-delay", "0s",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writing)
+        assert process.stderr is not None
+        events = (json.loads(line) for line in process.stderr)
+        listening = next(each for each in events if each["event"] == "listening")
+        next(each for each in events if each["event"] == "model_ready")
+        url = f"http://{listening['metrics']}/readyz"
+        try:
+            assert httpx.get(url, timeout=PATIENCE).status_code == 200
+            with os.fdopen(reading) as stream:
+                lines = (line for line in stream if line.strip())
+                assert json.loads(next(lines))["event"] == "ready"
+                process.terminate()
+                assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
 
 
 def test_without_asking_there_is_no_line_about_a_request(repository: Path) -> None:

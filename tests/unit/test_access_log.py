@@ -196,6 +196,21 @@ def test_what_clients_write_is_not_kept_whole_while_a_line_waits() -> None:
     assert max(map(len, (by.path, by.request_id, by.traceparent))) <= MOST_CHARACTERS + 1
 
 
+def test_another_line_comes_whole_and_waits_for_no_reader() -> None:
+    reading, writing = os.pipe()
+    log = AccessLog("json", writing, share=1.0, slow_s=1.0)
+    log.start()
+    for _ in range(300):  # more than the pipe holds
+        log.note(ended(caller()))
+    log.say("ready")
+    with os.fdopen(reading, "rb") as stream:
+        lines = [stream.readline() for _ in range(301)]
+    log.close(PATIENCE)
+    os.close(writing)
+    assert lines[-1] == b"ready\n"
+    assert all(json.loads(each)["event"] == "request" for each in lines[:-1])
+
+
 def test_a_version_that_is_no_number_is_left_out() -> None:
     assert "version" not in record(ended(caller(), version="latest"))
     assert record(ended(caller(), version="12"))["version"] == 12

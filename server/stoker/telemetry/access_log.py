@@ -44,7 +44,9 @@ class AccessLog:
         self._share = share
         self._slow_s = slow_s
         self._chance = chance
-        self.lines: LineWriter[tuple[Observation, str, float]] = LineWriter(descriptor, self._line)
+        self.lines: LineWriter[tuple[Observation, str, float] | str] = LineWriter(
+            descriptor, self._line
+        )
 
     def start(self) -> None:
         """Begins to write."""
@@ -68,7 +70,13 @@ class AccessLog:
             return
         self.lines.write((observation, why, time.time()))
 
-    def _line(self, noted: tuple[Observation, str, float]) -> str:
+    def say(self, line: str) -> None:
+        """Writes another line between its own, none of which it cuts in two. Never waits."""
+        self.lines.insist(line)
+
+    def _line(self, noted: tuple[Observation, str, float] | str) -> str:
+        if isinstance(noted, str):
+            return noted
         observation, why, now = noted
         return event_line(
             self._format,

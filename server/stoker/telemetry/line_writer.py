@@ -54,6 +54,10 @@ class LineWriter(Generic[T]):
         if self._queue.qsize() >= self._most_waiting or self._is_broken:
             self._refused += 1
             return
+        self.insist(value)
+
+    def insist(self, value: T) -> None:
+        """The same for one that is not to be dropped, as few are. Never waits."""
         self._taken += 1
         self._queue.put(value)
 
