@@ -71,6 +71,16 @@ class LineWriter(Generic[T]):
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            left = self._taken - self.written
+            self._refused += left
+            event(
+                logger,
+                "access_log_lost",
+                f"{left} lines of the access log were not written before the end",
+                level=logging.WARNING,
+                lines=left,
+            )
 
     def _main(self) -> None:
         is_open = True
