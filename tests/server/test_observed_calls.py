@@ -145,3 +145,22 @@ def test_names_of_spans_are_none_that_a_client_made_up(
     assert (grpc_call.name, grpc_call.attributes["rpc.method"]) == ("grpc", "_OTHER")
     assert grpc_call.attributes["rpc.method_original"] == made_up[1:257]
     assert (http_call.name, http_call.attributes["http.request.method"]) == ("HTTP", "_OTHER")
+
+
+def test_a_request_that_is_never_whole_is_traced_when_the_server_ends_it(
+    serve_fake: ServeFake, receiver: Receiver
+) -> None:
+    server = serve_fake(settings=replace(TRACED, drain_timeout_s=0.0))
+    with socket.create_connection(("127.0.0.1", server.at.http_port)) as client:
+        client.sendall(
+            b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
+            b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 100")
+        server.stop()
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 503")
+    (call,) = receiver.take().calls
+    assert (call.attributes["url.path"], call.attributes["error.type"]) == (
+        "/v2/models/m/infer",
+        "DRAINING",
+    )
