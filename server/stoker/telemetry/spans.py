@@ -203,8 +203,15 @@ def _context(identity: SpanIdentity) -> SpanContext:
         identity.span_id,
         is_remote=False,
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
-        trace_state=TraceState.from_header([identity.state]) if identity.state else None,
+        trace_state=_state(identity.state) if identity.state else None,
     )
+
+
+def _state(members: str) -> TraceState:
+    """The SDK knows the keys of level 1: one that it does not know costs itself, not all members,
+    as it would with `TraceState.from_header`."""
+    pairs = [each.partition("=") for each in members.split(",")]
+    return TraceState([(key, value) for key, _, value in pairs])
 
 
 def _links(run: RequestRun) -> tuple[Link, ...]:
