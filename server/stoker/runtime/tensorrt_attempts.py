@@ -26,10 +26,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from stoker.runtime.tensorrt_builder import Builder, this_process
 from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
@@ -46,50 +47,6 @@ GONE: Final = 0
 
 Wait = Callable[[float], bool]
 """Waits so many seconds; False: nobody waits for the engine any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Builder:
-    """A process, so that another one can tell whether it is still there."""
-
-    host: str
-    boot: str
-    """The kernel's id of this run of the machine."""
-    pids: str
-    """The name space in which `pid` counts."""
-    pid: int
-    started: str
-    """When the process started, in the kernel's ticks: a PID is used again."""
-    began: str = ""
-    """When the attempt did, in UTC."""
-
-    def is_gone(self, here: "Builder", root: Path = Path("/proc")) -> bool | None:
-        """Whether the process is gone, for a process that is `here`; None: cannot be seen."""
-        if (self.boot, self.pids) != (here.boot, here.pids) or not self.pids:
-            return None
-        return _started(self.pid, root) != self.started
-
-
-def this_process(root: Path = Path("/proc")) -> Builder:
-    """Who asks."""
-    pid = os.getpid()
-    boot = ""
-    with contextlib.suppress(OSError):
-        boot = (root / "sys/kernel/random/boot_id").read_text().strip()
-    pids = ""
-    with contextlib.suppress(OSError):
-        pids = (root / "self/ns/pid").readlink().name
-    return Builder(os.uname().nodename, boot, pids, pid, _started(pid, root))
-
-
-def _started(pid: int, root: Path) -> str:
-    """Field 22 of `/proc/PID/stat`; empty where no such process runs."""
-    try:
-        stat = (root / str(pid) / "stat").read_text()
-    except OSError:
-        return ""
-    fields = stat.rpartition(")")[2].split()  # the name in brackets may hold anything
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 class TooManyAttempts(Exception):
@@ -173,11 +130,13 @@ class Attempts:
         self._here = here or this_process()
         self._clock = clock
         self._heartbeat_s = heartbeat_s
+        self._buried: set[int] = set()
+        """Found to be gone by this one, which a file of another user may not show."""
 
     @property
     def crashed(self) -> int:
         """Attempts that are known to have taken their process along."""
-        return [self._time(each) for each in self._numbers()].count(GONE)
+        return sum(self._time(each) == GONE or each in self._buried for each in self._numbers())
 
     def begin(self, wait: Wait, is_done: Callable[[], bool] = lambda: False) -> Attempt | None:
         """The next attempt, this process's own, once no other process makes one. None: `is_done`
@@ -186,30 +145,43 @@ class Attempts:
         Raises TooManyAttempts, and InterruptedError where `wait` says that nobody waits.
         """
         seen: tuple[int, int | None] | None = None
-        since = 0.0
+        still = 0.0
+        looked = self._clock()
+
+        def is_done_after_a_pause() -> bool:
+            if not wait(LOOK_S):
+                raise InterruptedError
+            return is_done()
+
         while True:
             last = max(self._numbers(), default=0)
-            if last and not self._is_over(last):
-                if (last, self._time(last)) != seen:
-                    seen, since = (last, self._time(last)), self._clock()
-                if self._clock() - since < STALE_S:
-                    if not wait(LOOK_S):
-                        raise InterruptedError
-                    if is_done():
-                        return None
-                    continue
+            is_alive = last > 0 and not self._is_over(last)
+            now, before = self._clock(), looked
+            looked = now
+            if is_alive and (last, self._time(last)) != seen:
+                seen, still = (last, self._time(last)), 0.0
+            elif is_alive:  # of a volume that hung, or a frozen machine, only this much is counted
+                still += min(now - before, 2 * LOOK_S)
+            if is_alive and still < STALE_S:
+                if is_done_after_a_pause():
+                    return None
+                continue
+            if is_alive:
                 self._bury(last)
             if last >= MOST_ATTEMPTS:
                 files = f"{self._folder.name}/{self._name}.attempt-*"
                 raise TooManyAttempts(self._read(last), files, self._forget)
             try:
                 path = self._create(last + 1)
-                if path is None:
-                    continue  # another process was first
-                attempt = Attempt(path, last + 1, self._heartbeat_s)
+                is_first = path is not None
             except OSError as error:
                 event(log, "engine_cache", f"attempts cannot be remembered: {error.strerror}")
-                attempt = Attempt(None, last + 1)
+                path, is_first = None, True
+            if not is_first:  # another process was; a list of the folder may not show it yet
+                if is_done_after_a_pause():
+                    return None
+                continue
+            attempt = Attempt(path, last + 1, self._heartbeat_s)
             if is_done():  # another process ended between the caller's look and this one's claim
                 attempt.end()
                 return None
@@ -232,6 +204,7 @@ class Attempts:
 
     def _bury(self, number: int) -> None:
         builder = self._read(number)
+        self._buried.add(number)
         where = f", on {builder.host}, begun {builder.began}" if builder else ""
         event(
             log,
@@ -256,13 +229,17 @@ class Attempts:
         try:
             os.write(descriptor, json.dumps(here).encode())
             os.fsync(descriptor)
+        except OSError:  # a full disk: what nobody ends would count as a crash
+            path.unlink(missing_ok=True)
+            raise
         finally:
             os.close(descriptor)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name as well: a machine that goes down with the build is a crash
-        finally:
-            os.close(folder)
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name: a machine that goes down with the build is a crash
+            finally:
+                os.close(folder)
         return path
 
     def _numbers(self) -> list[int]:
