@@ -24,6 +24,7 @@ from stoker.runtime.tensorrt_profile import profile_of
 from stoker.tensor import DataType, TensorSpec
 
 from tests import models
+from tests.calls import wait_until
 from tests.engine_parts import config
 from tests.fake_runtime import FakeClock, FakeRuntime
 
@@ -614,6 +615,7 @@ def test_a_build_that_is_told_to_stop_counts_for_no_crash_though_it_goes_on(scen
     def told() -> None:
         during.append(attempts(scene))
         stop.set()
+        wait_until(lambda: len(attempts(scene)) == 1, "a file that is taken away")
         during.append(attempts(scene))
 
     scene.builder.on_built = told

@@ -21,6 +21,7 @@ from stoker.runtime.tensorrt_attempts import (
 )
 from stoker.runtime.tensorrt_builder import Builder, this_process
 
+from tests.engine_parts import PATIENCE
 from tests.fake_runtime import FakeClock
 
 NAME = "0123456789abcdef"
@@ -132,6 +133,26 @@ def test_an_attempt_that_is_stopped_counts_for_nothing_and_forgets_nothing(scene
     attempt.end()  # what the builder does when it returns at last
     assert scene.files == [f"{NAME}.attempt-1"]
     assert scene.begin().number == 2
+
+
+def test_whoever_tells_an_attempt_to_stop_waits_for_no_volume(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = scene.begin()
+    works, removed_by = threading.Event(), []
+    remove = os.unlink
+
+    def hang(path: Path) -> None:
+        assert works.wait(PATIENCE)
+        removed_by.append(threading.current_thread())
+        remove(path)
+
+    monkeypatch.setattr(os, "unlink", hang)
+    attempt.end(was_stopped=True)  # as the event loop does
+    works.set()
+    attempt.end()  # as what closes the server does
+    assert scene.files == []
+    assert removed_by != [threading.current_thread()]
 
 
 def test_an_attempt_that_is_to_blame_for_the_end_of_the_process_counts_as_a_crash(

@@ -42,6 +42,8 @@ STALE_S: Final = 60.0
 """Twelve heartbeats: a shared volume that hangs for some seconds kills nobody."""
 LOOK_S: Final = 2.0
 """Between two looks at another's attempt. No file system that pods share tells of changes."""
+REMOVED_WITHIN_S: Final = 1.0
+"""For the file of an attempt that was stopped, when the process ends."""
 GONE: Final = 0
 """The time of an attempt whose process is known to be gone, in nanoseconds since the epoch."""
 
@@ -70,10 +72,13 @@ class Attempt:
         self._path = path
         self._has_ended = threading.Event()
         self._ending = threading.Lock()
+        self._was_stopped = False
+        self._heart: threading.Thread | None = None
         if path is not None:
-            threading.Thread(
+            self._heart = threading.Thread(
                 target=self._beat, args=(path, heartbeat_s), name="build-heartbeat", daemon=True
-            ).start()
+            )
+            self._heart.start()
 
     @property
     def is_remembered(self) -> bool:
@@ -84,17 +89,26 @@ class Attempt:
         while not self._has_ended.wait(heartbeat_s):
             with contextlib.suppress(OSError):  # somebody took it away, or the volume is
                 os.utime(path)
+        if self._was_stopped:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def end(self, *, was_stopped: bool = False) -> None:
-        """The build is over, and the process is there: nothing is left of this attempt."""
-        path = self._finish()
+        """The build is over, and the process is there: nothing is left of this attempt.
+
+        `was_stopped` is for the event loop, which no volume may hold up: the heartbeat's thread
+        removes the file. Ending it once more waits for that, at most `REMOVED_WITHIN_S`.
+        """
+        path = self._finish(was_stopped=was_stopped)
+        if was_stopped:
+            return
         if path is None:
+            if self._heart is not None:
+                self._heart.join(REMOVED_WITHIN_S)
             return
         for number in range(self.number, 0, -1):
             with contextlib.suppress(OSError):
                 path.with_suffix(f".attempt-{number}").unlink(missing_ok=True)
-            if was_stopped:
-                return
 
     def blame(self) -> None:
         """What it did ends the process: its file stays, as after a crash."""
@@ -103,11 +117,12 @@ class Attempt:
             with contextlib.suppress(OSError):
                 os.utime(path, ns=(GONE, GONE))
 
-    def _finish(self) -> Path | None:
+    def _finish(self, *, was_stopped: bool = False) -> Path | None:
         """Ends the heartbeat. The file, to whoever comes first."""
         with self._ending:
             if self._has_ended.is_set():
                 return None
+            self._was_stopped = was_stopped
             self._has_ended.set()
             return self._path
 
