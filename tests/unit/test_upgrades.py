@@ -4,7 +4,7 @@ import asyncio
 import errno
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,9 +54,9 @@ class Scene:
         )
 
     @contextmanager
-    def watch(self, identity: ModelVersion, device: str, what: str) -> Iterator[None]:
+    def watch(self, identity: ModelVersion, device: str, what: str) -> Iterator[Callable[[], None]]:
         self.watched.append((identity, device, what))
-        yield
+        yield lambda: None
 
     def reading(self, device: str) -> MemoryReading | None:
         return None if self.free is None else MemoryReading(100, 100 - self.free)
