@@ -31,7 +31,7 @@ from stoker.errors import (
     ServingError,
 )
 from stoker.request import InferRequest, InferResponse
-from stoker.runtime.buckets import EXACT, MOST_BUCKETS, UNBOUND, Buckets
+from stoker.runtime.buckets import EXACT, UNBOUND, Buckets
 from stoker.runtime.fixed import WatchRun
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.telemetry.statistics import BatchEnd
@@ -203,9 +203,10 @@ class Execution:
             problem = fixed.prepare(session, watch) or problem
         if not session.graphs.captures:
             return
+        ids = max(1, len(self._sizes.sizes))  # one more than MOST_BUCKETS where they are written
         for place, fixed in enumerate(self._fixed):
             if problem is None:
-                problem = fixed.capture(1 + place * MOST_BUCKETS, watch)
+                problem = fixed.capture(1 + place * ids, watch)
         if problem is not None:
             session.give_up_graphs(problem)
             for fixed in self._fixed:
