@@ -14,7 +14,8 @@ takes it away when it ends in any other way than with its process. Beside the en
      kill every time is no reason to give up. One that was told to stop takes away its own only.
   4. Whether a process is gone is known where it shares this one's PIDs. Elsewhere (another pod, a
      container that ran here before) its heartbeat tells: gone is whose file did not change for
-     `STALE_S` by the clock of the one who looks, since machines' clocks differ. What was found to
+     `STALE_S` by the clock of the one who looks, since machines' clocks differ; a volume that hangs
+     for both, or a machine that was frozen, stops that clock as well. What was found to
      be gone gets the time 0, which says so to all; a heartbeat that returns takes that back.
 Files, as the cache's folders, may lie on a volume that pods of several nodes share.
 """
