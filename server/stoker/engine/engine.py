@@ -330,6 +330,12 @@ class Engine:
                 route,
                 served.plan,
                 prepares=session.device != "cpu",
+                watch=partial(
+                    self._load_watch.step,
+                    served.plan.identity,
+                    session.device,
+                    "a run of the making of a faster session's bindings",
+                ),
             )
 
     def retire(self, served: ServedModel) -> None:

@@ -115,6 +115,10 @@ class Runner(Protocol):
     def sizes(self) -> Buckets:
         """What batches are filled up to there."""
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether a batch waits for another session to be prepared, which sees to its own runs."""
+
     def prepare(self, watch: WatchRun = nullcontext) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one,
         each run inside of a `watch()`. Raises ServingError."""
@@ -193,6 +197,11 @@ class Execution:
     def sizes(self) -> Buckets:
         """What batches are filled up to."""
         return self._sizes if self._fixed else UNBOUND
+
+    @property
+    def is_preparing(self) -> bool:
+        """Implements `Runner`: it is prepared before there are batches."""
+        return False
 
     def prepare(self, watch: WatchRun = nullcontext) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one.
