@@ -20,8 +20,8 @@ MODELS: Final = Row(
     (
         Table(
             "Models",
-            "Every version that is loaded, over all chosen pods: the pods where it is ready, and "
-            "what it does.",
+            "Every version that is loaded, over all chosen pods: the pods where it is ready, what "
+            "it does, and its demand, the mean of the pods.",
             (
                 Query(by_version("stoker_model_ready{<model>}"), "ready"),
                 Query(by_version(rate("nv_inference_request_success")), "req/s"),
@@ -37,7 +37,7 @@ MODELS: Final = Row(
                     "rows a batch",
                 ),
                 Query("max by (model, version) (stoker_model_batch_limit_rows{<model>})", "limit"),
-                Query(by_version("stoker_model_demand{<model>}"), "demand"),
+                Query("avg by (model, version) (stoker_model_demand{<model>})", "demand"),
                 Query(by_version("stoker_model_requests_in_flight{<model>}"), "in flight"),
                 Query("max by (model, version) (nv_model_load_duration_secs{<model>})", "load"),
                 Query(
@@ -64,7 +64,8 @@ MODELS: Final = Row(
         ),
         TimeSeries(
             "Demand by model",
-            "Share of their devices' time that a model's requests ask for, summed over the pods.",
+            "What a model's requests ask for, summed over the pods: 100 % is all that the devices "
+            "of one pod can do.",
             (Query("sum by (model) (stoker_model_demand{<model>})", "{{model}}"),),
             unit="percentunit",
             stacked=True,
@@ -224,7 +225,7 @@ PODS: Final = Row(
         ),
         TimeSeries(
             "CPU",
-            "Cores that the container uses, and its limit.",
+            "Cores that the process uses, and the container's limit.",
             (
                 Query(rate("stoker_process_cpu_seconds_total", "<pod>"), "{{pod}}"),
                 Query("max(stoker_container_cpu_limit_cores{<pod>})", "limit"),
@@ -234,7 +235,8 @@ PODS: Final = Row(
         ),
         TimeSeries(
             "Throttled",
-            "Share of the time that the container stood still because its CPU limit was used up.",
+            "Time that the container stood still because its CPU limit was used up, summed over "
+            "its CPUs.",
             (Query(rate("stoker_container_cpu_throttled_seconds_total", "<pod>"), "{{pod}}"),),
             unit="percentunit",
             steps=((None, "transparent"), (0.1, RED)),
