@@ -176,7 +176,9 @@ def test_where_demand_is_coloured_it_is_a_pods_and_no_sum_of_pods() -> None:
         if panel.steps == DEMAND_STEPS
         or (
             isinstance(panel, Table)
-            and any(each.steps == DEMAND_STEPS and each.name == query.legend for each in panel.columns)
+            and any(
+                each.steps == DEMAND_STEPS and each.name == query.legend for each in panel.columns
+            )
         )
     ]
     assert len(coloured) == 2
