@@ -15,6 +15,9 @@ from scripts.dashboard.queries import (
     rate,
 )
 
+STOOD_STILL: Final = rate("stoker_container_cpu_throttled_seconds_total", "<pod>")
+"""Summed over CPUs, by the kernel."""
+
 MODELS: Final = Row(
     "Models",
     (
@@ -235,9 +238,15 @@ PODS: Final = Row(
         ),
         TimeSeries(
             "Throttled",
-            "Time that the container stood still because its CPU limit was used up, summed over "
-            "its CPUs.",
-            (Query(rate("stoker_container_cpu_throttled_seconds_total", "<pod>"), "{{pod}}"),),
+            "Share of the time that each core of the container's CPU limit stood still because the "
+            "limit was used up.",
+            (
+                Query(
+                    f"{STOOD_STILL} / clamp_min(stoker_container_cpu_limit_cores{{<pod>}}, 1) "
+                    f"or {STOOD_STILL}",
+                    "{{pod}}",
+                ),
+            ),
             unit="percentunit",
             steps=((None, "transparent"), (0.1, RED)),
             limits=True,
