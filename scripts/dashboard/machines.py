@@ -15,13 +15,16 @@ from scripts.dashboard.queries import (
     rate,
 )
 
+STOOD_STILL: Final = rate("stoker_container_cpu_throttled_seconds_total", "<pod>")
+"""Summed over CPUs, by the kernel."""
+
 MODELS: Final = Row(
     "Models",
     (
         Table(
             "Models",
-            "Every version that is loaded, over all chosen pods: the pods where it is ready, and "
-            "what it does.",
+            "Every version that is loaded, over all chosen pods: the pods where it is ready, what "
+            "it does, and its demand, the mean of the pods.",
             (
                 Query(by_version("stoker_model_ready{<model>}"), "ready"),
                 Query(by_version(rate("nv_inference_request_success")), "req/s"),
@@ -37,7 +40,7 @@ MODELS: Final = Row(
                     "rows a batch",
                 ),
                 Query("max by (model, version) (stoker_model_batch_limit_rows{<model>})", "limit"),
-                Query(by_version("stoker_model_demand{<model>}"), "demand"),
+                Query("avg by (model, version) (stoker_model_demand{<model>})", "demand"),
                 Query(by_version("stoker_model_requests_in_flight{<model>}"), "in flight"),
                 Query("max by (model, version) (nv_model_load_duration_secs{<model>})", "load"),
                 Query(
@@ -64,7 +67,8 @@ MODELS: Final = Row(
         ),
         TimeSeries(
             "Demand by model",
-            "Share of their devices' time that a model's requests ask for, summed over the pods.",
+            "What a model's requests ask for, summed over the pods: 100 % is all that the devices "
+            "of one pod can do.",
             (Query("sum by (model) (stoker_model_demand{<model>})", "{{model}}"),),
             unit="percentunit",
             stacked=True,
@@ -224,7 +228,7 @@ PODS: Final = Row(
         ),
         TimeSeries(
             "CPU",
-            "Cores that the container uses, and its limit.",
+            "Cores that the process uses, and the container's limit.",
             (
                 Query(rate("stoker_process_cpu_seconds_total", "<pod>"), "{{pod}}"),
                 Query("max(stoker_container_cpu_limit_cores{<pod>})", "limit"),
@@ -234,8 +238,15 @@ PODS: Final = Row(
         ),
         TimeSeries(
             "Throttled",
-            "Share of the time that the container stood still because its CPU limit was used up.",
-            (Query(rate("stoker_container_cpu_throttled_seconds_total", "<pod>"), "{{pod}}"),),
+            "Share of the time that each core of the container's CPU limit stood still because the "
+            "limit was used up.",
+            (
+                Query(
+                    f"{STOOD_STILL} / clamp_min(stoker_container_cpu_limit_cores{{<pod>}}, 1) "
+                    f"or {STOOD_STILL}",
+                    "{{pod}}",
+                ),
+            ),
             unit="percentunit",
             steps=((None, "transparent"), (0.1, RED)),
             limits=True,

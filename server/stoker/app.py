@@ -253,6 +253,10 @@ class Server:
         )
         return Addresses(http, grpc, metrics)
 
+    def say(self, line: str) -> None:
+        """Writes a line to standard output, where the access log is as well."""
+        self._observing.say(line)
+
     async def load(self) -> None:
         """Loads every model. Returns when all loads have ended, well or not."""
         for sentence in self._repository.warnings:

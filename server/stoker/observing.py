@@ -34,6 +34,7 @@ class Observing:
         where the variables of OpenTelemetry make no exporter."""
         self._tracer = _tracer(tracing) if tracing.is_on else None
         self._access_log: AccessLog | None = None
+        self._shares_output = settings.access_log != "off" and descriptor is None
         if settings.access_log != "off":
             self._access_log = AccessLog(
                 log.resolve(settings.log_format, sys.stdout),
@@ -51,6 +52,15 @@ class Observing:
             self._tracer.start()
         if self._access_log is not None:
             self._access_log.start()
+
+    def say(self, line: str) -> None:
+        """Writes a line to standard output. The loop does not wait for a reader of the access log
+        that stalls, nor does the line come amid one of those."""
+        if self._access_log is not None and self._shares_output:
+            self._access_log.say(line)
+            return
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
     async def close(self) -> None:
         """Sends what waits; takes FLUSH_S at most."""

@@ -85,13 +85,20 @@ def read(
         is_on=True,
         sampling=sampling,
         protocol=protocol,
-        target=f"{endpoint or _DEFAULT_TARGETS[protocol]} ({protocol})",
+        target=f"{_without_secrets(endpoint) or _DEFAULT_TARGETS[protocol]} ({protocol})",
         exports=exporter != "none",
         max_queued_spans=queued,
         max_export_spans=min(export, queued),
         export_interval_s=interval_ms / 1000,
     )
     return options, tuple(variables.problems)
+
+
+def _without_secrets(endpoint: str) -> str:
+    """An address as the log may have it: without the name, the password and the query in it."""
+    scheme, mark, rest = endpoint.rpartition("://")
+    address = rest.rpartition("@")[2]
+    return f"{scheme}{mark}{address.partition('?')[0].partition('#')[0]}"
 
 
 def is_installed() -> bool:

@@ -179,7 +179,6 @@ def _say_when_ready(
             metrics=f"{settings.host}:{addresses.metrics}",
             now=time.time(),
         )
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        server.say(line)
 
     server.health.watch(look)

@@ -84,20 +84,27 @@ def rules_for(alert: JsonObject) -> JsonObject:
 
 
 def promtool_tests(alert: JsonObject, case: JsonObject, rule_file: str) -> JsonObject:
-    """A file for `promtool test rules`: the case that fires, and each near miss."""
-    fires: JsonObject = {
+    """A file for `promtool test rules`: the cases that fire, and each near miss."""
+    tests = [_test(alert, case, "fires", [_fired(alert, case)])]
+    for other in objects(case, "also") if "also" in case else ():
+        also = {**case, **other}
+        tests.append(_test(alert, also, text(other, "because"), [_fired(alert, also)]))
+    tests += [
+        _test(alert, {**case, **miss}, text(miss, "because"), []) for miss in objects(case, "quiet")
+    ]
+    interval = case.get("interval", "1m")
+    return {"rule_files": [rule_file], "evaluation_interval": interval, "tests": [*tests]}
+
+
+def _fired(alert: JsonObject, case: JsonObject) -> JsonObject:
+    """The alert as promtool shall find it."""
+    return {
         "exp_labels": {**expected_labels(case), "severity": strings(alert, "labels")["severity"]},
         "exp_annotations": {
             name: rendered(value, expected_labels(case), str(case.get("value", "")))
             for name, value in strings(alert, "annotations").items()
         },
     }
-    tests = [_test(alert, case, "fires", [fires])]
-    tests += [
-        _test(alert, {**case, **miss}, text(miss, "because"), []) for miss in objects(case, "quiet")
-    ]
-    interval = case.get("interval", "1m")
-    return {"rule_files": [rule_file], "evaluation_interval": interval, "tests": [*tests]}
 
 
 def _test(alert: JsonObject, case: JsonObject, name: str, expected: list[JsonObject]) -> JsonObject:

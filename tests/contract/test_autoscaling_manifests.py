@@ -144,6 +144,17 @@ def test_the_monitor_scrapes_the_management_port_once(target: str) -> None:
     assert not strings(pod(target), "metadata", "annotations")
 
 
+@with_monitor
+def test_a_pod_that_still_fetches_its_image_or_models_is_not_scraped_in_vain(target: str) -> None:
+    """It has an address while its init containers run, which may take longer than the alert on
+    failing scrapes waits."""
+    (endpoint,) = objects(the(target, "PodMonitor"), "spec", "podMetricsEndpoints")
+    (rule,) = objects(endpoint, "relabelings")
+    assert rule == {
+        "sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep",
+    }  # fmt: skip
+
+
 @with_hpa
 def test_the_overlays_scrape_what_they_scale_on(target: str) -> None:
     if target.startswith("overlays/"):

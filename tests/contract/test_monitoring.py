@@ -8,6 +8,9 @@ import pytest
 from stoker.telemetry.metric import MetricType
 from stoker.telemetry.metric_table import TABLE
 
+from scripts.dashboard.panels import Table
+from scripts.dashboard.queries import DEMAND_STEPS
+from scripts.make_dashboard import ROWS
 from scripts.make_dashboard import text as made_dashboard
 from tests.contract import monitoring
 from tests.contract.manifests import (
@@ -161,6 +164,25 @@ def test_every_panel_says_what_it_shows_in_which_unit() -> None:
         several = len(objects(panel, "targets")) > 1
         for target in objects(panel, "targets"):
             assert text(target, "legendFormat") or not several, title
+
+
+def test_where_demand_is_coloured_it_is_a_pods_and_no_sum_of_pods() -> None:
+    """The colours say what one pod can do: three pods at 40 % each are no overload."""
+    coloured = [
+        query.expr
+        for row in ROWS
+        for panel in row.panels
+        for query in panel.queries
+        if panel.steps == DEMAND_STEPS
+        or (
+            isinstance(panel, Table)
+            and any(
+                each.steps == DEMAND_STEPS and each.name == query.legend for each in panel.columns
+            )
+        )
+    ]
+    assert len(coloured) == 2
+    assert all(re.match(r"(avg|max)\b", expression) for expression in coloured), coloured
 
 
 def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:

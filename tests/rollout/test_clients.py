@@ -12,23 +12,32 @@ import pytest
 from tests.grpc_call import SERVICE
 from tests.rollout.clients import CallFailed, Client, RawHttp, TritonHttp, open_triton_grpc
 
+REFUSAL = b'HTTP/1.1 503 Elsewhere\r\nContent-Length: 13\r\n\r\n{"error":"x"}'
+
 
 @contextlib.contextmanager
-def server_that_ends_connections() -> Iterator[tuple[str, list[bytes]]]:
-    """Reads a request of each connection and closes without a byte. Gives its address and what
-    requests began with."""
+def server_that_ends_connections(refused: int) -> Iterator[tuple[str, list[bytes]]]:
+    """Refuses so many requests of each connection, reads one more and closes without a byte. Gives
+    its address and what requests began with; a connection begins with "new"."""
     begun: list[bytes] = []
+
+    def request(plug: socket.socket) -> bytes:
+        got = b""
+        # The tensor ends with the 4 FP32 of its one row.
+        while not got.endswith(b"\x00\x00\x40\x40") and (piece := plug.recv(1 << 16)):
+            got += piece
+        return got[:5]
 
     def serve(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the end
             while True:
                 plug, _ = listener.accept()
                 with plug:
-                    got = b""
-                    # The tensor ends with the 4 FP32 of its one row.
-                    while not got.endswith(b"\x00\x00\x40\x40"):
-                        got += plug.recv(1 << 16)
-                    begun.append(got[:5])
+                    begun.append(b"new")
+                    for _ in range(refused):
+                        begun.append(request(plug))
+                        plug.sendall(REFUSAL)
+                    begun.append(request(plug))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
@@ -40,17 +49,20 @@ def server_that_ends_connections() -> Iterator[tuple[str, list[bytes]]]:
             thread.join()
 
 
+@pytest.mark.parametrize("refused", [0, 2], ids=["new connection", "used connection"])
 @pytest.mark.parametrize("client", [RawHttp, TritonHttp], ids=["raw", "tritonclient"])
 def test_an_http_client_does_not_repeat_a_request_whose_connection_ends(
-    client: Callable[[str], Client],
+    client: Callable[[str], Client], refused: int
 ) -> None:
-    with server_that_ends_connections() as (address, begun):
+    """Some clients do on a connection that has served: it may have been idle and closed."""
+    with server_that_ends_connections(refused) as (address, begun):
         caller = client(address)
-        with pytest.raises(CallFailed) as failed:
-            caller.call("m", 3.0)
+        for _ in range(refused + 1):
+            with pytest.raises(CallFailed) as failed:
+                caller.call("m", 3.0)
+            assert failed.value.is_retryable
         caller.close()
-    assert failed.value.is_retryable
-    assert begun == [b"POST "]
+    assert begun == [b"new", *[b"POST "] * (refused + 1)]
 
 
 def test_a_grpc_client_does_not_repeat_a_call_that_ends_with_unavailable() -> None:

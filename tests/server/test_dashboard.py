@@ -48,6 +48,20 @@ ONLY_RECORDED: Final = {
 """Metrics that a live server on the test's machine does not have, and why."""
 
 
+CAUSED: Final = {
+    "StokerErrorBudgetBurn",
+    "StokerErrorBudgetBurnSlow",
+    "StokerGpuRowRemapPending",
+    "StokerModelFailing",
+    "StokerUnroutedRequests",
+}
+"""By runs that fail, by calls of a model that is not there, and by what the stand-in for the driver
+says of its GPU."""
+
+OF_A_BUSY_MACHINE: Final = {"StokerLoopLag", "StokerQueueDelay", "StokerSlowLoopRuns"}
+"""Which may come and go where tests share two cores."""
+
+
 class Recorded(http.server.BaseHTTPRequestHandler):
     """Serves the text of the filled registry."""
 
@@ -184,15 +198,26 @@ def test_starts_of_servers_are_marked_at_their_moment(watched: Watched) -> None:
     assert 0 < now.value - start.value < 600_000
 
 
-def test_every_rule_can_be_evaluated_and_a_healthy_server_alerts_nobody(watched: Watched) -> None:
+def test_every_rule_can_be_evaluated(watched: Watched) -> None:
     found = watched.prometheus.get("rules")
     assert isinstance(found, dict)
     rules = [rule for group in objects(found, "groups") for rule in objects(group, "rules")]
     assert len(rules) == len(monitoring.rules())
     wrong = {text(rule, "name"): rule.get("lastError") for rule in rules if rule["health"] != "ok"}
     assert wrong == {}
-    firing = watched.prometheus.query(f'ALERTS{{alertstate="firing",pod="{LIVE}"}}')
-    assert firing == []
+
+
+def test_what_is_wrong_with_the_load_becomes_an_alert_and_nothing_else_does(
+    watched: Watched,
+) -> None:
+    """None fires within a test's seconds, so those that wait for their time count as well."""
+
+    def alerting() -> set[str]:
+        found = watched.prometheus.query(f'ALERTS{{job="{JOB}"}}')
+        return {each.labels["alertname"] for each in found}
+
+    wait_until(lambda: alerting() >= CAUSED, "the alerts that the load causes", timeout=60)
+    assert alerting() - CAUSED <= OF_A_BUSY_MACHINE
 
 
 def test_the_dashboard_can_be_drawn_and_no_panel_is_empty(watched: Watched) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import grpc
+import httpx
 import jsonschema  # type: ignore[import-untyped]  # ships no types
 import pytest
 from stoker.settings import GrpcTransport
@@ -155,6 +156,36 @@ def test_a_reader_of_the_access_log_that_stalls_holds_up_no_request_and_no_end(
         assert server.wait() == 0
 
 
+def test_a_reader_that_stalls_before_the_ready_line_holds_up_no_loop(repository: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b" " * 4095 + b"\n")
+    os.set_blocking(writing, True)
+    command = [
+        *COMMAND, str(repository), "--require-model", "m", "--access-log", "all", "--host",
+        "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0",
+        "--drain-delay", "0s",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writing)
+        assert process.stderr is not None
+        events = (json.loads(line) for line in process.stderr)
+        listening = next(each for each in events if each["event"] == "listening")
+        next(each for each in events if each["event"] == "model_ready")
+        url = f"http://{listening['metrics']}/readyz"
+        try:
+            assert httpx.get(url, timeout=PATIENCE).status_code == 200
+            with os.fdopen(reading) as stream:
+                lines = (line for line in stream if line.strip())
+                assert json.loads(next(lines))["event"] == "ready"
+                process.terminate()
+                assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
 def test_without_asking_there_is_no_line_about_a_request(repository: Path) -> None:
     with serving(repository) as server:
         assert post(server.at, INFER, json=BODY).status_code == 200
@@ -226,7 +257,21 @@ def test_a_wrong_standard_variable_is_refused() -> None:
     assert "OTEL_EXPORTER_OTLP_PROTOCOL: expected one of grpc, http/protobuf" in told
 
 
-def test_variables_that_make_no_exporter_are_refused() -> None:
-    code, told = refused("--tracing", OTEL_EXPORTER_OTLP_COMPRESSION="brotli")
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}, "brotli"),
+        ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "secret"}, "OTEL_EXPORTER_OTLP_*HEADERS"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "no pair"}, "no pair"),
+    ],
+)
+def test_variables_that_the_exporter_cannot_use_are_refused(
+    variables: dict[str, str], expected: str
+) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://localhost:1"}
+    code, told = refused("--tracing", **endpoint, **variables)
     assert code == 2
-    assert "OTEL_EXPORTER_OTLP" in told
+    assert "start_failed" in told
+    assert expected in told
+    assert "secret" not in told

@@ -7,9 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stoker.telemetry.access_log import MOST_CHARACTERS, AccessLog
+from stoker.telemetry.access_log import AccessLog
 from stoker.telemetry.log import Format
-from stoker.telemetry.observation import Caller, Observation, RequestRun, SpanIdentity
+from stoker.telemetry.observation import (
+    MOST_CHARACTERS,
+    Caller,
+    Observation,
+    RequestRun,
+    SpanIdentity,
+)
 
 PATIENCE = 10.0
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -182,6 +188,27 @@ def test_what_clients_write_is_cut() -> None:
     for name in ("path", "request_id", "model", "id"):
         assert line[name] == "a" * MOST_CHARACTERS + "..."
     assert len(line["message"]) < 2 * MOST_CHARACTERS
+
+
+def test_what_clients_write_is_not_kept_whole_while_a_line_waits() -> None:
+    long = "a" * 10_000
+    by = caller(path=long, request_id=long, traceparent=long)
+    assert max(map(len, (by.path, by.request_id, by.traceparent))) <= MOST_CHARACTERS + 1
+
+
+def test_another_line_comes_whole_and_waits_for_no_reader() -> None:
+    reading, writing = os.pipe()
+    log = AccessLog("json", writing, share=1.0, slow_s=1.0)
+    log.start()
+    for _ in range(300):  # more than the pipe holds
+        log.note(ended(caller()))
+    log.say("ready")
+    with os.fdopen(reading, "rb") as stream:
+        lines = [stream.readline() for _ in range(301)]
+    log.close(PATIENCE)
+    os.close(writing)
+    assert lines[-1] == b"ready\n"
+    assert all(json.loads(each)["event"] == "request" for each in lines[:-1])
 
 
 def test_a_version_that_is_no_number_is_left_out() -> None:

@@ -21,8 +21,10 @@ from stoker.runtime.buckets import (
     dearest,
     powers_of_two,
 )
+from stoker.runtime.session import Placement
 
-from tests.engine_parts import config
+from tests.engine_parts import config, play, serving
+from tests.fake_runtime import FakeRuntime
 
 ROWS = st.integers(1, 512)
 
@@ -148,6 +150,34 @@ def test_sizes_that_would_take_long_to_warm_are_left_out() -> None:
     heavy = CostCurve([(1, 0.02), (128, 2.56)])
     sizes = chosen(heavy.seconds, 128).sizes
     assert sizes == powers_of_two(128)
+
+
+def test_what_warming_takes_counts_for_each_time_that_it_is_done() -> None:
+    curve = CostCurve([(1, 0.0004), (128, 0.0512)])
+    once = buckets(config(), 128, on_gpu=True, seconds=curve.seconds)
+    assert len(once.sizes) > 50
+    often = buckets(config(), 128, on_gpu=True, seconds=curve.seconds, warmings=8)
+    added = set(often.sizes) - set(powers_of_two(128))
+    assert added
+    assert 8 * sum(curve.seconds(size) or 0.0 for size in often.sizes) <= MOST_WARMING_S
+    assert buckets(
+        config(), 128, on_gpu=True, seconds=curve.seconds, warmings=100
+    ).sizes == powers_of_two(128)
+
+
+def test_a_model_of_many_instances_has_fewer_buckets_since_each_instance_warms_them() -> None:
+    found: list[int] = []
+
+    async def scenario() -> None:
+        for instances in (1, 8):
+            placements = (Placement("cuda:0", 1, 1),) * instances
+            async with serving(runtime=FakeRuntime(placements=placements)) as at:
+                served = at.add(config(max_batch_size=128), costs=((1, 0.0004), (128, 0.0512)))
+                found.append(len(served.filled["cuda:0"].sizes))
+
+    play(scenario)
+    one, eight = found
+    assert one > eight
 
 
 def test_without_a_measured_cost_powers_of_two_are_buckets_and_the_reason_is_told() -> None:

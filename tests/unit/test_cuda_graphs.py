@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, ServingError
-from stoker.model import ModelConfig, Optimization
+from stoker.model import ModelConfig, Optimization, TensorConfig
 from stoker.runtime.cuda_graphs import (
     CONTROL_FLOW,
     NO_GRAPHS,
@@ -26,7 +26,7 @@ from stoker.runtime.cuda_graphs import (
     wants_graphs,
 )
 from stoker.runtime.session import Placement
-from stoker.tensor import Array, DataType
+from stoker.tensor import Array, DataType, TensorSpec
 
 from tests.engine_parts import Serving, answer, config, numbers, play, request, serving
 from tests.fake_runtime import FakeModel, FakeRuntime
@@ -220,6 +220,36 @@ def test_each_bucket_is_captured_once_the_largest_first_by_the_thread_that_serve
             assert [run.rows for run in at.runtime.runs] == [4, 1, 8]
             threads = {thread for _, _, thread in session.captured}
             assert {run.thread for run in at.runtime.runs} == threads
+            assert str(session.graphs) == "on"
+
+    play(scenario)
+
+
+def test_each_graph_of_each_edge_has_an_id_of_its_own_however_many_buckets_there_are() -> None:
+    async def scenario() -> None:
+        dims = ("batch", "length")
+        spec = TensorSpec("x", DataType.FP32, (-1, -1))
+        model = FakeModel(
+            inputs=(spec,),
+            outputs=(replace(spec, name="y"),),
+            dimension_names={"x": dims, "y": dims},
+        )
+        tensors = config(
+            max_batch_size=32,
+            inputs=(TensorConfig("x", DataType.FP32, (-1,)),),
+            outputs=(TensorConfig("y", DataType.FP32, (-1,)),),
+        )
+        written = {
+            "batch_buckets": ",".join(map(str, range(1, 17))),
+            "bucket_dimension": "x:1=2,4",
+        }
+        async with serving(runtime=gpu(model)) as at:
+            served = at.add(replace(tensors, parameters=written))
+            await at.engine.prepare(served)
+            (session,) = at.runtime.sessions
+            ids = [graph for graph, _, _ in session.captured]
+            assert len(ids) == 2 * 17
+            assert len(set(ids)) == len(ids)
             assert str(session.graphs) == "on"
 
     play(scenario)

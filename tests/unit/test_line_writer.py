@@ -64,6 +64,27 @@ def test_a_full_pipe_costs_lines_and_no_time(pipe: tuple[int, int]) -> None:
     assert all(each.endswith(line) for each in lines)
 
 
+def test_lines_that_are_left_at_the_end_are_told_and_counted(
+    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    reading, writing = pipe
+    writer = LineWriter[str](writing, str, most_waiting=3)
+    writer.write("x" * (1 << 20))  # more than a pipe holds
+    writer.write("second")
+    writer.write("third")
+    writer.write("fourth")
+    writer.insist("fifth")
+    writer.start()
+    writer.close(0.0)
+    assert "4 lines of the access log were not written before the end" in caplog.text
+    assert (writer.written, writer.dropped) == (0, 5)
+    reader = threading.Thread(target=read_all, args=(reading,))  # ends the writer's thread
+    reader.start()
+    writer.close(PATIENCE)
+    os.close(writing)
+    reader.join(PATIENCE)
+
+
 def test_a_pipe_without_a_reader_ends_the_log_and_is_told(
     pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:

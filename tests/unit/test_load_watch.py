@@ -4,15 +4,18 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from stoker.engine.load_watch import HUNG_LOAD_AFTER_S, LoadWatch
 from stoker.errors import DeviceFailed, Reach
+from stoker.lifecycle.measurements import measure_costs
 from stoker.lifecycle.watched_session import WatchedSession
 from stoker.model import ModelVersion
 from stoker.runtime.cuda_graphs import GraphSupport
+from stoker.runtime.independence import Independence
 from stoker.runtime.session import Placement
 
 from tests.engine_parts import PATIENCE, config, play, serving
@@ -89,6 +92,43 @@ def test_runs_that_end_one_after_the_other_never_hang() -> None:
             assert not here.told
 
     play(scenario)
+
+
+def test_the_runs_of_one_step_have_the_limit_each() -> None:
+    async def scenario() -> None:
+        async with scene() as here:
+            with here.watch.step(M, "cuda:0", "a run of the measuring") as next_run:
+                for _ in range(5):
+                    here.passes(HUNG_LOAD_AFTER_S - 5)
+                    next_run()
+                assert not here.told
+                here.passes(HUNG_LOAD_AFTER_S + 5)
+            assert len(here.told) == 1
+
+    play(scenario)
+
+
+def test_each_run_by_which_the_cost_is_measured_is_told_to_the_watch() -> None:
+    """A model that takes a minute a run is no hung one: its curve takes six of them."""
+    said: list[str] = []
+
+    def run(feeds: object) -> None:
+        said.append("run")
+
+    runtime = FakeRuntime(FakeModel(fail=run))
+    placement = Placement("cpu", 1, 1)
+    session = runtime.open(Path("m.onnx"), config(), placement)
+    profile = measure_costs(
+        [(placement, session)],
+        config(),
+        Independence.INDEPENDENT,
+        Path(),
+        budget_s=10.0,
+        next_run=lambda: said.append("next"),
+    )
+    assert len(profile.costs) > 2
+    assert said.count("run") >= 5 * len(profile.costs)
+    assert not any(pair == ("run", "run") for pair in pairwise(said))
 
 
 def test_time_that_the_process_slept_through_accuses_nobody() -> None:

@@ -8,6 +8,7 @@ from stoker.engine.observed import ObservedEngine
 from stoker.errors import ServingError
 from stoker.request import InferRequest, InferResponse
 from stoker.telemetry.observation import (
+    MOST_CHARACTERS,
     BatchRecord,
     Caller,
     Observation,
@@ -16,7 +17,7 @@ from stoker.telemetry.observation import (
 )
 from stoker.telemetry.observer import Observer
 
-from tests.engine_parts import Replies, Serving, numbers, play, request, serving
+from tests.engine_parts import Replies, Serving, changed, numbers, play, request, serving
 
 SHORT: Sequence[tuple[int, float]] = ((1, 10e-6), (8, 20e-6))
 CALLER = Caller(
@@ -171,5 +172,20 @@ def test_the_answers_are_those_of_requests_that_nobody_observes() -> None:
             assert isinstance(result, InferResponse)
             (output,) = result.outputs
             assert output.array().tolist() == (2 * numbers(2, 3)).tolist()
+
+    play(scenario)
+
+
+def test_names_and_ids_of_clients_are_not_kept_whole() -> None:
+    async def scenario() -> None:
+        observer = Observer(Kept(), None)
+        async with serving(observer=observer) as at:
+            at.add()
+            calls = Calls(at, observer)
+            long = "a" * 10_000
+            noted = calls.submit(changed(request(), id=long, model=long, version=long))
+            await calls.replies.all(1)
+            kept = (noted.client_id, noted.model, noted.version)
+            assert {len(each) for each in kept} == {MOST_CHARACTERS + 1}
 
     play(scenario)

@@ -23,6 +23,20 @@ def test_without_variables_one_call_in_a_hundred_goes_to_a_local_receiver_over_g
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("https://me:secret@collector:4317", "https://collector:4317"),
+        ("me:secret@collector:4317", "collector:4317"),
+        ("https://me:se/cr?et@collector:4318/otlp", "https://collector:4318/otlp"),
+        ("http://collector/otlp?key=secret", "http://collector/otlp"),
+        ("http://collector/#secret", "http://collector/"),
+    ],
+)
+def test_the_log_has_no_secret_of_an_address(endpoint: str, shown: str) -> None:
+    assert options({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}).target == f"{shown} (grpc)"
+
+
+@pytest.mark.parametrize(
     ("name", "argument", "expected"),
     [
         ("always_on", "", Sampling(1.0, follows_parent=False)),

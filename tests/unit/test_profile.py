@@ -85,6 +85,14 @@ def test_each_size_is_run_at_least_five_times() -> None:
     assert len(bench.runtime.runs) == found_by + 1 + LEAST_RUNS
 
 
+def test_a_model_whose_one_run_outlasts_the_budget_is_timed_once() -> None:
+    bench = Bench(FakeModel(seconds=lambda rows: 60.0))
+    points = measure(bench.session, bench.config, max_rows=8, budget_s=10, clock=bench.clock)
+    assert points == ((1, 60.0),)
+    found_by = 2
+    assert len(bench.runtime.runs) == found_by + 1 + 1
+
+
 def test_a_disturbed_run_does_not_count() -> None:
     costs = iter([1.0, 1.0, 0.1, 0.4, 0.2, 0.09, 0.3, 0.3])
     bench = Bench(FakeModel(seconds=lambda rows: next(costs)))

@@ -1,8 +1,8 @@
 """Which of two sessions runs a batch, and that the faster one never costs a request its answer."""
 
 import threading
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -135,6 +135,11 @@ class Told:
         self.runner = runner
         self.error = error
         self.told: list[str] = []
+        self.while_preparing: Callable[[], None] = lambda: None
+
+    @property
+    def is_preparing(self) -> bool:
+        return False
 
     @property
     def session(self) -> Session:
@@ -146,6 +151,8 @@ class Told:
 
     def prepare(self, watch: WatchRun = nullcontext) -> None:
         self.told.append("prepare")
+        with watch():
+            self.while_preparing()
         if self.error is not None:
             raise self.error
 
@@ -163,6 +170,28 @@ def test_a_session_of_a_gpu_is_prepared_once_by_the_thread_of_its_first_batch() 
     scene.execute(request(1))
     scene.execute(request(2))
     assert faster.told == ["prepare", "execute", "execute"]
+
+
+def test_while_a_session_is_prepared_its_runs_are_watched_and_not_taken_for_the_batchs() -> None:
+    scene = Scene()
+    faster = Told(scene.faster)
+    inside: list[str] = []
+
+    @contextmanager
+    def watch() -> Iterator[None]:
+        inside.append("enter")
+        yield
+        inside.append("leave")
+
+    routed = RoutedExecution(
+        scene.sure, faster, scene.route, scene.plan, prepares=True, watch=watch
+    )
+    scene.routed = routed
+    faster.while_preparing = lambda: inside.append(f"preparing {routed.is_preparing}")
+    assert not routed.is_preparing
+    scene.execute(request(1))
+    assert inside == ["enter", "preparing True", "leave"]
+    assert not routed.is_preparing
 
 
 def test_a_session_that_cannot_be_prepared_costs_no_request_its_answer() -> None:

@@ -24,6 +24,7 @@ from stoker.runtime.tensorrt_profile import profile_of
 from stoker.tensor import DataType, TensorSpec
 
 from tests import models
+from tests.calls import wait_until
 from tests.engine_parts import config
 from tests.fake_runtime import FakeClock, FakeRuntime
 
@@ -41,6 +42,8 @@ class Builder:
         self.clock = clock
         self.error: ServingError | None = None
         self.fails_once: ServingError | None = None
+        self.refuses_below: Path | None = None
+        """Engines that lie there cannot be loaded."""
         self.gpus = {
             "cuda:0": Gpu(0, "NVIDIA L4", (8, 9)),
             "cuda:1": Gpu(1, "NVIDIA L4", (8, 9)),
@@ -70,7 +73,10 @@ class Builder:
         once, self.fails_once = self.fails_once, None
         if once is not None:
             raise once
+        assert len(self.opened) < 20, "an engine is opened again and again"
         folder = Path(options["trt_engine_cache_path"])
+        if self.refuses_below is not None and folder.is_relative_to(self.refuses_below):
+            raise InvalidRequest("could not deserialize engine from cache")
         engine = folder / "TensorrtExecutionProvider_graph_0_sm89.engine"
         if not engine.exists():
             self.built += 1
@@ -430,6 +436,49 @@ def test_an_engine_of_the_cache_that_cannot_be_loaded_is_built_anew_and_replaced
     assert scene.builder.built == 2
 
 
+def cannot_remove(scene: Scene) -> None:
+    """The cache as it is to a server that may not take an engine away, for root as well."""
+    building = scene.folder / "cache" / ".building"
+    building.rmdir()
+    building.write_text("")
+
+
+def damaged(scene: Scene) -> None:
+    (engine,) = (scene.folder / "cache").rglob("[!.]*/*.engine")
+    engine.chmod(0o644)
+    engine.write_bytes(b"half of it")
+
+
+def refused_by_tensorrt(scene: Scene) -> None:
+    scene.builder.refuses_below = scene.folder / "cache"
+
+
+def took_two_processes_along(scene: Scene) -> None:
+    for _ in range(2):
+        loading = scene.candidate()
+        loading.open(ON_GPU, Stop())
+        loading.blame()
+
+
+@pytest.mark.parametrize("fate", [damaged, refused_by_tensorrt, took_two_processes_along])
+def test_an_engine_that_is_no_good_and_cannot_be_removed_is_left_out_by_every_process(
+    scene: Scene, fate: Callable[[Scene], None]
+) -> None:
+    first = scene.candidate()
+    first.open(ON_GPU, Stop())
+    first.keep()
+    cannot_remove(scene)
+    fate(scene)
+    for process in range(2):
+        scene.builder.opened.clear()
+        candidate = scene.candidate()
+        candidate.open(ON_GPU, Stop())
+        assert (candidate.preparation.hits, candidate.preparation.misses) == (0, 1)
+        assert len(scene.builder.opened) <= 2
+        candidate.keep()
+        assert scene.builder.built == 2 + process
+
+
 def test_memory_that_does_not_suffice_for_an_engine_leaves_it_in_the_cache(scene: Scene) -> None:
     first = scene.candidate()
     first.open(ON_GPU, Stop())
@@ -566,6 +615,7 @@ def test_a_build_that_is_told_to_stop_counts_for_no_crash_though_it_goes_on(scen
     def told() -> None:
         during.append(attempts(scene))
         stop.set()
+        wait_until(lambda: len(attempts(scene)) == 1, "a file that is taken away")
         during.append(attempts(scene))
 
     scene.builder.on_built = told

@@ -1,7 +1,9 @@
 """Attempts to build an engine: who may begin one, and which of them took their process along."""
 
+import errno
 import logging
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -15,11 +17,11 @@ from stoker.runtime.tensorrt_attempts import (
     STALE_S,
     Attempt,
     Attempts,
-    Builder,
     TooManyAttempts,
-    this_process,
 )
+from stoker.runtime.tensorrt_builder import Builder, this_process
 
+from tests.engine_parts import PATIENCE
 from tests.fake_runtime import FakeClock
 
 NAME = "0123456789abcdef"
@@ -131,6 +133,26 @@ def test_an_attempt_that_is_stopped_counts_for_nothing_and_forgets_nothing(scene
     attempt.end()  # what the builder does when it returns at last
     assert scene.files == [f"{NAME}.attempt-1"]
     assert scene.begin().number == 2
+
+
+def test_whoever_tells_an_attempt_to_stop_waits_for_no_volume(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = scene.begin()
+    works, removed_by = threading.Event(), []
+    remove = os.unlink
+
+    def hang(path: Path) -> None:
+        assert works.wait(PATIENCE)
+        removed_by.append(threading.current_thread())
+        remove(path)
+
+    monkeypatch.setattr(os, "unlink", hang)
+    attempt.end(was_stopped=True)  # as the event loop does
+    works.set()
+    attempt.end()  # as what closes the server does
+    assert scene.files == []
+    assert removed_by != [threading.current_thread()]
 
 
 def test_an_attempt_that_is_to_blame_for_the_end_of_the_process_counts_as_a_crash(
@@ -261,6 +283,94 @@ def test_a_folder_that_cannot_be_written_to_costs_the_memory_and_not_the_build(
     attempt.end()
 
 
+def test_an_attempt_whose_file_cannot_be_written_leaves_none_that_would_count_as_a_crash(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(descriptor: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", disk_full)
+    attempt = scene.begin()
+    assert not attempt.is_remembered
+    assert scene.files == []
+
+
+def test_a_file_system_that_cannot_sync_folders_has_attempts_that_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def of_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    attempt = scene.begin()
+    assert attempt.is_remembered
+    attempt.end()
+    assert scene.files == []
+
+
+def test_an_attempt_that_the_list_of_the_folder_does_not_show_yet_is_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network file system does, which keeps a folder's list for some seconds."""
+    other = scene.begin(ELSEWHERE)
+    look = os.listdir
+    looks = 0
+
+    def old_list(folder: Path) -> list[str]:
+        nonlocal looks
+        looks += 1
+        assert looks < 100, "it is looked for without a pause"
+        return look(folder) if scene.waits > 2 else []
+
+    monkeypatch.setattr(os, "listdir", old_list)
+
+    def end() -> None:
+        if scene.waits == 5:
+            other.end()
+
+    scene.while_waiting = end
+    assert scene.begin().number == 1
+    assert scene.waits == 5
+
+
+def test_a_volume_that_hangs_for_the_one_who_looks_accuses_nobody(scene: Scene) -> None:
+    other = scene.begin(ELSEWHERE)
+    ended = False
+
+    def hang() -> None:
+        nonlocal ended
+        if scene.waits < 5:
+            scene.clock.advance(10 * STALE_S)  # of which the builder slept as well
+        elif not ended:
+            ended = True
+            other.end()
+
+    scene.while_waiting = hang
+    assert scene.begin().number == 1
+    assert scene.waits == 5
+
+
+def test_attempts_count_where_their_files_cannot_be_marked_as_gone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume that is mounted read-only, or files of another user."""
+    crash(scene)
+    crash(scene)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    attempts = scene.attempts()
+    with pytest.raises(TooManyAttempts):
+        attempts.begin(scene.wait)
+    assert attempts.crashed == 2
+
+
 def process(root: Path, pid: int, line: str) -> Path:
     (root / str(pid)).mkdir(parents=True)
     (root / str(pid) / "stat").write_text(line)
@@ -289,8 +399,9 @@ def test_processes_of_another_machine_or_container_cannot_be_seen(tmp_path: Path
     builder = Builder("pod-a", "boot", "pid:[2]", 7, "555")
     assert builder.is_gone(replace(builder, boot="another"), tmp_path) is None
     assert builder.is_gone(replace(builder, pids="pid:[3]"), tmp_path) is None
-    unknown = Builder("pod-a", "", "", 7, "555")
-    assert unknown.is_gone(unknown, tmp_path) is None
+    for boot, pids in (("", ""), ("", "pid:[2]"), ("boot", "")):
+        unknown = Builder("pod-a", boot, pids, 7, "555")
+        assert unknown.is_gone(unknown, tmp_path) is None
 
 
 def test_this_process_is_seen_by_itself() -> None:

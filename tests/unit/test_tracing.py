@@ -96,6 +96,18 @@ def test_a_receiver_that_hangs_costs_spans_and_no_time() -> None:
     assert receiver.got == [number for number in range(1, 6) for _ in range(size)]
 
 
+def test_a_queue_for_less_than_a_call_takes_one_call() -> None:
+    receiver = Receiver()
+    receiver.gate.clear()
+    made = tracer(receiver, queued=1)
+    made.start()
+    made.record(call(1))
+    made.record(call(2))
+    receiver.gate.set()
+    made.close(PATIENCE)
+    assert set(receiver.got) == {1}
+
+
 def test_the_end_does_not_wait_for_a_receiver_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
     receiver = Receiver()
     receiver.gate.clear()

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stoker.device import DeviceReport
+from stoker.engine.load_watch import LoadWatch, NextRun
 from stoker.engine.opened_version import FasterWay, OpenedVersion, Profile, RefusedWay
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
@@ -54,9 +55,9 @@ class Scene:
         )
 
     @contextmanager
-    def watch(self, identity: ModelVersion, device: str, what: str) -> Iterator[None]:
+    def watch(self, identity: ModelVersion, device: str, what: str) -> Iterator[Callable[[], None]]:
         self.watched.append((identity, device, what))
-        yield
+        yield lambda: None
 
     def reading(self, device: str) -> MemoryReading | None:
         return None if self.free is None else MemoryReading(100, 100 - self.free)
@@ -301,6 +302,41 @@ def test_the_first_batch_of_a_faster_session_waits_for_few_bindings() -> None:
             warmed = {len(run.feeds["x"]) for run in candidate.runtime.runs}
             assert {1, 64} <= warmed
             assert len(warmed) <= MOST_BUCKETS
+
+    play(scenario)
+
+
+class NotedWatch(LoadWatch):
+    """Notes what is watched."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.noted: list[tuple[str, str]] = []
+
+    @contextmanager
+    def step(self, identity: ModelVersion, device: str, what: str) -> Iterator[NextRun]:
+        self.noted.append((device, what))
+        with super().step(identity, device, what) as next_run:
+            yield next_run
+
+
+def test_each_run_that_the_first_batch_of_a_faster_session_waits_for_is_watched() -> None:
+    async def scenario() -> None:
+        candidate = FakeCandidate()
+        watch = NotedWatch(asyncio.get_running_loop())
+        async with serving(load_watch=watch) as at:
+            scene = Scene(at)
+            at.runtime.placements = (Placement("cuda:0", 1, 1),)
+            scene.add(candidate)
+            scene.upgrades.begin()
+            await scene.until(UpgradeState.SERVING)
+            candidate.runtime.forget()
+            await scene.infer(8, 1)
+            what = "a run of the making of a faster session's bindings"
+            assert watch.noted == [("cuda:0", what)] * (len(candidate.runtime.runs) - 1)
+            assert len(watch.noted) > 1
+            assert await scene.upgrades.close(runs_have_ended=True)
+        watch.close()
 
     play(scenario)
 

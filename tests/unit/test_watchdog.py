@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stoker.engine.execution import Runner
 from stoker.engine.served_model import ServedModel
 from stoker.engine.watchdog import (
     HUNG_AFTER_S,
@@ -94,6 +95,40 @@ def test_a_hung_run_on_a_gpu_is_a_fault_of_the_process_and_its_requests_are_answ
             (cause,) = here.told
             assert cause.reach is Reach.PROCESS
             assert "a run of 3 row(s) of 'm' v1 on cuda:0" in cause.message
+
+    play(scenario)
+
+
+class Preparing:
+    """Implements `Runner` for a batch that waits until another session is prepared."""
+
+    is_preparing = True
+
+    def __init__(self, runner: Runner) -> None:
+        self.session = runner.session
+        self.sizes = runner.sizes
+        self.prepare = runner.prepare
+        self.execute = runner.execute
+
+
+def test_a_batch_that_waits_for_a_faster_session_to_be_prepared_is_no_hung_run() -> None:
+    """That takes many runs, of many sizes: each has a limit of its own."""
+
+    async def scenario() -> None:
+        async with scene("cuda:0") as here:
+            served = here.add()
+            (instance,) = served.instances
+            await here.hang()
+            runner = instance.execution
+            here.watch(HUNG_AFTER_S - 5)
+            instance.execution = Preparing(runner)
+            here.watch(3600)
+            assert not here.told
+            instance.execution = runner
+            here.watch(HUNG_AFTER_S - 5)
+            assert not here.told
+            here.watch(5)
+            assert len(here.told) == 1
 
     play(scenario)
 

@@ -224,6 +224,8 @@ class Engine:
                 runs[session.device] += placement.instances
             most = max(runs.values())
             served.prior_slowdown = max(1.0, most / opened.profile.overlap)
+        edges = 1 if plan.dimension is None else len(plan.dimension.edges)
+        instances = sum(placement.instances for placement, _ in opened.sessions)
         for placement, session in opened.sessions:
             if needs_own_threads(curve, policy, session.device):
                 own = self._executors.setdefault(served, [])
@@ -241,6 +243,7 @@ class Engine:
                     on_gpu=session.device != "cpu",
                     seconds=curve.seconds,
                     captures=session.graphs.captures,
+                    warmings=instances * edges,
                 )
             served.filled[session.device] = filled
             for executor in executors:
@@ -298,6 +301,7 @@ class Engine:
         next batch on. `sessions` are placed as those that the version was opened with, which it
         keeps. Raises nothing: what is wrong with them shows in their first batch."""
         largest = max(served.policy.max_rows, served.plan.max_batch_size)
+        dimension = served.plan.dimension
         faster = [each for placement, each in sessions for _ in range(placement.instances)]
         for instance, session in zip(served.instances, faster, strict=True):
             sizes = served.filled.get(session.device, EXACT)
@@ -308,6 +312,7 @@ class Engine:
                     on_gpu=True,
                     seconds=served.costs.usual.seconds,
                     captures=True,
+                    warmings=1 if dimension is None else len(dimension.edges),
                 )
             execution = Execution(
                 session,
@@ -325,6 +330,12 @@ class Engine:
                 route,
                 served.plan,
                 prepares=session.device != "cpu",
+                watch=partial(
+                    self._load_watch.step,
+                    served.plan.identity,
+                    session.device,
+                    "a run of the making of a faster session's bindings",
+                ),
             )
 
     def retire(self, served: ServedModel) -> None:

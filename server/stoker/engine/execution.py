@@ -31,7 +31,7 @@ from stoker.errors import (
     ServingError,
 )
 from stoker.request import InferRequest, InferResponse
-from stoker.runtime.buckets import EXACT, MOST_BUCKETS, UNBOUND, Buckets
+from stoker.runtime.buckets import EXACT, UNBOUND, Buckets
 from stoker.runtime.fixed import WatchRun
 from stoker.runtime.session import OutputMismatch, Session
 from stoker.telemetry.statistics import BatchEnd
@@ -115,6 +115,10 @@ class Runner(Protocol):
     def sizes(self) -> Buckets:
         """What batches are filled up to there."""
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether a batch waits for another session to be prepared, which sees to its own runs."""
+
     def prepare(self, watch: WatchRun = nullcontext) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one,
         each run inside of a `watch()`. Raises ServingError."""
@@ -194,6 +198,11 @@ class Execution:
         """What batches are filled up to."""
         return self._sizes if self._fixed else UNBOUND
 
+    @property
+    def is_preparing(self) -> bool:
+        """Implements `Runner`: it is prepared before there are batches."""
+        return False
+
     def prepare(self, watch: WatchRun = nullcontext) -> None:
         """What a device wants to be done on the thread that runs batches, before the first one.
         Raises ServingError with the reason why the model cannot serve there."""
@@ -203,9 +212,10 @@ class Execution:
             problem = fixed.prepare(session, watch) or problem
         if not session.graphs.captures:
             return
+        ids = max(1, len(self._sizes.sizes))  # one more than MOST_BUCKETS where they are written
         for place, fixed in enumerate(self._fixed):
             if problem is None:
-                problem = fixed.capture(1 + place * MOST_BUCKETS, watch)
+                problem = fixed.capture(1 + place * ids, watch)
         if problem is not None:
             session.give_up_graphs(problem)
             for fixed in self._fixed:

@@ -36,6 +36,9 @@ HUNG_LOAD_AFTER_S: Final = 300.0
 probe of a pod with a GPU, which ends the pod without a reason."""
 LOOK_S: Final = 5.0
 
+NextRun: TypeAlias = Callable[[], None]
+"""Says that a run of a step has ended, and that the next one begins."""
+
 OnHung: TypeAlias = Callable[[ModelVersion, str, DeviceFailed], None]
 """Told of a step on a GPU that hangs: the version, the device, and the fault that it is."""
 
@@ -47,8 +50,15 @@ class _Step:
     identity: ModelVersion
     device: str
     what: str
+    runs: int = 0
+    """Runs of it that have ended: counted by who runs, read by the event loop."""
+    runs_seen: int = 0
     seen_s: float = 0.0
-    """How long it was seen."""
+    """How long the run under way was seen."""
+
+    def next_run(self) -> None:
+        """Implements `NextRun`. Costs next to nothing, beside runs that are timed."""
+        self.runs += 1
 
 
 class LoadWatch:
@@ -76,11 +86,11 @@ class LoadWatch:
         self._is_closed = False
 
     @contextmanager
-    def step(self, identity: ModelVersion, device: str, what: str) -> Iterator[None]:
-        """A run, or a few of them, which end with the block. `what` names it: `a warm-up run`.
-        For any thread."""
+    def step(self, identity: ModelVersion, device: str, what: str) -> Iterator[NextRun]:
+        """A run that ends with the block, or one after the other, between which the block calls
+        what it is given. `what` names each: `a warm-up run`. For any thread."""
         if self._limit <= 0:
-            yield
+            yield lambda: None
             return
         step = _Step(identity, device, what)
         self._steps[step] = None
@@ -88,7 +98,7 @@ class LoadWatch:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
                 self._loop.call_soon_threadsafe(self._begin)
         try:
-            yield
+            yield step.next_run
         finally:
             self._steps.pop(step, None)
 
@@ -116,7 +126,10 @@ class LoadWatch:
         passed = min(now - self._looked, 2 * self._period)
         self._looked = now
         for step in list(self._steps):
-            step.seen_s += passed
+            if step.runs != step.runs_seen:
+                step.runs_seen, step.seen_s = step.runs, 0.0
+            else:
+                step.seen_s += passed
             if step.seen_s >= self._limit:
                 self._tell(step, step.seen_s)
                 step.seen_s = -math.inf  # it is told once

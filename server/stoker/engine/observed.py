@@ -23,6 +23,7 @@ from stoker.telemetry.observation import (
     RequestRun,
     SpanIdentity,
     current,
+    kept,
 )
 from stoker.telemetry.observer import Observer
 from stoker.telemetry.statistics import ModelStatistics
@@ -67,8 +68,8 @@ class ObservedEngine:
         if observation is None:
             return self._engine.submit(request, reply)
         kind = request.kind
-        observation.model, observation.version = kind.model, kind.version
-        observation.client_id = request.id
+        observation.model, observation.version = kept(kind.model), kept(kind.version)
+        observation.client_id = kept(request.id)
         observation.submitted = self._clock()
 
         def answered(result: InferResponse | ServingError) -> None:

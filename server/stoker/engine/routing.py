@@ -79,13 +79,18 @@ class RoutedExecution:
         plan: ModelPlan,
         *,
         prepares: bool = False,
+        watch: WatchRun = nullcontext,
     ) -> None:
-        """`prepares`: the faster one wants to be prepared on the thread that runs it."""
+        """`prepares`: the faster one wants to be prepared on the thread that runs it, each run of
+        that inside of a `watch()`."""
         self._sure = sure
         self._faster = faster
         self._route = route
         self._plan = plan
         self._is_prepared = not prepares
+        self._watch = watch
+        self.is_preparing = False
+        """Implements `Runner`. Read by the watchdog, on the event loop."""
 
     @property
     def session(self) -> Session:
@@ -106,13 +111,8 @@ class RoutedExecution:
         route = self._route
         if not route.is_open or not route.takes(batch_shapes(batch, self._plan)):
             return self._sure.execute(batch)
-        if not self._is_prepared:
-            self._is_prepared = True
-            try:
-                self._faster.prepare()
-            except ServingError as error:
-                self._route.close(f"it could not be prepared: {error.message}")
-                return self._sure.execute(batch)
+        if not self._is_prepared and not self._prepared():
+            return self._sure.execute(batch)
         outcome = self._faster.execute(batch)
         broken = outcome.device_failed
         if broken is not None and broken.reach is Reach.PROCESS:  # the sure way is dead as well
@@ -120,6 +120,18 @@ class RoutedExecution:
         if not _failed(outcome.results):
             return outcome
         return self._again(outcome)
+
+    def _prepared(self) -> bool:
+        """Prepares the faster way, once. False: it had to be closed."""
+        self._is_prepared = self.is_preparing = True
+        try:
+            self._faster.prepare(self._watch)
+        except ServingError as error:
+            self._route.close(f"it could not be prepared: {error.message}")
+            return False
+        finally:
+            self.is_preparing = False
+        return True
 
     def _again(self, outcome: Outcome) -> Outcome:
         """Runs what failed the sure way; what that answers shows that the faster way is broken."""

@@ -141,6 +141,8 @@ class Watchdog:
                     seen = known[1] + passed
                 else:
                     seen = min(now - began, passed)
+                if instance.execution.is_preparing:  # many runs, each watched while it is made
+                    seen = 0.0
                 self._seen[instance] = (began, seen)
                 if seen >= self._floor:
                     self._judge(model, instance, began, seen)

@@ -4,14 +4,18 @@ The order, and who else may work meanwhile, are `opening.py`'s.
 """
 
 import logging
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import Final
 
 from stoker.device import CPU
+from stoker.engine.load_watch import NextRun
 from stoker.engine.opened_version import Profile
 from stoker.engine.policy import KNEE_LIMIT
+from stoker.lifecycle.watched_session import WatchedSession
 from stoker.model import ModelConfig, ModelVersion
 from stoker.runtime.independence import Independence, prove
 from stoker.runtime.overlap import measure_overlap
@@ -49,11 +53,22 @@ def measure_costs(
     folder: Path,
     *,
     budget_s: float,
+    next_run: NextRun = lambda: None,
 ) -> Profile:
     """What runs of the first session cost by their rows, and how many runs its device does at once.
-    `budget_s` 0 measures nothing."""
+    `budget_s` 0 measures nothing. `next_run` is called between runs."""
+
+    def begins() -> AbstractContextManager[None]:
+        next_run()
+        return nullcontext()
+
+    def clock() -> float:  # looked at before and after each run that is timed
+        next_run()
+        return time.perf_counter()
+
     _, session = sessions[0]
-    source = find(session, config, samples(config, session, folder))
+    watched = WatchedSession(session, begins)
+    source = find(watched, config, samples(config, session, folder))
     if source is not None:
         elements = sum(prod(item) for _, item in source.items.values())
     else:
@@ -68,6 +83,7 @@ def measure_costs(
         config,
         max_rows=max_rows,
         budget_s=budget_s,
+        clock=clock,
         source=source,
         fills_up=session.device != CPU,
     )
@@ -84,6 +100,7 @@ def measure_costs(
         source.feeds(rows),
         [output.name for output in config.outputs],
         alone_s=seconds,
+        clock=clock,
     )
     return Profile(costs, elements, overlap)
 

@@ -166,14 +166,16 @@ class Opener:
                 self._occupied(session.device),
                 meter.warming(turn),
             ):
-                # As a whole: to watch each run would cost as much as a small model's run does.
-                with self._watch(identity, session.device, "the measuring of its cost"):
+                # One step: to enter one a run would cost as much as a small model's run does.
+                what = "a run of the measuring of its cost"
+                with self._watch(identity, session.device, what) as next_run:
                     profile = measure_costs(
                         sessions,
                         config,
                         independence,
                         definition.folder,
                         budget_s=self._profile_seconds,
+                        next_run=next_run,
                     )
                 rows = largest_batch(config, independence, profile)
                 _, session = self._watched(identity, sessions, "the record for a comparison")[0]

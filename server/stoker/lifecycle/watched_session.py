@@ -9,25 +9,28 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 from stoker.device import DeviceReport
+from stoker.engine.load_watch import NextRun
 from stoker.model import ModelVersion
 from stoker.runtime.cuda_graphs import NOT_CAPTURED, GraphSupport
 from stoker.runtime.device_memory import DeviceMemory
 from stoker.runtime.session import Binding, BoundTensor, Session
 from stoker.tensor import Array, TensorSpec
 
-Watch: TypeAlias = Callable[[ModelVersion, str, str], AbstractContextManager[None]]
+Watch: TypeAlias = Callable[[ModelVersion, str, str], AbstractContextManager[NextRun]]
 """Sees that what runs a version on a device ends; the last argument names it."""
 
 
-def not_watched(identity: ModelVersion, device: str, what: str) -> AbstractContextManager[None]:
+def not_watched(identity: ModelVersion, device: str, what: str) -> AbstractContextManager[NextRun]:
     """Sees nothing."""
-    return nullcontext()
+    return nullcontext(lambda: None)
 
 
 class WatchedSession:
     """Implements `Session` by another one. Does not own it."""
 
-    def __init__(self, session: Session, watch: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self, session: Session, watch: Callable[[], AbstractContextManager[object]]
+    ) -> None:
         """Each run is inside of a `watch()`."""
         self._session = session
         self._watch = watch

@@ -33,7 +33,8 @@ MOST_BUCKETS: Final = 16
 """Of those that are CUDA graphs: each takes memory of its own, and a capture before the model is
 ready. Also the most that a file may write."""
 MOST_WARMING_S: Final = 5.0
-"""What one run of each bucket may take in all: each is warmed before the model is ready."""
+"""What warming all buckets may take before the model is ready, each once by each instance. Powers
+of two are warmed whatever they take."""
 
 
 class Buckets:
@@ -81,11 +82,13 @@ def buckets(
     on_gpu: bool,
     seconds: Callable[[int], float | None] = lambda rows: None,
     captures: bool = False,
+    warmings: int = 1,
 ) -> Buckets:
     """The buckets of a model whose batches have up to `max_rows` rows.
 
     `seconds(rows)` is the cost curve, None where nothing is measured. `captures`: each bucket is to
-    be a CUDA graph. The parameter `batch_buckets` is `off`, or sizes such as `1,2,4,16`; then
+    be a CUDA graph. `warmings`: how often each bucket is warmed, by each instance for each size of
+    a bucketed dimension. The parameter `batch_buckets` is `off`, or sizes such as `1,2,4,16`; then
     nothing is decided here, only `max_rows` added. Raises InvalidRequest for any other text.
     """
     if not config.batches:
@@ -101,7 +104,7 @@ def buckets(
     powers = powers_of_two(max_rows)
     if seconds(1) is None:
         return Buckets(powers, "powers of two, since no cost is measured")
-    chosen = _refined(powers, seconds, captures=captures)
+    chosen = _refined(powers, seconds, captures=captures, warmings=warmings)
     saved, left = dearest(powers, seconds), dearest(chosen, seconds)
     if chosen == powers:
         why = f"powers of two, filling up to them costs at most {left:.0%} of a run"
@@ -129,7 +132,11 @@ def dearest(sizes: tuple[int, ...], seconds: Callable[[int], float | None]) -> f
 
 
 def _refined(
-    sizes: tuple[int, ...], seconds: Callable[[int], float | None], *, captures: bool
+    sizes: tuple[int, ...],
+    seconds: Callable[[int], float | None],
+    *,
+    captures: bool,
+    warmings: int,
 ) -> tuple[int, ...]:
     """More sizes where padding is dear. A model that is bound by computing costs nearly twice as
     much at twice the rows: 33 rows filled up to 64 would waste almost half of the device. One that
@@ -148,7 +155,7 @@ def _refined(
         waste, small, large = max(wastes)
         middle = (small + large) // 2
         warming += seconds(middle) or 0.0
-        if waste <= dear or warming > MOST_WARMING_S:
+        if waste <= dear or warmings * warming > MOST_WARMING_S:
             break
         refined = sorted({*refined, middle})
     return tuple(refined)

@@ -41,7 +41,7 @@ MOST_BINDINGS: Final = 1024
 """Kept at once, some 2 KiB each; at the limit all are made anew."""
 
 
-WatchRun: TypeAlias = Callable[[], AbstractContextManager[None]]
+WatchRun: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Sees that a run ends."""
 
 

@@ -14,7 +14,8 @@ takes it away when it ends in any other way than with its process. Beside the en
      kill every time is no reason to give up. One that was told to stop takes away its own only.
   4. Whether a process is gone is known where it shares this one's PIDs. Elsewhere (another pod, a
      container that ran here before) its heartbeat tells: gone is whose file did not change for
-     `STALE_S` by the clock of the one who looks, since machines' clocks differ. What was found to
+     `STALE_S` by the clock of the one who looks, since machines' clocks differ; a volume that hangs
+     for both, or a machine that was frozen, stops that clock as well. What was found to
      be gone gets the time 0, which says so to all; a heartbeat that returns takes that back.
 Files, as the cache's folders, may lie on a volume that pods of several nodes share.
 """
@@ -26,10 +27,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from stoker.runtime.tensorrt_builder import Builder, this_process
 from stoker.telemetry.log import event
 
 log = logging.getLogger(__name__)
@@ -41,55 +43,13 @@ STALE_S: Final = 60.0
 """Twelve heartbeats: a shared volume that hangs for some seconds kills nobody."""
 LOOK_S: Final = 2.0
 """Between two looks at another's attempt. No file system that pods share tells of changes."""
+REMOVED_WITHIN_S: Final = 1.0
+"""For the file of an attempt that was stopped, when the process ends."""
 GONE: Final = 0
 """The time of an attempt whose process is known to be gone, in nanoseconds since the epoch."""
 
 Wait = Callable[[float], bool]
 """Waits so many seconds; False: nobody waits for the engine any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Builder:
-    """A process, so that another one can tell whether it is still there."""
-
-    host: str
-    boot: str
-    """The kernel's id of this run of the machine."""
-    pids: str
-    """The name space in which `pid` counts."""
-    pid: int
-    started: str
-    """When the process started, in the kernel's ticks: a PID is used again."""
-    began: str = ""
-    """When the attempt did, in UTC."""
-
-    def is_gone(self, here: "Builder", root: Path = Path("/proc")) -> bool | None:
-        """Whether the process is gone, for a process that is `here`; None: cannot be seen."""
-        if (self.boot, self.pids) != (here.boot, here.pids) or not self.pids:
-            return None
-        return _started(self.pid, root) != self.started
-
-
-def this_process(root: Path = Path("/proc")) -> Builder:
-    """Who asks."""
-    pid = os.getpid()
-    boot = ""
-    with contextlib.suppress(OSError):
-        boot = (root / "sys/kernel/random/boot_id").read_text().strip()
-    pids = ""
-    with contextlib.suppress(OSError):
-        pids = (root / "self/ns/pid").readlink().name
-    return Builder(os.uname().nodename, boot, pids, pid, _started(pid, root))
-
-
-def _started(pid: int, root: Path) -> str:
-    """Field 22 of `/proc/PID/stat`; empty where no such process runs."""
-    try:
-        stat = (root / str(pid) / "stat").read_text()
-    except OSError:
-        return ""
-    fields = stat.rpartition(")")[2].split()  # the name in brackets may hold anything
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 class TooManyAttempts(Exception):
@@ -113,10 +73,13 @@ class Attempt:
         self._path = path
         self._has_ended = threading.Event()
         self._ending = threading.Lock()
+        self._was_stopped = False
+        self._heart: threading.Thread | None = None
         if path is not None:
-            threading.Thread(
+            self._heart = threading.Thread(
                 target=self._beat, args=(path, heartbeat_s), name="build-heartbeat", daemon=True
-            ).start()
+            )
+            self._heart.start()
 
     @property
     def is_remembered(self) -> bool:
@@ -127,17 +90,26 @@ class Attempt:
         while not self._has_ended.wait(heartbeat_s):
             with contextlib.suppress(OSError):  # somebody took it away, or the volume is
                 os.utime(path)
+        if self._was_stopped:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def end(self, *, was_stopped: bool = False) -> None:
-        """The build is over, and the process is there: nothing is left of this attempt."""
-        path = self._finish()
+        """The build is over, and the process is there: nothing is left of this attempt.
+
+        `was_stopped` is for the event loop, which no volume may hold up: the heartbeat's thread
+        removes the file. Ending it once more waits for that, at most `REMOVED_WITHIN_S`.
+        """
+        path = self._finish(was_stopped=was_stopped)
+        if was_stopped:
+            return
         if path is None:
+            if self._heart is not None:
+                self._heart.join(REMOVED_WITHIN_S)
             return
         for number in range(self.number, 0, -1):
             with contextlib.suppress(OSError):
                 path.with_suffix(f".attempt-{number}").unlink(missing_ok=True)
-            if was_stopped:
-                return
 
     def blame(self) -> None:
         """What it did ends the process: its file stays, as after a crash."""
@@ -146,11 +118,12 @@ class Attempt:
             with contextlib.suppress(OSError):
                 os.utime(path, ns=(GONE, GONE))
 
-    def _finish(self) -> Path | None:
+    def _finish(self, *, was_stopped: bool = False) -> Path | None:
         """Ends the heartbeat. The file, to whoever comes first."""
         with self._ending:
             if self._has_ended.is_set():
                 return None
+            self._was_stopped = was_stopped
             self._has_ended.set()
             return self._path
 
@@ -173,11 +146,13 @@ class Attempts:
         self._here = here or this_process()
         self._clock = clock
         self._heartbeat_s = heartbeat_s
+        self._buried: set[int] = set()
+        """Found to be gone by this one, which a file of another user may not show."""
 
     @property
     def crashed(self) -> int:
         """Attempts that are known to have taken their process along."""
-        return [self._time(each) for each in self._numbers()].count(GONE)
+        return sum(self._time(each) == GONE or each in self._buried for each in self._numbers())
 
     def begin(self, wait: Wait, is_done: Callable[[], bool] = lambda: False) -> Attempt | None:
         """The next attempt, this process's own, once no other process makes one. None: `is_done`
@@ -186,30 +161,43 @@ class Attempts:
         Raises TooManyAttempts, and InterruptedError where `wait` says that nobody waits.
         """
         seen: tuple[int, int | None] | None = None
-        since = 0.0
+        still = 0.0
+        looked = self._clock()
+
+        def is_done_after_a_pause() -> bool:
+            if not wait(LOOK_S):
+                raise InterruptedError
+            return is_done()
+
         while True:
             last = max(self._numbers(), default=0)
-            if last and not self._is_over(last):
-                if (last, self._time(last)) != seen:
-                    seen, since = (last, self._time(last)), self._clock()
-                if self._clock() - since < STALE_S:
-                    if not wait(LOOK_S):
-                        raise InterruptedError
-                    if is_done():
-                        return None
-                    continue
+            is_alive = last > 0 and not self._is_over(last)
+            now, before = self._clock(), looked
+            looked = now
+            if is_alive and (last, self._time(last)) != seen:
+                seen, still = (last, self._time(last)), 0.0
+            elif is_alive:  # of a volume that hung, or a frozen machine, only this much is counted
+                still += min(now - before, 2 * LOOK_S)
+            if is_alive and still < STALE_S:
+                if is_done_after_a_pause():
+                    return None
+                continue
+            if is_alive:
                 self._bury(last)
             if last >= MOST_ATTEMPTS:
                 files = f"{self._folder.name}/{self._name}.attempt-*"
                 raise TooManyAttempts(self._read(last), files, self._forget)
             try:
                 path = self._create(last + 1)
-                if path is None:
-                    continue  # another process was first
-                attempt = Attempt(path, last + 1, self._heartbeat_s)
+                is_first = path is not None
             except OSError as error:
                 event(log, "engine_cache", f"attempts cannot be remembered: {error.strerror}")
-                attempt = Attempt(None, last + 1)
+                path, is_first = None, True
+            if not is_first:  # another process was; a list of the folder may not show it yet
+                if is_done_after_a_pause():
+                    return None
+                continue
+            attempt = Attempt(path, last + 1, self._heartbeat_s)
             if is_done():  # another process ended between the caller's look and this one's claim
                 attempt.end()
                 return None
@@ -232,6 +220,7 @@ class Attempts:
 
     def _bury(self, number: int) -> None:
         builder = self._read(number)
+        self._buried.add(number)
         where = f", on {builder.host}, begun {builder.began}" if builder else ""
         event(
             log,
@@ -256,13 +245,17 @@ class Attempts:
         try:
             os.write(descriptor, json.dumps(here).encode())
             os.fsync(descriptor)
+        except OSError:  # a full disk: what nobody ends would count as a crash
+            path.unlink(missing_ok=True)
+            raise
         finally:
             os.close(descriptor)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name as well: a machine that goes down with the build is a crash
-        finally:
-            os.close(folder)
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name: a machine that goes down with the build is a crash
+            finally:
+                os.close(folder)
         return path
 
     def _numbers(self) -> list[int]:

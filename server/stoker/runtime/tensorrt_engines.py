@@ -56,6 +56,8 @@ class Engines:
         """This process's, until its engines are kept or given up."""
         self._loads: set[str] = set()
         """Keys of engines that one of the attempts loads."""
+        self._left_out: set[str] = set()
+        """Keys of engines of the cache that are no good and could not be removed."""
 
     def open(
         self, identity: EngineIdentity, stop: Stop, lay: Callable[[Path], None], open_in: OpenIn
@@ -101,8 +103,13 @@ class Engines:
 
     def _known(self, identity: EngineIdentity, stop: Stop, open_in: OpenIn) -> Session | None:
         """A session of an engine in the cache; None where there is none that can be loaded."""
+        if identity.key in self._left_out:
+            return None
+        was_there = self._cache.has(identity)
         found = self._cache.find(identity, lambda: not stop.is_set)
         if found is None:
+            if was_there:
+                self._leave_out(identity)
             return None
         try:
             if identity.key not in self._loads:
@@ -118,7 +125,8 @@ class Engines:
                 level=logging.WARNING,
             )
             self._cache.remove(found)
-            error.forget()
+            if not self._leave_out(identity):
+                error.forget()
             return None
         except InvalidRequest as error:  # no memory, or a broken device, says nothing of the engine
             if stop.is_set:
@@ -130,10 +138,18 @@ class Engines:
                 level=logging.WARNING,
             )
             self._cache.remove(found)
+            self._leave_out(identity)
             return None
         self._preparation.hits += 1
         self._preparation.nbytes = folder_bytes(found)
         return session
+
+    def _leave_out(self, identity: EngineIdentity) -> bool:
+        """What is no good and still there, as on a read-only volume, is passed over: it is neither
+        looked at again, nor waited for, and this process builds its own."""
+        if self._cache.has(identity):
+            self._left_out.add(identity.key)
+        return identity.key in self._left_out
 
     def _may_build(self, identity: EngineIdentity, stop: Stop) -> bool:
         """False where another process has built it meanwhile."""
@@ -145,7 +161,11 @@ class Engines:
                 attempts,
                 stop,
                 "another process that builds it",
-                lambda: self._is_cached and self._cache.has(identity),
+                lambda: (
+                    self._is_cached
+                    and identity.key not in self._left_out
+                    and self._cache.has(identity)
+                ),
             )
         except TooManyAttempts as error:
             self._preparation.crashes = attempts.crashed

@@ -13,14 +13,11 @@ from typing import Final
 
 from stoker.telemetry.line_writer import LineWriter
 from stoker.telemetry.log import Field, Format, event_line
-from stoker.telemetry.observation import Observation
+from stoker.telemetry.observation import MOST_CHARACTERS, Observation
 from stoker.telemetry.trace_context import read_parent, span_id_text, trace_id_text
 
 LOGGER: Final = "stoker.access"
 EVENT: Final = "request"
-
-MOST_CHARACTERS: Final = 256
-"""Of a text that a client chose: a path, a model's name, an id."""
 
 _VERSION_DIGITS: Final = 18
 """What programs that read the lines hold in 64 bits."""
@@ -47,7 +44,9 @@ class AccessLog:
         self._share = share
         self._slow_s = slow_s
         self._chance = chance
-        self.lines: LineWriter[tuple[Observation, str, float]] = LineWriter(descriptor, self._line)
+        self.lines: LineWriter[tuple[Observation, str, float] | str] = LineWriter(
+            descriptor, self._line
+        )
 
     def start(self) -> None:
         """Begins to write."""
@@ -71,7 +70,13 @@ class AccessLog:
             return
         self.lines.write((observation, why, time.time()))
 
-    def _line(self, noted: tuple[Observation, str, float]) -> str:
+    def say(self, line: str) -> None:
+        """Writes another line between its own, none of which it cuts in two. Never waits."""
+        self.lines.insist(line)
+
+    def _line(self, noted: tuple[Observation, str, float] | str) -> str:
+        if isinstance(noted, str):
+            return noted
         observation, why, now = noted
         return event_line(
             self._format,

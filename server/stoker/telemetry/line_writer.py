@@ -54,6 +54,10 @@ class LineWriter(Generic[T]):
         if self._queue.qsize() >= self._most_waiting or self._is_broken:
             self._refused += 1
             return
+        self.insist(value)
+
+    def insist(self, value: T) -> None:
+        """The same for one that is not to be dropped, as few are. Never waits."""
         self._taken += 1
         self._queue.put(value)
 
@@ -67,6 +71,16 @@ class LineWriter(Generic[T]):
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            left = self._taken - self.written
+            self._refused += left
+            event(
+                logger,
+                "access_log_lost",
+                f"{left} lines of the access log were not written before the end",
+                level=logging.WARNING,
+                lines=left,
+            )
 
     def _main(self) -> None:
         is_open = True

@@ -44,7 +44,7 @@ CONTAINER_THROTTLED: Final = Metric(
     "stoker_container_cpu_throttled_seconds_total",
     _COUNTER,
     "seconds",
-    "Time that the container was stopped because its CPU limit was used up.",
+    "Time that the container was stopped because its CPU limit was used up, summed over its CPUs.",
 )
 CPU_UTILIZATION: Final = Metric(
     "nv_cpu_utilization",

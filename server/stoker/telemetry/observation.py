@@ -9,6 +9,18 @@ threads that export or write read it afterwards, when nobody changes it any more
 from contextvars import ContextVar
 from typing import Final
 
+MOST_CHARACTERS: Final = 256
+"""Of a text that a client chose, in a span or a line: a path, a model's name, an id."""
+
+_KEPT_CHARACTERS: Final = MOST_CHARACTERS + 1
+"""What is kept of one until then, so that it shows that it was cut. Thousands of calls may wait to
+be told of, and an id may be as long as a message."""
+
+
+def kept(text: str) -> str:
+    """What is noted of a text that a client chose."""
+    return text if len(text) <= MOST_CHARACTERS else text[:_KEPT_CHARACTERS]
+
 
 class SpanIdentity:
     """Where a span stands: its trace, itself, and the span that it belongs to."""
@@ -55,19 +67,20 @@ class Caller:
         self.is_grpc = is_grpc
         self.method = method
         """Of HTTP; POST for gRPC."""
-        self.path = path
+        self.path = kept(path)
         """As sent, without query; for gRPC `/package.Service/Method`."""
         self.route = route
-        """Of HTTP: the path of an inference call with names for what differs; else empty."""
+        """Of HTTP: the path of an inference call with names for what differs; else empty. Of gRPC:
+        the path of a method that is served; else empty."""
         self.peer = peer
         """`host:port` of the socket's other end, perhaps a proxy."""
         self.scheme = scheme
         """`http` or `https`."""
         self.protocol_version = protocol_version
         """`1.1` or `2`."""
-        self.request_id = request_id
+        self.request_id = kept(request_id)
         """`x-request-id`, as sent."""
-        self.traceparent = traceparent
+        self.traceparent = kept(traceparent)
 
 
 class BatchRun:

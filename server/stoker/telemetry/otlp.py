@@ -4,9 +4,10 @@ The only module, with `spans.py`, that imports OpenTelemetry; it is imported whe
 packages come with the extra `otel`.
 """
 
+import contextlib
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -19,6 +20,11 @@ from stoker.telemetry.tracing import Tracer
 
 SERVICE: Final = "stoker"
 """`service.name` where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES says another."""
+
+
+_SDK_LOGGER: Final = logging.getLogger("opentelemetry")
+_READS_HEADERS: Final = "opentelemetry.util.re"
+"""The logger that quotes headers, which may be secrets."""
 
 
 class OtlpReceiver:
@@ -67,13 +73,15 @@ def open_tracer(
 
     Raises ValueError with a sentence where the standard variables do not make an exporter.
     """
-    # Its exporters tell of every attempt; `Tracer` tells when it begins to fail.
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     sampler = Sampler(share, follows_parent=follows_parent)
-    maker = SpanMaker(resource(version), version, sampler)
+    with _nothing_ignored():
+        maker = SpanMaker(resource(version), version, sampler)
+        receiver = _receiver(protocol, target) if exports else NoReceiver()
+    # Its exporters tell of every attempt; `Tracer` tells when it begins to fail.
+    _SDK_LOGGER.setLevel(logging.CRITICAL)
     return Tracer(
         sampler,
-        _receiver(protocol, target) if exports else NoReceiver(),
+        receiver,
         maker.spans_of,
         max_queued_spans=max_queued_spans,
         max_export_spans=max_export_spans,
@@ -91,6 +99,42 @@ def resource(version: str) -> Resource:
         }
     )
     return Resource.create({}).merge(own).merge(OTELResourceDetector().detect())
+
+
+@contextlib.contextmanager
+def _nothing_ignored() -> Iterator[None]:
+    """Raises ValueError for what the SDK would log and go on without: a certificate that is not
+    there, a header or an attribute that is none."""
+    heard = _Heard()
+    level, propagates = _SDK_LOGGER.level, _SDK_LOGGER.propagate
+    _SDK_LOGGER.addHandler(heard)
+    _SDK_LOGGER.setLevel(logging.WARNING)
+    _SDK_LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        _SDK_LOGGER.removeHandler(heard)
+        _SDK_LOGGER.setLevel(level)
+        _SDK_LOGGER.propagate = propagates
+    if heard.messages:
+        got = "; ".join(heard.messages)
+        raise ValueError(f"expected OTEL_* variables that OpenTelemetry can use, got: {got}")
+
+
+class _Heard(logging.Handler):
+    """Keeps messages."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_secret = record.name == _READS_HEADERS
+        self.messages.append(
+            "a header in OTEL_EXPORTER_OTLP_*HEADERS that is not key=value"
+            if is_secret
+            else record.getMessage()
+        )
 
 
 def _receiver(protocol: Literal["grpc", "http/protobuf"], target: str) -> OtlpReceiver:

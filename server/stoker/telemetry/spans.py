@@ -21,14 +21,19 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from stoker.telemetry.observation import BatchRecord, Observation, RequestRun, SpanIdentity
+from stoker.telemetry.observation import (
+    MOST_CHARACTERS,
+    BatchRecord,
+    Observation,
+    RequestRun,
+    SpanIdentity,
+)
 from stoker.telemetry.sampler import Sampler
 
 Value: TypeAlias = str | int | float | bool
 
-MOST_CHARACTERS: Final = 256
-"""Of a text that a client chose."""
-
+_UNKNOWN: Final = "_OTHER"
+"""What the conventions call a method that the server does not have, or could not read."""
 _UNSET: Final = Status(StatusCode.UNSET)
 _OURS: Final = frozenset((2, 4, 12, 13, 14, 15))
 """Statuses of gRPC for which a server is at fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
@@ -198,8 +203,15 @@ def _context(identity: SpanIdentity) -> SpanContext:
         identity.span_id,
         is_remote=False,
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
-        trace_state=TraceState.from_header([identity.state]) if identity.state else None,
+        trace_state=_state(identity.state) if identity.state else None,
     )
+
+
+def _state(members: str) -> TraceState:
+    """The SDK knows the keys of level 1: one that it does not know costs itself, not all members,
+    as it would with `TraceState.from_header`."""
+    pairs = [each.partition("=") for each in members.split(",")]
+    return TraceState([(key, value) for key, _, value in pairs])
 
 
 def _links(run: RequestRun) -> tuple[Link, ...]:
@@ -214,7 +226,7 @@ def _name(call: Observation) -> str:
     """Low in number: no name that a client chose is in it."""
     caller = call.caller
     if caller.is_grpc:
-        return caller.path.removeprefix("/")
+        return caller.route.removeprefix("/") or "grpc"
     return f"{caller.method} {caller.route}" if caller.route else caller.method or "HTTP"
 
 
@@ -236,13 +248,17 @@ def _protocol_attributes(call: Observation) -> Iterator[tuple[str, Value]]:
     caller = call.caller
     if caller.is_grpc:
         yield "rpc.system.name", "grpc"
-        yield "rpc.method", caller.path.removeprefix("/")
+        if caller.route:
+            yield "rpc.method", caller.route.removeprefix("/")
+        else:
+            yield "rpc.method", _UNKNOWN
+            yield "rpc.method_original", caller.path.removeprefix("/")[:MOST_CHARACTERS]
         yield "rpc.response.status_code", call.grpc_status
         # The conventions' names before 1.38, which dashboards ask for.
         yield "rpc.system", "grpc"
         yield "rpc.grpc.status_code", call.status
         return
-    yield "http.request.method", caller.method
+    yield "http.request.method", caller.method or _UNKNOWN
     yield "url.path", caller.path[:MOST_CHARACTERS]
     yield "url.scheme", caller.scheme
     yield "http.request.body.size", call.bytes_in

@@ -128,7 +128,9 @@ class Tracer:
     def record(self, record: Record) -> None:
         """Takes what has ended. Never waits."""
         size = record_spans(record)
-        if self._noted - self._taken + size > self._max_queued or self._is_closing:
+        waiting = self._noted - self._taken
+        # A record has several spans: where nothing waits, one has room whatever the limit is.
+        if (waiting and waiting + size > self._max_queued) or self._is_closing:
             self.counts.dropped += size
             return
         self._noted += size

@@ -166,7 +166,7 @@ class GrpcioServer:
         self, name: str, handle: UnaryHandler, message: bytes, context: _Context
     ) -> bytes:
         """One unary call of grpc.aio, from its message to its answer or status."""
-        call = _UnaryCall(asyncio.get_running_loop().create_future())
+        call = _UnaryCall(asyncio.get_running_loop().create_future(), self._context(context))
         size = len(message)
         try:
             # gRPC core has received it already: what is bounded is what is kept.
@@ -174,16 +174,17 @@ class GrpcioServer:
         except ServingError as error:
             self._statistics.record_unrouted(UnroutedReason.TOO_LARGE)
             if self._observer is not None:
-                self._observer.refused(name, error, self._context(context))
+                self._observer.refused(name, error, call.context)
             await _abort(context, error.bare())
         self._open.add(call)
         try:
-            call.cancel = handle(message, self._context(context), call.reply)
+            call.cancel = handle(message, call.context, call.reply)
             del message  # grpcio keeps the frames of an aborted call until a collection
             answer = await call.answer
         except asyncio.CancelledError:  # the client went away, or its deadline passed
             if call.cancel is not None:
                 call.cancel()
+            call.drop()
             raise
         finally:
             self._open.discard(call)
@@ -198,12 +199,15 @@ class GrpcioServer:
         """One stream of grpc.aio, from its first message to its status."""
         task = asyncio.current_task()
         assert task is not None  # a coroutine of grpc.aio always runs in one
-        call = _StreamCall(task, method.is_endless)
+        call = _StreamCall(task, method.is_endless, self._context(context))
         if self._is_stopping:
-            await _abort(context, _draining())
+            refusal = _draining()
+            if self._observer is not None:
+                self._observer.refused(name, refusal, call.context)
+            await _abort(context, refusal)
         self._open.add(call)
         try:
-            answers = method.handle(requests, self._context(context))
+            answers = method.handle(requests, call.context)
             error = await _write_answers(name, answers, context, call)
         except asyncio.CancelledError:
             if call.error is None:  # the client went away
@@ -219,11 +223,12 @@ class GrpcioServer:
 class _UnaryCall:
     """An open unary call: where its answer goes, and how to end it early."""
 
-    __slots__ = ("answer", "cancel")
+    __slots__ = ("answer", "cancel", "context")
     is_endless: Final = False
 
-    def __init__(self, answer: "asyncio.Future[UnaryAnswer]") -> None:
+    def __init__(self, answer: "asyncio.Future[UnaryAnswer]", context: CallContext) -> None:
         self.answer = answer
+        self.context = context
         self.cancel: Cancel | None = None
 
     def reply(self, answer: UnaryAnswer) -> None:
@@ -235,18 +240,30 @@ class _UnaryCall:
 
     def end(self, error: ServingError) -> None:
         """Answers with this error and lets the work go."""
+        _note_end(self.context, error)
         self.reply(error)
         if self.cancel is not None:
             self.cancel()
+
+    def drop(self) -> None:
+        """Nobody takes the answer: the call was cancelled. It may have come in the same turn of
+        the loop."""
+        if self.answer.done() and not self.answer.cancelled():
+            answer = self.answer.result()
+            if isinstance(answer, PiecedMessage) and answer.lease is not None:
+                answer.lease.release()
 
 
 class _StreamCall:
     """An open stream: the task that answers it, and the error that ended it from outside."""
 
-    __slots__ = ("error", "is_endless", "is_writing", "task")
+    __slots__ = ("context", "error", "is_endless", "is_writing", "task")
 
-    def __init__(self, task: "asyncio.Task[object]", is_endless: bool) -> None:
+    def __init__(
+        self, task: "asyncio.Task[object]", is_endless: bool, context: CallContext
+    ) -> None:
         self.task = task
+        self.context = context
         self.is_endless = is_endless
         self.error: ServingError | None = None
         self.is_writing = False
@@ -259,8 +276,15 @@ class _StreamCall:
         """
         if self.error is None:
             self.error = error
+            _note_end(self.context, error)
             if not self.is_writing:
                 self.task.cancel()
+
+
+def _note_end(context: CallContext, error: ServingError) -> None:
+    """Where somebody looks at calls: what the client is told, when the handler is cancelled."""
+    if isinstance(context, ObservedContext):
+        context.ended_by = error
 
 
 class _Table(grpc.GenericRpcHandler):

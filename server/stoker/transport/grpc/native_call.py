@@ -123,7 +123,7 @@ def check_size(host: CallHost, size: int) -> None:
 def count_refusal(
     host: CallHost, error: ServingError, head: CallHead, context: CallContext | None = None
 ) -> None:
-    """Counts a call that is refused before its handler sees its message. `context`: its own."""
+    """Counts a call that is refused for what its client sent. `context`: its own."""
     is_large = isinstance(error, TooLarge | Overloaded)
     host.statistics.record_unrouted(
         UnroutedReason.TOO_LARGE if is_large else UnroutedReason.MALFORMED

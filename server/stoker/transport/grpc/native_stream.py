@@ -165,7 +165,11 @@ class StreamCall(Stream):
 
     def refuse(self, error: ServingError | HttpError) -> None:
         """Implements `Stream`."""
-        self._finish(as_serving_error(error))
+        failure = as_serving_error(error)
+        host = self._opening.host
+        if host.observer is not None:
+            host.observer.refused(self._opening.head.path, failure, self._context)
+        self._finish(failure)
         self._cancel()
 
     def is_slow(self, seconds: int) -> bool:

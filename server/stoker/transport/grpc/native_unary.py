@@ -237,6 +237,9 @@ class UnaryCall(Stream):
         cancel, self._cancel = self._cancel, None
         self._message = None
         failure = as_serving_error(error)
+        opening, context = self._opening, self._context
+        if opening.host.observer is not None and context is not None:
+            opening.host.observer.refused(opening.head.path, failure, context)
         if self._is_answered:  # what is being compressed comes too late
             self.session.answer(self, failed_at_once(failure), (), 0)
         else:

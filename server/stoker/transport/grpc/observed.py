@@ -54,6 +54,11 @@ class ObservedContext(CallContext):
     arrived: float = 0.0
     """time.monotonic() seconds."""
     peer: Peer = _NOBODY
+    is_begun: bool = False
+    """Its handler is at work, or its refusal was told: an observation of it was asked for."""
+    ended_by: ServingError | None = None
+    """What the transport told the client while the handler was at work, which sees a cancellation
+    only."""
 
 
 class CallObserver:
@@ -62,14 +67,25 @@ class CallObserver:
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.clock = observer.clock
+        self._served: frozenset[str] = frozenset()
+        """Paths of the methods that there are."""
+        self._plain: frozenset[str] = frozenset()
+        """Of those that are not observed."""
 
     def methods(self, table: Mapping[str, Method]) -> dict[str, Method]:
         """The table with the methods wrapped that are observed."""
-        return {name: self._method(name, method) for name, method in table.items()}
+        methods = {name: self._method(name, method) for name, method in table.items()}
+        self._served = frozenset(methods)
+        self._plain = frozenset(name for name, each in methods.items() if each is table[name])
+        return methods
 
     def refused(self, path: str, error: ServingError, context: CallContext) -> None:
-        """A call was refused before its handler saw it."""
-        if path in _OF_PROBES:
+        """The transport ends a call by itself, mostly before its handler saw it. Harmless when it
+        is told again."""
+        if path in self._plain:
+            return
+        if isinstance(context, ObservedContext) and context.is_begun:
+            context.ended_by = error
             return
         observation = self.begin(path, context, 0)
         if observation is not None:
@@ -81,12 +97,13 @@ class CallObserver:
         peer, arrived = _NOBODY, self.clock()
         if isinstance(context, ObservedContext):
             peer, arrived = context.peer, context.arrived
+            context.is_begun = True
         metadata = context.metadata
         caller = Caller(
             is_grpc=True,
             method="POST",
             path=path,
-            route="",
+            route=path if path in self._served else "",
             peer=peer.address,
             scheme=peer.scheme,
             protocol_version="2",
@@ -112,19 +129,24 @@ class CallObserver:
         reply: Reply,
     ) -> Cancel | None:
         observation = self.begin(name, context, len(message))
-        if observation is None:
-            return handle(message, context, reply)
+        if observation is not None:
+            reply = partial(self._answered, observation, context, reply)
+        # None as well: this may run in a turn of the loop that a call before it has asked for, and
+        # such turns have that call's context.
         token = current.set(observation)
         try:
-            return handle(message, context, partial(self._answered, observation, reply))
+            return handle(message, context, reply)
         finally:
             current.reset(token)
 
-    def _answered(self, observation: Observation, reply: Reply, answer: UnaryAnswer) -> None:
+    def _answered(
+        self, observation: Observation, context: CallContext, reply: Reply, answer: UnaryAnswer
+    ) -> None:
         """The call's answer is ready. A span ends when its bytes have left, which the lease of an
         answer says; the access log does not wait for that."""
         if isinstance(answer, ServingError):
-            note_error(observation, answer)
+            is_cancelled = answer.code is ErrorCode.CANCELLED
+            note_error(observation, self._why_ended(context) if is_cancelled else answer)
             reply(answer)
             self.observer.end(observation)
             return
@@ -146,6 +168,7 @@ class CallObserver:
     ) -> AsyncGenerator[bytes, None]:
         stream = self.begin(name, context, 0)
         if stream is None:
+            current.set(None)  # of this stream's own task
             return handle(requests, context)
         stream.is_stream = True
         return self._observed(handle, requests, context, stream)
@@ -177,7 +200,7 @@ class CallObserver:
             error = failure
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            error = _DEADLINE if self.clock() >= context.deadline else _CANCELLED
+            error = self._why_ended(context)
             raise
         except Exception:
             error = _INTERNAL  # the transport logs it and says so
@@ -191,6 +214,12 @@ class CallObserver:
                 observer.end(request)
                 error = _CANCELLED
             observer.end(stream)
+
+    def _why_ended(self, context: CallContext) -> ServingError:
+        """Of a call whose handler was cancelled."""
+        if isinstance(context, ObservedContext) and context.ended_by is not None:
+            return context.ended_by
+        return _DEADLINE if self.clock() >= context.deadline else _CANCELLED
 
 
 class _Noted(AsyncIterator[MessageBytes]):

@@ -97,11 +97,13 @@ class ObservedHttp:
         if route is not None and route.endpoint in _OF_PROBES:
             return self._handler.handle(request, answer)
         observation = self._begin(head, peer, arrived, protocol_version, len(request.body), route)
-        if observation is None:
-            return self._handler.handle(request, answer)
+        if observation is not None:
+            answer = partial(self._answered, observation, answer)
+        # None as well: this may run in a turn of the loop that a call before it has asked for, and
+        # such turns have that call's context.
         token = current.set(observation)
         try:
-            return self._handler.handle(request, partial(self._answered, observation, answer))
+            return self._handler.handle(request, answer)
         finally:
             current.reset(token)
 

@@ -338,6 +338,8 @@ class Connection(asyncio.BufferedProtocol):
         is_refused = refuse_unanswered(self._exchanges, error_response(DRAINING))
         if not self._exchanges and not self._reader.is_between_requests:
             is_refused = self.phase is Phase.OPEN
+            if is_refused:
+                self._observe_refusal(DRAINING)
             self.refuse(DRAINING)
         self.flush()
         if is_refused and self.phase is Phase.LINGERING:
