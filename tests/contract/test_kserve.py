@@ -174,6 +174,16 @@ def test_what_the_image_writes_to_is_mounted_and_bounded(name: str) -> None:
 
 
 @every_runtime
+def test_pods_go_to_nodes_that_the_image_is_built_for_where_it_may_be_asked(name: str) -> None:
+    selector = strings(runtime(name), "spec", "nodeSelector")
+    assert selector == ({} if name in KNATIVE else {"kubernetes.io/arch": "amd64"})
+    # A stock Knative refuses these in a pod.
+    spec = at(runtime(name), "spec")
+    assert isinstance(spec, dict)
+    assert name not in KNATIVE or not spec.keys() & {"affinity", "tolerations"}
+
+
+@every_runtime
 def test_a_model_that_kserve_downloads_does_not_get_its_pod_evicted(name: str) -> None:
     # The download is an emptyDir that KServe adds: it counts against the containers' limits.
     limit = parse_quantity(container(name), "resources", "limits", "ephemeral-storage")

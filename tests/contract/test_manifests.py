@@ -137,6 +137,12 @@ def test_image_and_labels_name_the_version_of_the_package(target: str) -> None:
 
 
 @every_target
+def test_pods_go_to_nodes_that_the_image_is_built_for(target: str) -> None:
+    # scripts/lock_image.py pins the packages of x86-64 alone.
+    assert strings(pod(target), "spec", "nodeSelector") == {"kubernetes.io/arch": "amd64"}
+
+
+@every_target
 def test_the_pod_runs_as_an_account_without_a_token(target: str) -> None:
     account = the(target, "ServiceAccount")
     assert text(pod(target), "spec", "serviceAccountName") == text(account, "metadata", "name")

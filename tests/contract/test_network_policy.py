@@ -1,11 +1,14 @@
 """The policies let through what the service needs and nothing else."""
 
+from urllib.parse import urlsplit
+
 import pytest
 
 from tests.contract.manifests import (
     JsonObject,
     JsonValue,
     at,
+    environment,
     objects,
     of_kind,
     pod,
@@ -83,6 +86,19 @@ def test_the_management_port_is_for_the_monitoring_namespace_only(target: str) -
 def test_names_can_be_looked_up_over_both_protocols(target: str) -> None:
     (rule,) = rules_of_port(allowed(target, "egress"), 53)
     assert {each["protocol"] for each in objects(rule, "ports")} == {"UDP", "TCP"}
+
+
+def test_spans_may_leave_to_the_collector_of_the_tracing_component() -> None:
+    target = "base+tracing+network-policy"
+    address = urlsplit(environment(target)["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    assert address.hostname is not None
+    (rule,) = rules_of_port(allowed(target, "egress"), address.port)
+    (peer,) = objects(rule, "to")
+    (expression,) = objects(peer, "namespaceSelector", "matchExpressions")
+    assert (expression["key"], expression["operator"]) == ("kubernetes.io/metadata.name", "In")
+    namespaces = expression["values"]
+    assert isinstance(namespaces, list)
+    assert address.hostname.split(".")[1] in namespaces
 
 
 def test_only_pods_that_fetch_their_models_reach_object_stores() -> None:
