@@ -9,7 +9,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,6 @@ from typing import Final
 import stoker
 from stoker.checking import CheckReport
 from stoker.config import open_telemetry
-from stoker.device import CPU, DeviceReport
 from stoker.engine.engine import Engine
 from stoker.engine.load_watch import LoadWatch
 from stoker.engine.observed import ObservedEngine
@@ -33,6 +32,7 @@ from stoker.lifecycle.device_fault import (
     DeviceFaults,
     KnownOfDevice,
 )
+from stoker.lifecycle.device_metrics import device_facts
 from stoker.lifecycle.drain import DrainingTransport, drain
 from stoker.lifecycle.health import ServerHealth, ServerState
 from stoker.lifecycle.loader import Loader
@@ -49,7 +49,7 @@ from stoker.repository.model_config import to_pbtxt
 from stoker.runtime.assignment import placement_doubt
 from stoker.runtime.gpu_facts import read_gpu_facts
 from stoker.runtime.installation import BrokenInstallation
-from stoker.runtime.memory import MemoryUse, memory_reader
+from stoker.runtime.memory import memory_reader
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Runtime
 from stoker.runtime.tensorrt import TensorRtPlaces
@@ -325,7 +325,7 @@ class Server:
         self._metrics.add_model(
             served.statistics,
             gauges,
-            facts=_device_facts(served.devices, opened.memory),
+            facts=device_facts(served.devices, opened.memory),
             bring_up_to_date=served.note_started,
         )
 
@@ -411,36 +411,6 @@ class _DrainingStreams:
 
     async def finish(self, grace: float) -> None:
         self.streams.stop()
-
-
-def _device_facts(
-    reports: Sequence[DeviceReport], memory: MemoryUse | None
-) -> Mapping[Metric, Mapping[tuple[str, ...], float]]:
-    """What the metrics show of where a version's sessions run, of several on one device once, and
-    of what they take."""
-    return {
-        table.MODEL_INFO: {
-            (
-                *(each.device, each.provider, each.requested),
-                *(each.device_name, each.compute_capability),
-            ): 1.0
-            for each in reports
-        },
-        table.MODEL_NODES: {
-            (each.device, provider): count
-            for each in reports
-            for provider, count in each.nodes.items()
-        },
-        table.MODEL_COPIES: {
-            (each.device,): each.memcpy_nodes for each in reports if each.memcpy_nodes is not None
-        },
-        table.MODEL_CPU_NODES: {
-            (each.device,): len(each.computing_on_cpu) for each in reports if each.device != CPU
-        },
-        table.MODEL_MEMORY: {
-            (kind,): nbytes for kind, nbytes in (memory.kinds() if memory else {}).items()
-        },
-    }
 
 
 def _visible_gpus() -> list[str]:
