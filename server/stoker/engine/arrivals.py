@@ -72,8 +72,12 @@ class Arrivals:
                 deadline = entry.deadline
         model.note_started()
         self.count_demand(entries)
-        if model.has_room(len(entries), rows, nbytes) and (
-            deadline == math.inf or model.meets(deadline, entries)
+        # One that has a deadline is asked below, once: under overload most come alone.
+        is_asked_together = len(entries) > 1 or deadline == math.inf
+        if (
+            is_asked_together
+            and model.has_room(len(entries), rows, nbytes)
+            and (deadline == math.inf or model.meets(deadline, entries))
         ):
             model.enqueue_all(entries, rows, nbytes, nearest_deadline=deadline)
             return

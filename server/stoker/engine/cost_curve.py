@@ -59,6 +59,8 @@ class CostCurve:
         ask, which is seldom while runs are short."""
         self._expected: dict[int, tuple[float, int, deque[tuple[int, float]]]] = {}
         """By rows, for rows that the base covers: what it says, the bucket, and its `_alone`."""
+        self._predicted: dict[int, float] = {}
+        """By rows, since the last run: under overload many requests are refused between two."""
         self._fit()
 
     @property
@@ -72,9 +74,12 @@ class CostCurve:
 
     def seconds(self, rows: int) -> float | None:
         """Predicted seconds of a run of `rows` rows; None before anything is measured."""
-        if not self._rows:
-            return None
-        return self._corrected(rows)
+        predicted = self._predicted.get(rows)
+        if predicted is None and self._rows:
+            if len(self._predicted) >= _REMEMBERED:
+                self._predicted.clear()
+            predicted = self._predicted[rows] = self._corrected(rows)
+        return predicted
 
     def seconds_per_row(self, limit: int) -> float | None:
         """min over b <= limit of l(b)/b: what a row costs at the most efficient batch."""
@@ -118,6 +123,7 @@ class CostCurve:
         if seconds <= 0:
             return  # a clock that does not move tells nothing
         self._runs += 1
+        self._predicted.clear()
         expected, bucket, ratios = self._expected.get(rows) or self._expect(rows, seconds)
         if expected <= 0:
             return

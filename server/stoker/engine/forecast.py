@@ -96,7 +96,9 @@ def running_now(
 ) -> RunningNow:
     """What the executors of `instances`, all of one model, do at `now` (monotonic seconds).
     `prior_slowdown` as in `slowdown_now`."""
-    executors = {instance.executor for instance in instances}
+    executors = 1  # nearly every model has one instance
+    if len(instances) > 1:
+        executors = len({instance.executor for instance in instances})
     slowdown = slowdown_now(instances, curve, prior_slowdown)
     earliest = math.inf
     contenders = 1
@@ -112,7 +114,7 @@ def running_now(
         earliest = min(earliest, rest)
     return RunningNow(
         0.0 if earliest == math.inf else earliest,
-        max(1, len(executors)),
+        executors,
         1 / contenders,
         slowdown,
     )
