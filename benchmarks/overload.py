@@ -63,7 +63,7 @@ def overloaded(
 
 def one_round(at: Endpoint, network: Network, deadline: float, seconds: float) -> Run:
     """Capacity, then twice as much."""
-    capacity, _ = loaded(at, network, 64, seconds)
+    capacity = loaded(at, network, 64, seconds).rate
     with audited(at, may_refuse=True) as account:
         outcome = overloaded(at, network, 2 * capacity, deadline, seconds)
         account.counted, account.in_flight = outcome.good, outcome.unanswered
