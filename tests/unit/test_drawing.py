@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from scripts.draw_dashboard import reduced
 from scripts.drawing.values import step_colour, ticks, written
 
 
@@ -40,3 +43,17 @@ def test_a_threshold_colours_from_its_value_on() -> None:
     green, yellow, red = (step_colour(steps, value) for value in (0.6499, 0.65, 1.2))
     assert len({green, yellow, red}) == 3
     assert step_colour((), 3.0) == green
+
+
+def test_a_thin_line_and_an_area_keep_their_colours_in_a_picture_of_few_colours() -> None:
+    purple, dark = (184, 119, 217), (24, 27, 31)
+    numbers = np.random.default_rng(1)
+    grey = numbers.integers(0, 256, (300, 300, 1)) + numbers.integers(-12, 12, (300, 300, 3))
+    pixels = np.clip(grey, 0, 255).astype(np.uint8)
+    pixels[200:] = dark
+    pixels[100, :3] = purple
+
+    found = np.asarray(reduced(Image.fromarray(pixels)).convert("RGB")).astype(int)
+
+    assert np.abs(found[100, :3] - purple).max() <= 8
+    assert np.abs(found[200:] - dark).max() <= 2
