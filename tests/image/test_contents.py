@@ -31,8 +31,8 @@ PRIVATE_KEYS: Final = {
 }
 """How a key begins. Libraries have the first line alone, to write keys."""
 
-PUBLIC_ROOTS: Final = "/grpc/_cython/_credentials/roots.pem"
-"""Certificates that a locked wheel brings."""
+PUBLIC_ROOTS: Final = ("/grpc/_cython/_credentials/roots.pem", "/certifi/cacert.pem")
+"""Certificates that locked wheels bring: grpcio's, and those of OTLP over HTTP."""
 
 BYTE_CODE: Final = """
 import importlib.util, pathlib, sys
