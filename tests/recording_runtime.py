@@ -6,16 +6,16 @@ runs so that requests pile up, and reads afterwards what each batch was fed and 
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoker.device import DeviceReport
+from stoker.lifecycle.watched_session import WatchedSession
 from stoker.model import ModelConfig
 from stoker.runtime.cuda_graphs import NO_GRAPHS, NOT_CAPTURED, GraphSupport
-from stoker.runtime.device_memory import DeviceMemory
 from stoker.runtime.onnx import OnnxRuntime
 from stoker.runtime.session import Binding, BoundTensor, Placement, Session
-from stoker.tensor import Array, DataType, TensorSpec
+from stoker.tensor import Array, DataType
 
 from tests.bound_memory import memory_of
 from tests.calls import Answer, Call, GrpcClient, RestClient, wait_for_queued
@@ -51,36 +51,12 @@ class RecordingRuntime(OnnxRuntime):
         return RecordingSession(super().open(path, config, placement), self)
 
 
-class RecordingSession:
-    """Implements `Session`."""
+class RecordingSession(WatchedSession):
+    """A session whose runs and bindings tell the runtime what went in and what came out."""
 
     def __init__(self, session: Session, runtime: RecordingRuntime) -> None:
-        self._session = session
+        super().__init__(session, nullcontext)
         self._runtime = runtime
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.outputs
-
-    @property
-    def dimension_names(self) -> Mapping[str, tuple[str | None, ...]]:
-        return self._session.dimension_names
-
-    @property
-    def unranked(self) -> frozenset[str]:
-        return self._session.unranked
-
-    @property
-    def device(self) -> str:
-        return self._session.device
-
-    @property
-    def report(self) -> DeviceReport:
-        return self._session.report
 
     def run(
         self,
@@ -90,14 +66,10 @@ class RecordingSession:
     ) -> list[Array]:
         copies = {name: array.copy() for name, array in feeds.items()}
         self._runtime.hold()
-        produced = self._session.run(feeds, outputs, into)
+        produced = super().run(feeds, outputs, into)
         made = {name: array.copy() for name, array in zip(outputs, produced, strict=True)}
         self._runtime.runs.append(RecordedRun(copies, made))
         return produced
-
-    @property
-    def memory(self) -> DeviceMemory | None:
-        return self._session.memory
 
     @property
     def graphs(self) -> GraphSupport:
@@ -112,11 +84,8 @@ class RecordingSession:
         outputs: Sequence[BoundTensor],
         graph: int = NOT_CAPTURED,
     ) -> Binding:
-        binding = self._session.bind(inputs, outputs, graph)
+        binding = super().bind(inputs, outputs, graph)
         return RecordingBinding(binding, self._runtime, inputs, outputs)
-
-    def close(self) -> None:
-        self._session.close()
 
 
 class RecordingBinding:

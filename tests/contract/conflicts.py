@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from tests.contract.manifests import JsonObject, JsonValue, at, objects, strings, text
+from stoker.deploy.manifest import at
+
+from tests.contract.manifests import JsonObject, JsonValue, objects, strings, text
 
 OF_THE_CLUSTER: Final = frozenset({"ClusterServingRuntime", "Namespace", "PriorityClass"})
 """Kinds that are in no namespace."""

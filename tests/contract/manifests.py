@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, TypeAlias, cast
 
 import yaml
+from stoker.deploy.manifest import at
 
 from tests.tools import require_tool
 
@@ -101,18 +102,6 @@ def documents(source: str) -> tuple[JsonObject, ...]:
     # The parser in C is ten times faster, and hundreds of renderings are read.
     found = yaml.load_all(source, Loader=yaml.CSafeLoader)
     return tuple(cast("JsonObject", each) for each in found if each is not None)
-
-
-def at(value: JsonValue, *path: str | int) -> JsonValue:
-    """What stands at `path`; None where it ends early."""
-    for step in path:
-        if isinstance(value, dict) and isinstance(step, str):
-            value = value.get(step)
-        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-            value = value[step]
-        else:
-            return None
-    return value
 
 
 def text(value: JsonValue, *path: str | int) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import yaml
+from stoker.deploy.manifest import at
 
 from tests.contract.manifests import (
     JsonObject,
     JsonValue,
-    at,
     objects,
     render_overlay,
     strings,

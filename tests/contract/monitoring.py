@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import yaml
+from stoker.deploy.manifest import at
 
-from tests.contract.manifests import JsonObject, at, objects, of_kind, strings, text, the
+from tests.contract.manifests import JsonObject, objects, of_kind, strings, text, the
 
 COMPONENT: Final = "components/monitoring"
 CASES: Final = Path(__file__).with_name("alert_cases.yaml")

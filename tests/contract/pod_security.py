@@ -7,7 +7,9 @@ Windows, SELinux and AppArmor are left out: a pod here that sets one is refused 
 from collections.abc import Iterator
 from typing import Final
 
-from tests.contract.manifests import JsonObject, JsonValue, at, objects
+from stoker.deploy.manifest import at
+
+from tests.contract.manifests import JsonObject, JsonValue, objects
 
 VOLUMES: Final = frozenset(
     {

@@ -6,13 +6,13 @@ from typing import Final, cast
 
 import pytest
 import yaml
+from stoker.deploy.manifest import at
 from stoker.telemetry import metric_table
 from stoker.telemetry.metric import MetricType
 
 from tests.contract.manifests import (
     K8S,
     JsonObject,
-    at,
     number,
     objects,
     pod,

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 import yaml
+from stoker.deploy.manifest import at
 
 from tests.contract import combinations as table
 from tests.contract.conflicts import conflicts
@@ -15,7 +16,6 @@ from tests.contract.manifests import (
     K8S,
     TARGETS,
     JsonObject,
-    at,
     render,
     render_overlay,
     the,

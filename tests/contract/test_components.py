@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 import yaml
 from stoker import config
+from stoker.deploy.manifest import at
 from stoker.runtime import copies
 from stoker.runtime.gpu_diagnosis import has_code_for
 from stoker.transport.grpc.health import INFERENCE_SERVICE
@@ -17,7 +18,6 @@ from tests.contract import manifests
 from tests.contract.manifests import (
     K8S,
     JsonObject,
-    at,
     container,
     documents,
     environment,

@@ -7,13 +7,13 @@ from typing import Final
 import pytest
 from stoker import __version__
 from stoker.arguments import parse_settings
+from stoker.deploy.manifest import at
 from stoker.deploy.quantity import parse_quantity
 from stoker.settings import Settings
 
 from tests.contract.manifests import (
     K8S,
     JsonObject,
-    at,
     documents,
     number,
     objects,

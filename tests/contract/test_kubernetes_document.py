@@ -10,10 +10,11 @@ from typing import Final
 import pytest
 from stoker.deploy.init_arguments import parse_init
 from stoker.deploy.init_command import run_init
+from stoker.deploy.manifest import at
 from stoker.deploy.measurement import to_json
 
 from tests.broken_manifests import measurement
-from tests.contract.manifests import K8S, JsonObject, at, documents, objects, text
+from tests.contract.manifests import K8S, JsonObject, documents, objects, text
 from tests.contract.schemas import is_built_in
 
 ROOT: Final = K8S.parent

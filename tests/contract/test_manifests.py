@@ -7,13 +7,13 @@ from typing import Final, cast
 import pytest
 from stoker import __version__, config
 from stoker.arguments import settings_parser
+from stoker.deploy.manifest import at
 from stoker.settings import Settings, definitions
 
 from tests.contract.combinations import COMBINATIONS
 from tests.contract.manifests import (
     TARGETS,
     JsonObject,
-    at,
     config_map,
     container,
     environment,

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Final
 
 import pytest
+from stoker.deploy.manifest import at
 from stoker.telemetry.metric import MetricType
 from stoker.telemetry.metric_table import TABLE
 
@@ -16,7 +17,6 @@ from tests.contract import monitoring
 from tests.contract.manifests import (
     K8S,
     OVERLAYS,
-    at,
     number,
     objects,
     pod,

@@ -3,11 +3,11 @@
 from urllib.parse import urlsplit
 
 import pytest
+from stoker.deploy.manifest import at
 
 from tests.contract.manifests import (
     JsonObject,
     JsonValue,
-    at,
     environment,
     objects,
     of_kind,

@@ -4,6 +4,7 @@ import copy
 from typing import cast
 
 import pytest
+from stoker.deploy.manifest import at
 
 from tests.contract.combinations import COMBINATIONS
 from tests.contract.manifests import (
@@ -11,7 +12,6 @@ from tests.contract.manifests import (
     TARGETS,
     JsonObject,
     JsonValue,
-    at,
     documents,
     objects,
     of_kind,

@@ -4,8 +4,9 @@ import re
 from typing import Final
 
 import pytest
+from stoker.deploy.manifest import at
 
-from tests.contract.manifests import ROOT, at, container, number
+from tests.contract.manifests import ROOT, container, number
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "0012-rollout.md"
 

@@ -7,13 +7,13 @@ from typing import Final
 
 import pytest
 import yaml
+from stoker.deploy.manifest import at
 
 from tests.contract.conflicts import conflicts
 from tests.contract.manifests import (
     COMPONENTS,
     K8S,
     JsonObject,
-    at,
     objects,
     render,
     render_overlay,

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from stoker.deploy.manifest import at
+
 from scripts.image_layout import Settings
 from tests.contract import manifests
 from tests.tools import require_tool
@@ -56,7 +58,7 @@ def of_pod(target: str, folder: Path) -> Run:
         path.chmod(0o440)
         os.chown(path, 0, manifests.number(manifests.pod(target), *FS_GROUP))
     scratch = [manifests.text(each, "name") for each in manifests.volumes(target, "emptyDir")]
-    arguments = manifests.at(container, "args")
+    arguments = at(container, "args")
     assert isinstance(arguments, list)
     return Run(
         arguments=tuple(str(each) for each in arguments),
