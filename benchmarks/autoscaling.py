@@ -4,9 +4,9 @@ Simulated pods run the product's own engine and meters over measured cost curves
 algorithm scales them with the behaviour of `k8s/components/autoscaling-hpa`: `benchmarks/scaling/`
 has the parts, and each docstring says what it takes from where. `stoker_demand_ratio` and the queue
 delay go in as shipped. Every other signal (CPU utilisation, GPU busy, queue length, requests in
-flight) first gets its best target by a search on training traces. All are then compared on seeds
-that no search has seen, three for the traces of the search and one for others: GPU hours, and the
-share of requests that were late or got no answer.
+flight) first gets its best target by a search on training traces. All are then compared on three
+seeds that no search has seen, on these traces and on others: GPU hours, and the share of requests
+that were late or got no answer.
 
     python -m benchmarks.autoscaling [--quick] [--jobs N] [--plot FILE]
 
@@ -103,12 +103,12 @@ def compare(runs: Runs, hpa: Spec, options: argparse.Namespace) -> None:
     rivals = [
         best.rival.signal(best.trial.target, smoothed=best.trial.is_smoothed) for best in found
     ]
-    compared = [(name, seed) for name in training for seed in options.seeds]
-    compared += [(trace.name, cases.HELD_OUT[0]) for trace in cases.other_traces()]
+    compared = [*training, *(trace.name for trace in cases.other_traces())]
     results = report.by_trace(
         runs.of(
             Case(trace, signal, hpa, seed, options.scale)
-            for trace, seed in compared
+            for trace in compared
+            for seed in options.seeds
             for signal in (*ours, *rivals)
         )
     )
