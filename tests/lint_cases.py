@@ -130,6 +130,15 @@ kind: PersistentVolumeClaim
 metadata: {name: models}
 spec: {accessModes: [%s]}
 """
+DOWNLOADED: Final = (
+    pod("volumes", 3, value={"name": "models", "emptyDir": {"sizeLimit": "1Gi"}}),
+    server("volumeMounts", 3, value={"name": "models", "mountPath": "/models", "readOnly": True}),
+    pod(
+        *("initContainers", 0),
+        value={"name": "fetch", "volumeMounts": [{"name": "models", "mountPath": "/models"}]},
+    ),
+)
+"""An init container that fills what the server reads."""
 HTTP_PROBE: Final = "httpGet"
 NO_GPU: Final = (
     take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
@@ -437,6 +446,20 @@ CASES: Final = (
         [take("Deployment", "spec", "progressDeadlineSeconds")],
         "600 s; the startup probe bears 600 s",
         [put("Deployment", "spec", "progressDeadlineSeconds", value=601)],
+    ),
+    Case(
+        "progress-deadline-short",
+        [*DOWNLOADED, put("Deployment", "spec", "progressDeadlineSeconds", value=900)],
+        "900 s; the startup probe bears 600 s, and the download by fetch may take 300 s before it",
+        [*DOWNLOADED, put("Deployment", "spec", "progressDeadlineSeconds", value=901)],
+    ),
+    Case(
+        "progress-deadline-short",
+        [*DOWNLOADED],
+        "1200 s; the startup probe bears 600 s, and the download by fetch may take 600 s before it",
+        # A sidecar that downloads does not hold the server up.
+        [*DOWNLOADED, pod("initContainers", 0, "restartPolicy", value="Always")],
+        measured=measurement(files_bytes=12_000 << 20),
     ),
     Case(
         "surge-without-spare-gpu",

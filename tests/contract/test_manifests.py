@@ -7,7 +7,9 @@ from typing import Final, cast
 import pytest
 from stoker import __version__, config
 from stoker.arguments import settings_parser
+from stoker.deploy.download import BYTES_PER_S
 from stoker.deploy.manifest import at
+from stoker.deploy.quantity import parse_quantity
 from stoker.settings import Settings, definitions
 
 from tests.contract.combinations import COMBINATIONS
@@ -98,7 +100,20 @@ def test_the_grace_period_covers_the_drain(target: str, tmp_path: Path) -> None:
 def test_a_rollout_waits_longer_than_a_start_may_take(target: str) -> None:
     startup = at(container(target), "startupProbe")
     budget = number(startup, "periodSeconds") * number(startup, "failureThreshold")
-    assert number(the(target, "Deployment"), "spec", "progressDeadlineSeconds") > budget
+    deadline = number(the(target, "Deployment"), "spec", "progressDeadlineSeconds")
+    assert deadline > budget + download_s(target)
+
+
+def download_s(target: str) -> int:
+    """Seconds in which an init container fills the models' volume, at the pace of `init`."""
+    init = objects(pod(target), "spec", "initContainers")
+    (size,) = [
+        parse_quantity(each, "emptyDir", "sizeLimit")
+        for each in volumes(target, "emptyDir")
+        if each["name"] == "models"
+    ] or [None]
+    assert bool(init) == (size is not None), "an init container here is one that downloads"
+    return 0 if size is None else int(size / BYTES_PER_S)
 
 
 @every_target

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from stoker.deploy.container import flag_or_variable
+from stoker.deploy.download import download_s, downloads_models
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.manifest import at, mapping, number, text
 from stoker.deploy.rules.probes import probes
@@ -85,8 +86,14 @@ def _short_progress(subject: Subject) -> Iterator[Hit]:
             continue
         written = number(probe.manifest.value, "spec", "progressDeadlineSeconds")
         deadline = DEFAULT_PROGRESS_S if written is None else written
-        if deadline <= probe.budget_s:
-            found = f"{deadline} s; the startup probe bears {probe.budget_s} s"
+        found = f"{deadline} s; the startup probe bears {probe.budget_s} s"
+        needed = probe.budget_s
+        downloading = downloads_models(probe.workload)
+        if downloading:
+            seconds = download_s(subject.measured)
+            needed += seconds
+            found += f", and the download by {downloading} may take {seconds} s before it"
+        if deadline <= needed:
             yield Hit(probe.manifest, "spec.progressDeadlineSeconds", found)
 
 
@@ -200,9 +207,12 @@ RULES = (
     Rule(
         "progress-deadline-short",
         Severity.WARNING,
-        "progressDeadlineSeconds not above what the startup probe bears",
-        "A slow start is reported as a failed rollout while it is still allowed.",
-        "Set it above periodSeconds x failureThreshold, the image's pull included.",
+        "progressDeadlineSeconds not above what the startup probe bears, with what an init "
+        "container downloads before it",
+        "A slow start is reported as a failed rollout while it is still allowed: the deadline "
+        "counts from the pod's creation, the startup probe from the start of the server.",
+        "Set it above periodSeconds x failureThreshold, the pull of the image and the download of "
+        "models included.",
         _short_progress,
     ),
     Rule(
