@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stoker.deploy.manifest import JsonValue
+from stoker.deploy.manifest import JsonObject, JsonValue
 from stoker.deploy.measurement import Measurement
+from stoker.deploy.rules.eviction import SAFE_TO_EVICT, SAFE_VOLUMES
 from stoker.deploy.rules.scaling import LAST_APPLIED
 
 from tests.broken_manifests import (
@@ -144,6 +145,12 @@ NO_GPU: Final = (
     take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
     server("env", 0, "value", value="cpu"),
 )
+
+
+def notes(annotations: JsonObject) -> Edit:
+    """Other annotations of the Deployment's pods."""
+    return put("Deployment", "spec", "template", "metadata", "annotations", value=annotations)
+
 
 CASES: Final = (
     # Settings and image
@@ -539,6 +546,35 @@ CASES: Final = (
             drop("PodDisruptionBudget"),
             drop(HPA),
             put("Deployment", "spec", "replicas", value=1),
+        ],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        [notes({})],
+        "tmp, cache not in the annotation cluster-autoscaler",
+        [notes({SAFE_TO_EVICT: "true"})],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        # The space is a part of the name that the autoscaler looks for.
+        [notes({SAFE_VOLUMES: "tmp, cache"})],
+        "cache not in the annotation",
+        [notes({SAFE_VOLUMES: "models,cache,tmp"})],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        [pod("volumes", 3, value={"name": "host", "hostPath": {"path": "/models"}})],
+        "host not in the annotation",
+        [pod("volumes", 3, value={"name": "shm", "emptyDir": {"medium": "Memory"}})],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        [add(RUNTIME % "kserve-container")],
+        "kserve-provision-location not in the annotation",
+        # A user's own decision to keep the node.
+        [
+            add(RUNTIME % "kserve-container"),
+            put("ServingRuntime", "spec", "annotations", value={SAFE_TO_EVICT: "false"}),
         ],
     ),
     # GPUs

@@ -32,6 +32,8 @@ from tests.contract.manifests import (
     volumes,
 )
 
+LOCAL: Final = ("emptyDir", "hostPath")
+SAFE_VOLUMES: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 SELECTED_BY: Final = {"app.kubernetes.io/name": "stoker", "app.kubernetes.io/instance": "stoker"}
 
 every_target = pytest.mark.parametrize("target", [*TARGETS, *COMBINATIONS], indirect=True)
@@ -232,8 +234,20 @@ def test_configuration_of_the_pods_cannot_be_changed_in_place(target: str) -> No
 
 
 def test_without_the_operator_annotations_name_the_management_port() -> None:
-    assert strings(pod("base"), "metadata", "annotations") == {
-        "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(ports("base")["management"]),
-        "prometheus.io/path": "/metrics",
-    }
+    annotations = strings(pod("base"), "metadata", "annotations")
+    assert (
+        annotations.items()
+        >= {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(ports("base")["management"]),
+            "prometheus.io/path": "/metrics",
+        }.items()
+    )
+
+
+@every_target
+def test_every_local_volume_is_one_that_a_node_may_take_with_it(target: str) -> None:
+    local = {text(each, "name") for kind in LOCAL for each in volumes(target, kind)}
+    listed = strings(pod(target), "metadata", "annotations")[SAFE_VOLUMES]
+    # The cluster autoscaler splits at the commas, and takes spaces for a part of a name.
+    assert sorted(listed.split(",")) == sorted(local)

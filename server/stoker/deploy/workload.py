@@ -213,7 +213,8 @@ def _workloads(manifests: Sequence[Manifest]) -> Iterator[Workload]:
         metadata = above if each.kind in RUNTIMES else mapping(above, "metadata")
         labels, annotations = strings(metadata, "labels"), strings(metadata, "annotations")
         if each.kind == "InferenceService":
-            labels, annotations = each.labels, each.annotations
+            labels = {**each.labels, **strings(pod, "labels")}
+            annotations = {**each.annotations, **strings(pod, "annotations")}
         config_maps = [
             other
             for other in manifests

@@ -1,4 +1,4 @@
-"""Starting, replacing and ending pods: grace, drain, rollout, budgets.
+"""Starting, replacing and ending pods: grace, drain, rollout.
 
 Source: reference, Kubernetes production practice, sections 4 and 7.
 """
@@ -9,15 +9,13 @@ from typing import Final
 from stoker.deploy.container import flag_or_variable
 from stoker.deploy.download import download_s, downloads_models
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
-from stoker.deploy.manifest import at, mapping, number, text
+from stoker.deploy.manifest import mapping, number
 from stoker.deploy.rules.probes import probes
-from stoker.deploy.selection import selects
 from stoker.deploy.workload import (
     Workload,
     has_gpu,
     least_replicas,
     rollout_step,
-    same_namespace,
 )
 
 DEFAULT_GRACE_S: Final = 30
@@ -97,83 +95,33 @@ def _short_progress(subject: Subject) -> Iterator[Hit]:
             yield Hit(probe.manifest, "spec.progressDeadlineSeconds", found)
 
 
-def _deployments(subject: Subject) -> Iterator[tuple[Workload, int]]:
+def deployments(subject: Subject) -> Iterator[tuple[Workload, int]]:
+    """Each Deployment with the number of its pods at least."""
     for workload in subject.workloads:
         if workload.manifest.kind == "Deployment":
             yield workload, least_replicas(workload, subject.scalers)
 
 
 def _surge(subject: Subject) -> Iterator[Hit]:
-    for workload, replicas in _deployments(subject):
+    for workload, replicas in deployments(subject):
         step = rollout_step(workload, max(1, replicas))
         if has_gpu(workload) and step.surge and not step.unavailable:
-            found = f"maxSurge {step.surge}, maxUnavailable 0 at {_replicas(replicas)} with GPUs"
+            found = f"maxSurge {step.surge}, maxUnavailable 0 at {told(replicas)} with GPUs"
             yield Hit(workload.manifest, "spec.strategy", found)
 
 
-def _replicas(count: int) -> str:
+def told(count: int) -> str:
+    """`1 replica`."""
     return f"{count} replica{'' if count == 1 else 's'}"
 
 
 def _gap(subject: Subject) -> Iterator[Hit]:
-    for workload, replicas in _deployments(subject):
+    for workload, replicas in deployments(subject):
         step = rollout_step(workload, max(1, replicas))
         if replicas and replicas <= step.unavailable:
             how = "Recreate" if step.recreates else f"maxUnavailable {step.unavailable}"
-            found = f"{how} at {_replicas(replicas)}"
+            found = f"{how} at {told(replicas)}"
             yield Hit(workload.manifest, "spec.strategy", found)
-
-
-def _blocking_budget(subject: Subject) -> Iterator[Hit]:
-    for workload in subject.workloads:
-        replicas = least_replicas(workload, subject.scalers)
-        for budget in subject.of_kind("PodDisruptionBudget"):
-            selector = at(budget.value, "spec", "selector")
-            if not same_namespace(budget, workload.manifest):
-                continue
-            if not selects(selector, workload.labels):
-                continue
-            for key in ("minAvailable", "maxUnavailable"):
-                written = text(budget.value, "spec", key)
-                if written and _blocks(key, written, replicas):
-                    found = f"{key} {written} at {_replicas(replicas)}"
-                    yield Hit(budget, f"spec.{key}", found)
-
-
-def _blocks(key: str, written: str, replicas: int) -> bool:
-    """Whether no pod may ever be evicted. A share of pods is rounded up, both ways.
-    Source: Kubernetes, "Specifying a Disruption Budget: rounding logic"."""
-    share = written.removesuffix("%")
-    if not share.isdecimal() or replicas == 0:
-        return False
-    amount = int(share)
-    if written.endswith("%"):
-        amount = -(-amount * replicas // 100)
-    return amount >= replicas if key == "minAvailable" else amount == 0
-
-
-def _budget_of_broken_pods(subject: Subject) -> Iterator[Hit]:
-    for budget in subject.of_kind("PodDisruptionBudget"):
-        if text(budget.value, "spec", "unhealthyPodEvictionPolicy") == "AlwaysAllow":
-            continue
-        selector = at(budget.value, "spec", "selector")
-        for workload in subject.workloads:
-            if same_namespace(budget, workload.manifest) and selects(selector, workload.labels):
-                policy = text(budget.value, "spec", "unhealthyPodEvictionPolicy")
-                found = policy or "IfHealthyBudget, Kubernetes' default"
-                yield Hit(budget, "spec.unhealthyPodEvictionPolicy", found)
-                break
-
-
-def _no_budget(subject: Subject) -> Iterator[Hit]:
-    for workload, replicas in _deployments(subject):
-        protected = any(
-            same_namespace(budget, workload.manifest)
-            and selects(at(budget.value, "spec", "selector"), workload.labels)
-            for budget in subject.of_kind("PodDisruptionBudget")
-        )
-        if replicas > 1 and not protected:
-            yield Hit(workload.manifest, "spec.replicas", f"{replicas} replicas without a budget")
 
 
 RULES = (
@@ -234,31 +182,5 @@ RULES = (
         "Two replicas or more; or, where there is room for a second pod, maxSurge: 1 and "
         "maxUnavailable: 0.",
         _gap,
-    ),
-    Rule(
-        "budget-blocks-drains",
-        Severity.ERROR,
-        "A PodDisruptionBudget that lets no pod go: minAvailable of all replicas, or "
-        "maxUnavailable 0",
-        "A node cannot be drained, so cluster upgrades stand still; with one replica for ever.",
-        "maxUnavailable: 1; with one replica no budget at all.",
-        _blocking_budget,
-    ),
-    Rule(
-        "budget-keeps-broken-pods",
-        Severity.WARNING,
-        "A PodDisruptionBudget without unhealthyPodEvictionPolicy AlwaysAllow",
-        "A pod that is not ready, a broken model or GPU say, counts as if it had to be kept and "
-        "blocks the drain of its node.",
-        "unhealthyPodEvictionPolicy: AlwaysAllow.",
-        _budget_of_broken_pods,
-    ),
-    Rule(
-        "budget-missing",
-        Severity.WARNING,
-        "Two replicas or more without a PodDisruptionBudget",
-        "Draining nodes may evict all pods at once.",
-        "A PodDisruptionBudget with maxUnavailable: 1, as base/ has it.",
-        _no_budget,
     ),
 )
