@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import yaml
 from stoker.deploy.manifest import JsonObject, JsonValue
 from stoker.deploy.measurement import Measurement
 from stoker.deploy.rules.eviction import SAFE_TO_EVICT, SAFE_VOLUMES
@@ -141,10 +142,64 @@ DOWNLOADED: Final = (
 )
 """An init container that fills what the server reads."""
 HTTP_PROBE: Final = "httpGet"
+DATA_PROBE: Final[JsonObject] = {"port": 8000, "path": "/v2/health/ready"}
 NO_GPU: Final = (
     take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
     server("env", 0, "value", value="cpu"),
 )
+
+
+def runtime(*, arguments: str = "--drain-timeout=20s") -> str:
+    """A runtime for the format onnx, of priority 2, beside KServe's own."""
+    return (
+        RUNTIME % "kserve-container"
+        + """\
+      env: [{name: STOKER_DRAIN_DELAY, value: 5s}]
+  protocolVersions: [v2]
+  supportedModelFormats: [{name: onnx, autoSelect: true, priority: 2}]
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: ClusterServingRuntime
+metadata: {name: triton}
+spec:
+  containers: [{name: kserve-container, image: tritonserver:26.10}]
+  protocolVersions: [v1, v2]
+  supportedModelFormats: [{name: onnx, autoSelect: true, priority: 3}]
+"""
+    ).replace("[serve, /mnt/models]", f"[serve, /mnt/models, {arguments}]")
+
+
+def inference_service(
+    *,
+    name: str = "onnx",
+    grace: int | None = None,
+    timeout: int | None = None,
+    mode: str = "Standard",
+    protocol: str = "v2",
+    arguments: str = "",
+) -> str:
+    """One whose pods run in the runtime `name`; empty: in the one that KServe takes."""
+    predictor: JsonObject = {
+        "terminationGracePeriodSeconds": grace,
+        "timeout": timeout,
+        "model": {
+            "modelFormat": {"name": "onnx"},
+            "runtime": name,
+            "protocolVersion": protocol,
+            "args": [arguments] if arguments else [],
+        },
+    }
+    return yaml.safe_dump(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {
+                "name": "digits",
+                "annotations": {"serving.kserve.io/deploymentMode": mode},
+            },
+            "spec": {"predictor": predictor},
+        }
+    )
 
 
 def notes(annotations: JsonObject) -> Edit:
@@ -303,6 +358,24 @@ CASES: Final = (
     ),
     Case(
         "probe-endpoint-wrong",
+        [server("readinessProbe", value={"httpGet": {**DATA_PROBE, "scheme": "HTTPS"}})],
+        "scheme HTTPS; port 8000 speaks HTTP",
+        [server("readinessProbe", value={"httpGet": DATA_PROBE})],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [
+            server("readinessProbe", value={"httpGet": DATA_PROBE}),
+            variable("STOKER_TLS_CERT", "/tls/tls.crt"),
+        ],
+        "scheme HTTP; port 8000 speaks HTTPS",
+        [
+            server("readinessProbe", value={"httpGet": {**DATA_PROBE, "scheme": "HTTPS"}}),
+            variable("STOKER_TLS_CERT", "/tls/tls.crt"),
+        ],
+    ),
+    Case(
+        "probe-endpoint-wrong",
         [server("readinessProbe", value={"grpc": {"port": 8002}})],
         "port 8002; gRPC is on 8001",
         [server("readinessProbe", value={"grpc": {"port": 8001}})],
@@ -429,6 +502,40 @@ CASES: Final = (
         [server("args", 4, value="--drain-timeout=51s")],
         "drain_timeout 51 s",
         [server("args", 4, value="--drain-timeout=50s")],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        # A runtime alone: its pods get what an InferenceService says, 30 s else.
+        [add(runtime(arguments="--drain-timeout=21s"))],
+        "30 s, Kubernetes' default",
+        [add(runtime(arguments="--drain-timeout=21s")), add(inference_service(grace=31))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [add(runtime(arguments="--drain-timeout=21s")), add(inference_service(grace=30))],
+        "30 s; preStop 0 s",
+        # One that runs elsewhere tells nothing of the runtime, nor the runtime of it.
+        [add(runtime()), add(inference_service(grace=5, name="triton"))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [add(runtime()), add(inference_service(grace=45, arguments="--drain-timeout=36s"))],
+        "45 s; preStop 0 s + drain_delay 5 s + drain_timeout 36 s",
+        [add(runtime()), add(inference_service(grace=45, arguments="--drain-timeout=35s"))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        # Not named: chosen by the format, for its priority.
+        [add(runtime()), add(inference_service(grace=29, name=""))],
+        "29 s; preStop 0 s",
+        [add(runtime()), add(inference_service(grace=29, name="", protocol="v1"))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        # Knative gives pods the time that a request may take.
+        [add(runtime()), add(inference_service(timeout=29, mode="Knative"))],
+        "29 s; preStop 0 s",
+        [add(runtime(arguments="--drain-timeout=290s")), add(inference_service(mode="Knative"))],
     ),
     Case(
         "no-drain-delay",

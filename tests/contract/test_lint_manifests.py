@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ from typing import Final
 import kubernetes_validate  # type: ignore[import-untyped]  # annotated, but not marked as typed
 import pytest
 from stoker import allocator
-from stoker.cli import DONE, FAILED, main
+from stoker.cli import BAD_USAGE, DONE, FAILED, main
 from stoker.deploy import base_location, image, memory_need, overlay_patches, sizing
 from stoker.deploy.lint import lint
 from stoker.deploy.manifest import Manifest, at, parse_manifests, strings, text
@@ -21,7 +22,7 @@ from stoker.engine import outputs
 from stoker.settings import Settings
 
 from scripts import lint_table
-from tests.broken_manifests import measurement
+from tests.broken_manifests import as_yaml, edited, measurement, variable
 from tests.contract.manifests import K8S, ROOT, TARGETS, render
 from tests.tools import require_tool
 
@@ -55,6 +56,30 @@ def test_our_own_manifests_have_no_finding(target: str) -> None:
     manifests = [Manifest(dict(each), target) for each in render(target)]
     found = [f"{each.rule.id}: {each.hit.manifest} {each.hit.found}" for each in lint(manifests)]
     assert not found
+
+
+@pytest.mark.parametrize("file", sorted(K8S.glob("kserve/examples/*.yaml")), ids=lambda f: f.stem)
+def test_our_examples_for_kserve_have_no_finding_with_the_runtimes_they_use(file: Path) -> None:
+    runtimes = [Manifest(dict(each), "kserve") for each in render("kserve")]
+    manifests = [*runtimes, *parse_manifests(file.read_text(), file.name)]
+    assert [f"{each.rule.id}: {each.hit.found}" for each in lint(manifests)] == []
+
+
+@pytest.mark.slow
+def test_tracing_is_judged_by_the_image_and_not_by_the_machine_that_lints(tmp_path: Path) -> None:
+    file = tmp_path / "traced.yaml"
+    file.write_text(as_yaml(edited(variable("STOKER_TRACING", "true"))))
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").write_text("")  # in front of the real packages
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+
+    def run(*words: str, **variables: str) -> int:
+        command = [sys.executable, "-m", "stoker", *words]
+        environment = {**os.environ, "PYTHONPATH": path, **variables}
+        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+    assert run("serve", STOKER_TRACING="true") == BAD_USAGE, "the packages are here"
+    assert run("k8s", "lint", "--strict", str(file)) == DONE
 
 
 def test_there_are_manifests_to_look_at() -> None:

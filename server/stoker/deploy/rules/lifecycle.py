@@ -4,12 +4,14 @@ Source: reference, Kubernetes production practice, sections 4 and 7.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
-from stoker.deploy.container import flag_or_variable
+from stoker.deploy.container import ServerContainer, flag_or_variable
 from stoker.deploy.download import download_s, downloads_models
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
-from stoker.deploy.manifest import mapping, number
+from stoker.deploy.kserve import PREDICTOR, predictors
+from stoker.deploy.manifest import Manifest, mapping, number
 from stoker.deploy.rules.probes import probes
 from stoker.deploy.workload import (
     Workload,
@@ -22,45 +24,53 @@ DEFAULT_GRACE_S: Final = 30
 DEFAULT_PROGRESS_S: Final = 600
 SLACK_S: Final = 5
 """Beside preStop, drain delay and drain timeout: closing what is left, telling, ending."""
+_IN_A_RUNTIME: Final = (
+    f"A runtime of KServe has no such field: shorten {flag_or_variable('drain_timeout')}, or set "
+    "the period in each InferenceService, and give those together with the runtime."
+)
 
 
-def _pre_stop_s(workload: Workload, index: int) -> int:
-    server = workload.servers[index].value
-    return number(server, "lifecycle", "preStop", "sleep", "seconds") or 0
+def _pre_stop_s(server: ServerContainer) -> int:
+    return number(server.value, "lifecycle", "preStop", "sleep", "seconds") or 0
 
 
 def _short_grace(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
+        ends = list(predictors(workload, subject.manifests)) if workload.is_runtime else []
+        for end in ends:
+            path = f"{'.'.join(PREDICTOR)}.{end.grace_field}"
+            for server in end.servers:
+                yield from _grace(end.manifest, path, end.grace_s, server)
+        if ends:
+            continue
+        path = f"{workload.path}.terminationGracePeriodSeconds"
         written = number(workload.pod, "terminationGracePeriodSeconds")
-        grace = DEFAULT_GRACE_S if written is None else written
-        for index, server in enumerate(workload.servers):
-            settings = server.settings
-            delay, timeout = settings.drain_delay_s, settings.drain_timeout_s
-            pre_stop = _pre_stop_s(workload, index)
-            needed = pre_stop + delay + timeout + SLACK_S
-            if grace >= needed:
-                continue
-            default = ", Kubernetes' default" if written is None else ""
-            found = (
-                f"{grace} s{default}; preStop {pre_stop} s + drain_delay {delay:g} s + "
-                f"drain_timeout {timeout:g} s + {SLACK_S} s = {needed:g} s"
-            )
-            mend = f"Give {needed:g} s or more, or shorten {flag_or_variable('drain_timeout')}."
-            if workload.is_runtime:
-                mend = (
-                    "A runtime of KServe has no such field: shorten "
-                    f"{flag_or_variable('drain_timeout')}, or set the period in each "
-                    "InferenceService."
-                )
-            path = f"{workload.path}.terminationGracePeriodSeconds"
-            yield Hit(workload.manifest, path, found, mend)
+        for server in workload.servers:
+            for hit in _grace(workload.manifest, path, written, server):
+                yield replace(hit, mend=_IN_A_RUNTIME) if workload.is_runtime else hit
+
+
+def _grace(
+    manifest: Manifest, path: str, written: int | None, server: ServerContainer
+) -> Iterator[Hit]:
+    grace = DEFAULT_GRACE_S if written is None else written
+    delay, timeout = server.settings.drain_delay_s, server.settings.drain_timeout_s
+    pre_stop = _pre_stop_s(server)
+    needed = pre_stop + delay + timeout + SLACK_S
+    if grace < needed:
+        default = ", Kubernetes' default" if written is None else ""
+        found = (
+            f"{grace} s{default}; preStop {pre_stop} s + drain_delay {delay:g} s + "
+            f"drain_timeout {timeout:g} s + {SLACK_S} s = {needed:g} s"
+        )
+        mend = f"Give {needed:g} s or more, or shorten {flag_or_variable('drain_timeout')}."
+        yield Hit(manifest, path, found, mend)
 
 
 def _no_delay(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
-        for index, server in enumerate(workload.servers):
-            settings = server.settings
-            if settings.drain_delay_s > 0 or _pre_stop_s(workload, index):
+        for server in workload.servers:
+            if server.settings.drain_delay_s > 0 or _pre_stop_s(server):
                 continue
             if "exec" in mapping(server.value, "lifecycle", "preStop"):
                 continue
@@ -69,8 +79,8 @@ def _no_delay(subject: Subject) -> Iterator[Hit]:
 
 def _two_delays(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
-        for index, server in enumerate(workload.servers):
-            pre_stop = _pre_stop_s(workload, index)
+        for server in workload.servers:
+            pre_stop = _pre_stop_s(server)
             if pre_stop and server.settings.drain_delay_s:
                 found = (
                     f"preStop {pre_stop} s, then drain_delay {server.settings.drain_delay_s:g} s"
