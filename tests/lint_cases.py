@@ -297,6 +297,18 @@ CASES: Final = (
         [server("image", value="registry.example/stoker@sha256:0123")],
     ),
     Case(
+        "image-without-registry",
+        [server("image", value="stoker:0.1.0")],
+        "stoker:0.1.0, which names no registry",
+        [server("image", value="team/stoker:0.1.0")],
+    ),
+    Case(
+        "image-without-registry",
+        [server("image", value="stoker@sha256:0123")],
+        "stoker@sha256:0123",
+        [server("image", value="stoker:0.1.0"), server("imagePullPolicy", value="Never")],
+    ),
+    Case(
         "kserve-container-name",
         [add(RUNTIME % "stoker")],
         "'stoker'",

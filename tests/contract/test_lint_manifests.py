@@ -34,6 +34,8 @@ WITHOUT_GPU: Final = ("--device", "cpu")
 NAMED: Final = ("--name", "vision", "--namespace", "ml")
 PLACES: Final = ("pvc", "pvc:mine", "s3:bucket/prefix", "image:r.example/models:1", "baked")
 
+NO_REGISTRY: Final = "image-without-registry"
+
 every_init = pytest.mark.parametrize(
     "words",
     [
@@ -52,17 +54,23 @@ every_init = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("target", [*TARGETS, *KSERVE])
-def test_our_own_manifests_have_no_finding(target: str) -> None:
+def test_our_own_manifests_have_no_finding_but_that_a_user_says_where_the_image_is(
+    target: str,
+) -> None:
     manifests = [Manifest(dict(each), target) for each in render(target)]
-    found = [f"{each.rule.id}: {each.hit.manifest} {each.hit.found}" for each in lint(manifests)]
-    assert not found
+    found = lint(manifests)
+    told = [f"{each.rule.id}: {each.hit.manifest} {each.hit.found}" for each in found]
+    # On a laptop's cluster it is loaded by hand: overlays/dev accepts it.
+    expected = set() if target == "overlays/dev" else {NO_REGISTRY}
+    assert {each.rule.id for each in found} == expected, told
 
 
 @pytest.mark.parametrize("file", sorted(K8S.glob("kserve/examples/*.yaml")), ids=lambda f: f.stem)
 def test_our_examples_for_kserve_have_no_finding_with_the_runtimes_they_use(file: Path) -> None:
     runtimes = [Manifest(dict(each), "kserve") for each in render("kserve")]
     manifests = [*runtimes, *parse_manifests(file.read_text(), file.name)]
-    assert [f"{each.rule.id}: {each.hit.found}" for each in lint(manifests)] == []
+    found = lint(manifests, ignored=[NO_REGISTRY])
+    assert [f"{each.rule.id}: {each.hit.found}" for each in found] == []
 
 
 @pytest.mark.slow
@@ -110,8 +118,9 @@ def test_what_init_writes_renders_is_valid_and_has_no_finding(
 ) -> None:
     manifests = kustomized(initialised(tmp_path, *words))
     measured = measurement(on_gpu=False)
-    found = [f"{each.rule.id}: {each.hit.found}" for each in lint(manifests, measured=measured)]
-    assert not found
+    found = lint(manifests, measured=measured)
+    # No --image is given: what is left to say is found too.
+    assert {each.rule.id for each in found} == {NO_REGISTRY}, found
     for each in manifests:
         if BUILT_IN.fullmatch(text(each.value, "apiVersion")):
             assert kubernetes_validate.validate(each.value, "1.34", strict=True) == "1.34"
@@ -125,7 +134,7 @@ def test_a_single_gpu_pod_without_a_spare_gpu_has_the_gap_that_init_speaks_of(
     words = (output / "deployment.yaml").read_text().replace("#", " ").split()
     assert "each rollout has a gap" in " ".join(words)
     found = lint(kustomized(output))
-    assert [each.rule.id for each in found] == ["rollout-gap"]
+    assert [each.rule.id for each in found] == [NO_REGISTRY, "rollout-gap"]
 
 
 def one(manifests: list[Manifest], kind: str) -> Manifest:
