@@ -135,6 +135,7 @@ def measurement(
     loaded_bytes: int | None = 2 << 30,
     on_gpu: bool = True,
     rows: int = 8,
+    files_bytes: int = 0,
 ) -> Measurement:
     """A made-up one, of one model."""
     model = MeasuredModel(
@@ -160,6 +161,7 @@ def measurement(
         start_s=start_s,
         peak_bytes=peak_bytes,
         models=(model,),
+        files_bytes=files_bytes,
     )
 
 

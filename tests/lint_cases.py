@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stoker.deploy.manifest import JsonValue
+import yaml
+from stoker.deploy.manifest import JsonObject, JsonValue
 from stoker.deploy.measurement import Measurement
+from stoker.deploy.rules.eviction import SAFE_TO_EVICT, SAFE_VOLUMES
 from stoker.deploy.rules.scaling import LAST_APPLIED
 
 from tests.broken_manifests import (
@@ -130,11 +132,80 @@ kind: PersistentVolumeClaim
 metadata: {name: models}
 spec: {accessModes: [%s]}
 """
+DOWNLOADED: Final = (
+    pod("volumes", 3, value={"name": "models", "emptyDir": {"sizeLimit": "1Gi"}}),
+    server("volumeMounts", 3, value={"name": "models", "mountPath": "/models", "readOnly": True}),
+    pod(
+        *("initContainers", 0),
+        value={"name": "fetch", "volumeMounts": [{"name": "models", "mountPath": "/models"}]},
+    ),
+)
+"""An init container that fills what the server reads."""
 HTTP_PROBE: Final = "httpGet"
+DATA_PROBE: Final[JsonObject] = {"port": 8000, "path": "/v2/health/ready"}
 NO_GPU: Final = (
     take("Deployment", *SERVER, "resources", "limits", "nvidia.com/gpu"),
     server("env", 0, "value", value="cpu"),
 )
+
+
+def runtime(*, arguments: str = "--drain-timeout=20s") -> str:
+    """A runtime for the format onnx, of priority 2, beside KServe's own."""
+    return (
+        RUNTIME % "kserve-container"
+        + """\
+      env: [{name: STOKER_DRAIN_DELAY, value: 5s}]
+  protocolVersions: [v2]
+  supportedModelFormats: [{name: onnx, autoSelect: true, priority: 2}]
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: ClusterServingRuntime
+metadata: {name: triton}
+spec:
+  containers: [{name: kserve-container, image: tritonserver:26.10}]
+  protocolVersions: [v1, v2]
+  supportedModelFormats: [{name: onnx, autoSelect: true, priority: 3}]
+"""
+    ).replace("[serve, /mnt/models]", f"[serve, /mnt/models, {arguments}]")
+
+
+def inference_service(
+    *,
+    name: str = "onnx",
+    grace: int | None = None,
+    timeout: int | None = None,
+    mode: str = "Standard",
+    protocol: str = "v2",
+    arguments: str = "",
+) -> str:
+    """One whose pods run in the runtime `name`; empty: in the one that KServe takes."""
+    predictor: JsonObject = {
+        "terminationGracePeriodSeconds": grace,
+        "timeout": timeout,
+        "model": {
+            "modelFormat": {"name": "onnx"},
+            "runtime": name,
+            "protocolVersion": protocol,
+            "args": [arguments] if arguments else [],
+        },
+    }
+    return yaml.safe_dump(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {
+                "name": "digits",
+                "annotations": {"serving.kserve.io/deploymentMode": mode},
+            },
+            "spec": {"predictor": predictor},
+        }
+    )
+
+
+def notes(annotations: JsonObject) -> Edit:
+    """Other annotations of the Deployment's pods."""
+    return put("Deployment", "spec", "template", "metadata", "annotations", value=annotations)
+
 
 CASES: Final = (
     # Settings and image
@@ -226,6 +297,18 @@ CASES: Final = (
         [server("image", value="registry.example/stoker@sha256:0123")],
     ),
     Case(
+        "image-without-registry",
+        [server("image", value="stoker:0.1.0")],
+        "stoker:0.1.0, which names no registry",
+        [server("image", value="team/stoker:0.1.0")],
+    ),
+    Case(
+        "image-without-registry",
+        [server("image", value="stoker@sha256:0123")],
+        "stoker@sha256:0123",
+        [server("image", value="stoker:0.1.0"), server("imagePullPolicy", value="Never")],
+    ),
+    Case(
         "kserve-container-name",
         [add(RUNTIME % "stoker")],
         "'stoker'",
@@ -284,6 +367,24 @@ CASES: Final = (
         [server("livenessProbe", HTTP_PROBE, "scheme", value="HTTPS")],
         "port 8002 speaks plain HTTP",
         [server("livenessProbe", HTTP_PROBE, "scheme", value="HTTP")],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [server("readinessProbe", value={"httpGet": {**DATA_PROBE, "scheme": "HTTPS"}})],
+        "scheme HTTPS; port 8000 speaks HTTP",
+        [server("readinessProbe", value={"httpGet": DATA_PROBE})],
+    ),
+    Case(
+        "probe-endpoint-wrong",
+        [
+            server("readinessProbe", value={"httpGet": DATA_PROBE}),
+            variable("STOKER_TLS_CERT", "/tls/tls.crt"),
+        ],
+        "scheme HTTP; port 8000 speaks HTTPS",
+        [
+            server("readinessProbe", value={"httpGet": {**DATA_PROBE, "scheme": "HTTPS"}}),
+            variable("STOKER_TLS_CERT", "/tls/tls.crt"),
+        ],
     ),
     Case(
         "probe-endpoint-wrong",
@@ -415,6 +516,40 @@ CASES: Final = (
         [server("args", 4, value="--drain-timeout=50s")],
     ),
     Case(
+        "grace-shorter-than-drain",
+        # A runtime alone: its pods get what an InferenceService says, 30 s else.
+        [add(runtime(arguments="--drain-timeout=21s"))],
+        "30 s, Kubernetes' default",
+        [add(runtime(arguments="--drain-timeout=21s")), add(inference_service(grace=31))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [add(runtime(arguments="--drain-timeout=21s")), add(inference_service(grace=30))],
+        "30 s; preStop 0 s",
+        # One that runs elsewhere tells nothing of the runtime, nor the runtime of it.
+        [add(runtime()), add(inference_service(grace=5, name="triton"))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [add(runtime()), add(inference_service(grace=45, arguments="--drain-timeout=36s"))],
+        "45 s; preStop 0 s + drain_delay 5 s + drain_timeout 36 s",
+        [add(runtime()), add(inference_service(grace=45, arguments="--drain-timeout=35s"))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        # Not named: chosen by the format, for its priority.
+        [add(runtime()), add(inference_service(grace=29, name=""))],
+        "29 s; preStop 0 s",
+        [add(runtime()), add(inference_service(grace=29, name="", protocol="v1"))],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        # Knative gives pods the time that a request may take.
+        [add(runtime()), add(inference_service(timeout=29, mode="Knative"))],
+        "29 s; preStop 0 s",
+        [add(runtime(arguments="--drain-timeout=290s")), add(inference_service(mode="Knative"))],
+    ),
+    Case(
         "no-drain-delay",
         [variable("STOKER_DRAIN_DELAY", "0")],
         "drain_delay 0",
@@ -437,6 +572,20 @@ CASES: Final = (
         [take("Deployment", "spec", "progressDeadlineSeconds")],
         "600 s; the startup probe bears 600 s",
         [put("Deployment", "spec", "progressDeadlineSeconds", value=601)],
+    ),
+    Case(
+        "progress-deadline-short",
+        [*DOWNLOADED, put("Deployment", "spec", "progressDeadlineSeconds", value=900)],
+        "900 s; the startup probe bears 600 s, and the download by fetch may take 300 s before it",
+        [*DOWNLOADED, put("Deployment", "spec", "progressDeadlineSeconds", value=901)],
+    ),
+    Case(
+        "progress-deadline-short",
+        [*DOWNLOADED],
+        "1200 s; the startup probe bears 600 s, and the download by fetch may take 600 s before it",
+        # A sidecar that downloads does not hold the server up.
+        [*DOWNLOADED, pod("initContainers", 0, "restartPolicy", value="Always")],
+        measured=measurement(files_bytes=12_000 << 20),
     ),
     Case(
         "surge-without-spare-gpu",
@@ -516,6 +665,35 @@ CASES: Final = (
             drop("PodDisruptionBudget"),
             drop(HPA),
             put("Deployment", "spec", "replicas", value=1),
+        ],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        [notes({})],
+        "tmp, cache not in the annotation cluster-autoscaler",
+        [notes({SAFE_TO_EVICT: "true"})],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        # The space is a part of the name that the autoscaler looks for.
+        [notes({SAFE_VOLUMES: "tmp, cache"})],
+        "cache not in the annotation",
+        [notes({SAFE_VOLUMES: "models,cache,tmp"})],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        [pod("volumes", 3, value={"name": "host", "hostPath": {"path": "/models"}})],
+        "host not in the annotation",
+        [pod("volumes", 3, value={"name": "shm", "emptyDir": {"medium": "Memory"}})],
+    ),
+    Case(
+        "local-volumes-keep-node",
+        [add(RUNTIME % "kserve-container")],
+        "kserve-provision-location not in the annotation",
+        # A user's own decision to keep the node.
+        [
+            add(RUNTIME % "kserve-container"),
+            put("ServingRuntime", "spec", "annotations", value={SAFE_TO_EVICT: "false"}),
         ],
     ),
     # GPUs

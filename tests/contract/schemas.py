@@ -2,7 +2,8 @@
 
 Built-in kinds are held against the schemas of the oldest and the newest supported Kubernetes,
 custom kinds against the definitions in ../shared/crds, closed where a definition does not keep
-unknown fields: the API server would drop those without a word. Rules in CEL are not evaluated.
+unknown fields: the API server would drop those without a word. What fits its definition is held
+against the definition's rules in CEL.
 """
 
 import json
@@ -18,6 +19,7 @@ from kubernetes_validate.utils import (  # type: ignore[import-untyped]  # not m
 )
 from referencing import Registry, Resource
 
+from tests.contract.cel_rules import broken_rules
 from tests.contract.manifests import ROOT, JsonObject, JsonValue, text
 
 CRDS: Final = ROOT.parent / "shared" / "crds"
@@ -68,19 +70,27 @@ def _definitions(full_version: str) -> Resource:
 
 
 def custom_problems(manifest: JsonObject) -> list[str]:
-    """Where the manifest of a custom kind differs from its definition."""
+    """Where the manifest of a custom kind differs from its definition, or what its rules refuse."""
     kind = text(manifest, "kind")
     group, version = text(manifest, "apiVersion").split("/")
-    validator = _validator(f"{group}_{kind.lower()}s.yaml", version)
-    return [f"{each.json_path}: {each.message[:200]}" for each in validator.iter_errors(manifest)]
+    file = f"{group}_{kind.lower()}s.yaml"
+    errors = _validator(file, version).iter_errors(manifest)
+    wrong = [f"{each.json_path}: {each.message[:200]}" for each in errors]
+    return wrong or broken_rules(definitions(file)[version], manifest)
+
+
+@cache
+def definitions(file: str) -> dict[str, JsonObject]:
+    """The schemas of a definition by version."""
+    definition = yaml.load((CRDS / file).read_text(), Loader=yaml.CSafeLoader)
+    return {
+        each["name"]: each["schema"]["openAPIV3Schema"] for each in definition["spec"]["versions"]
+    }
 
 
 @cache
 def _validator(file: str, version: str) -> jsonschema.Draft202012Validator:
-    definition = yaml.load((CRDS / file).read_text(), Loader=yaml.CSafeLoader)
-    schemas = {each["name"]: each["schema"] for each in definition["spec"]["versions"]}
-    schema = closed(schemas[version]["openAPIV3Schema"])
-    return jsonschema.Draft202012Validator(schema)
+    return jsonschema.Draft202012Validator(closed(definitions(file)[version]))
 
 
 def closed(schema: JsonValue) -> JsonValue:

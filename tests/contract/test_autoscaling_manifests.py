@@ -141,7 +141,8 @@ def test_the_monitor_scrapes_the_management_port_once(target: str) -> None:
     (endpoint,) = objects(the(target, "PodMonitor"), "spec", "podMetricsEndpoints")
     assert (endpoint["port"], endpoint["path"]) == ("management", "/metrics")
     assert "management" in ports(target)
-    assert not strings(pod(target), "metadata", "annotations")
+    annotations = strings(pod(target), "metadata", "annotations")
+    assert not [name for name in annotations if name.startswith("prometheus.io/")]
 
 
 @with_monitor

@@ -24,6 +24,7 @@ from tests.contract.manifests import (
 )
 from tests.contract.schemas import CRDS, custom_problems
 from tests.contract.test_autoscaling_manifests import is_gauge_of_the_pod
+from tests.contract.test_manifests import SAFE_VOLUMES
 
 RUNTIMES: Final = ("stoker", "stoker-gpu", "stoker-knative-rest", "stoker-knative-grpc")
 KNATIVE: Final = RUNTIMES[2:]
@@ -138,12 +139,23 @@ def test_all_three_probes_ask_the_protocols_own_health_on_a_published_port(name:
 @every_runtime
 def test_metrics_are_scraped_from_the_management_port_that_no_service_has(name: str) -> None:
     annotations = strings(runtime(name), "spec", "annotations")
-    assert annotations == {
-        "prometheus.kserve.io/port": str(settings(name).metrics_port),
-        "prometheus.kserve.io/path": "/metrics",
-    }
+    assert (
+        annotations.items()
+        >= {
+            "prometheus.kserve.io/port": str(settings(name).metrics_port),
+            "prometheus.kserve.io/path": "/metrics",
+        }.items()
+    )
     published = {each["containerPort"] for each in objects(container(name), "ports")}
     assert settings(name).metrics_port not in published
+
+
+@every_runtime
+def test_a_node_may_take_every_local_volume_with_it(name: str) -> None:
+    local = [text(each, "name") for each in objects(runtime(name), "spec", "volumes")]
+    annotation = strings(runtime(name), "spec", "annotations")[SAFE_VOLUMES]
+    # The last is KServe's own, of the download.
+    assert annotation.split(",") == [*local, "kserve-provision-location"]
 
 
 @every_runtime

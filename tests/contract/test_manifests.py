@@ -7,7 +7,9 @@ from typing import Final, cast
 import pytest
 from stoker import __version__, config
 from stoker.arguments import settings_parser
+from stoker.deploy.download import BYTES_PER_S
 from stoker.deploy.manifest import at
+from stoker.deploy.quantity import parse_quantity
 from stoker.settings import Settings, definitions
 
 from tests.contract.combinations import COMBINATIONS
@@ -30,6 +32,8 @@ from tests.contract.manifests import (
     volumes,
 )
 
+LOCAL: Final = ("emptyDir", "hostPath")
+SAFE_VOLUMES: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 SELECTED_BY: Final = {"app.kubernetes.io/name": "stoker", "app.kubernetes.io/instance": "stoker"}
 
 every_target = pytest.mark.parametrize("target", [*TARGETS, *COMBINATIONS], indirect=True)
@@ -98,7 +102,20 @@ def test_the_grace_period_covers_the_drain(target: str, tmp_path: Path) -> None:
 def test_a_rollout_waits_longer_than_a_start_may_take(target: str) -> None:
     startup = at(container(target), "startupProbe")
     budget = number(startup, "periodSeconds") * number(startup, "failureThreshold")
-    assert number(the(target, "Deployment"), "spec", "progressDeadlineSeconds") > budget
+    deadline = number(the(target, "Deployment"), "spec", "progressDeadlineSeconds")
+    assert deadline > budget + download_s(target)
+
+
+def download_s(target: str) -> int:
+    """Seconds in which an init container fills the models' volume, at the pace of `init`."""
+    init = objects(pod(target), "spec", "initContainers")
+    (size,) = [
+        parse_quantity(each, "emptyDir", "sizeLimit")
+        for each in volumes(target, "emptyDir")
+        if each["name"] == "models"
+    ] or [None]
+    assert bool(init) == (size is not None), "an init container here is one that downloads"
+    return 0 if size is None else int(size / BYTES_PER_S)
 
 
 @every_target
@@ -217,8 +234,20 @@ def test_configuration_of_the_pods_cannot_be_changed_in_place(target: str) -> No
 
 
 def test_without_the_operator_annotations_name_the_management_port() -> None:
-    assert strings(pod("base"), "metadata", "annotations") == {
-        "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(ports("base")["management"]),
-        "prometheus.io/path": "/metrics",
-    }
+    annotations = strings(pod("base"), "metadata", "annotations")
+    assert (
+        annotations.items()
+        >= {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(ports("base")["management"]),
+            "prometheus.io/path": "/metrics",
+        }.items()
+    )
+
+
+@every_target
+def test_every_local_volume_is_one_that_a_node_may_take_with_it(target: str) -> None:
+    local = {text(each, "name") for kind in LOCAL for each in volumes(target, kind)}
+    listed = strings(pod(target), "metadata", "annotations")[SAFE_VOLUMES]
+    # The cluster autoscaler splits at the commas, and takes spaces for a part of a name.
+    assert sorted(listed.split(",")) == sorted(local)

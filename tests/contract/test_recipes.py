@@ -7,7 +7,8 @@ from typing import Final
 
 import pytest
 import yaml
-from stoker.deploy.manifest import at
+from stoker.deploy.manifest import at, mapping
+from stoker.deploy.restricted import violations
 
 from tests.contract.conflicts import conflicts
 from tests.contract.manifests import (
@@ -19,7 +20,6 @@ from tests.contract.manifests import (
     render_overlay,
     text,
 )
-from tests.contract.pod_security import violations
 from tests.contract.schemas import CRDS, OLDEST_AND_NEWEST, custom_problems, is_built_in, problems
 
 
@@ -48,7 +48,8 @@ def check(manifests: tuple[JsonObject, ...]) -> None:
         elif CRDS.is_dir():
             assert custom_problems(each) == []
         if each["kind"] == "Deployment":
-            assert violations(at(each, "spec", "template", "spec")) == []
+            spec = mapping(each, "spec", "template", "spec")
+            assert list(violations(spec, "spec.template.spec")) == []
 
 
 @pytest.mark.parametrize("overlay", overlays_of_the_readme(), ids=range(3))

@@ -40,6 +40,7 @@ def test_a_model_is_measured_and_the_overlay_has_its_numbers(tmp_path: Path) -> 
     assert 0 < found["load_s"] < measured["start_s"]
     assert measured["peak_bytes"] > found["weights_bytes"]
     assert measured["on_gpu"] is False
+    assert measured["files_bytes"] == model.stat().st_size
 
     deployment = yaml.safe_load((output / "deployment.yaml").read_text())
     pod = deployment["spec"]["template"]["spec"]

@@ -15,6 +15,12 @@ def test_what_was_written_is_read(on_gpu: bool) -> None:
     assert from_json(to_json(measured), "m.json") == measured
 
 
+def test_an_older_file_tells_no_size_of_files_and_the_weights_stand_for_it() -> None:
+    older = from_json(without("files_bytes"), "m.json")
+    assert (older.files_bytes, older.download_bytes) == (0, 100 << 20)
+    assert from_json(to_json(measurement(files_bytes=7)), "m.json").download_bytes == 7
+
+
 def without(key: str) -> str:
     value = json.loads(to_json(measurement()))
     del value[key]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stoker.deploy.measuring import (
     MeasuringFailed,
+    files_bytes,
     machine,
     measure,
     on_at_most,
@@ -23,6 +24,15 @@ def test_a_machine_is_told_in_words_and_never_by_its_name(tmp_path: Path) -> Non
     told = machine(4.0, "NVIDIA L4", tmp_path)
     assert told == "4 CPUs (AMD EPYC 7B13), 16 GiB of memory, NVIDIA L4"
     assert machine(1.0, "", tmp_path / "absent") == "1 CPU (of unknown make), no GPU"
+
+
+def test_a_source_weighs_all_its_files(tmp_path: Path) -> None:
+    for name in ("m/1/model.onnx", "m/1/model.data", "m/2/model.onnx"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1000))
+    assert files_bytes(tmp_path) == 3000
+    assert files_bytes(tmp_path / "m" / "2" / "model.onnx") == 1000
+    assert files_bytes(tmp_path / "absent") == 0
 
 
 def test_samples_are_found_by_the_metrics_name() -> None:

@@ -75,6 +75,24 @@ def test_the_startup_budget_is_three_times_the_measured_start(
     assert sized.progress_s > budget
 
 
+@pytest.mark.parametrize(
+    ("files_bytes", "download_s"),
+    [
+        (0, 300),  # the weights, 100 MiB: no download is taken to be shorter
+        (6000 * MIB, 300),
+        (6001 * MIB, 301),
+        (400 * GIB, 20480),
+    ],
+)
+def test_a_rollout_waits_for_the_download_too(files_bytes: int, download_s: int) -> None:
+    measured = measurement(files_bytes=files_bytes)
+    without = size(measured, CPU)
+    sized = size(measured, replace(CPU, downloads_models=True))
+    assert sized.progress_s == without.progress_s + download_s
+    assert f"{download_s} s to download the models" in sized.progress_origin
+    assert "download" not in without.progress_origin
+
+
 def test_the_grace_period_covers_the_drain_and_more() -> None:
     assert size(measurement(), CPU).grace_s == 60
     assert size(measurement(), replace(CPU, drain_delay_s=2, drain_timeout_s=13)).grace_s == 40

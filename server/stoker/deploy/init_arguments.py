@@ -206,6 +206,7 @@ def parse_init(words: Sequence[str]) -> InitOptions:
         drain_timeout_s=parsed.drain_timeout,
         buffered_bytes=parsed.max_buffered_bytes,
         demand_target=parsed.demand_target,
+        downloads_models=models.kind == "s3",
     )
     overlay = OverlayOptions(
         models=models,

@@ -60,6 +60,13 @@ class Measurement:
     peak_bytes: int
     """The most memory that the process had resident until then."""
     models: tuple[MeasuredModel, ...]
+    files_bytes: int = 0
+    """What the sources hold on disk, versions that are not served too; 0 where nobody looked."""
+
+    @property
+    def download_bytes(self) -> int:
+        """What a pod that downloads the models fetches, as far as it is known."""
+        return self.files_bytes or sum(each.weights_bytes for each in self.models)
 
     @property
     def gpu_bytes(self) -> int | None:
@@ -98,6 +105,7 @@ def from_json(content: str, source: str) -> Measurement:
             start_s=float(value["start_s"]),
             peak_bytes=int(value["peak_bytes"]),
             models=models,
+            files_bytes=int(value.get("files_bytes", 0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableMeasurement(f"{expected}, got one whose field {error} is wrong") from error

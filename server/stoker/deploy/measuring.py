@@ -82,7 +82,14 @@ def measure(
         start_s=round(start_s, 2),
         peak_bytes=peak,
         models=models,
+        files_bytes=sum(files_bytes(Path(each)) for each in sources),
     )
+
+
+def files_bytes(source: Path) -> int:
+    """What a source holds on disk: a file, or all files below a folder."""
+    files = (each for each in (source, *source.rglob("*")) if each.is_file())
+    return sum(each.stat().st_size for each in files)
 
 
 def machine(cpus: float, gpu_name: str, proc: Path) -> str:

@@ -32,7 +32,7 @@ def deployment_patch(model_name: str, wishes: Wishes, sizing: Sizing) -> str:
         patch.comment(4, "There is a spare GPU (--spare-gpu), which no manifest shows.")
         patch.line(4, f"{ACCEPTED}: surge-without-spare-gpu")
     patch.line(0, "spec:")
-    patch.comment(2, "The startup probe's budget, and the time to pull the image and be scheduled.")
+    patch.comment(2, _sentence(sizing.progress_origin))
     patch.line(2, f"progressDeadlineSeconds: {sizing.progress_s}")
     patch.comment(2, _sentence(sizing.strategy_origin))
     patch.line(2, "strategy:", "  type: RollingUpdate", "  rollingUpdate:")

@@ -8,6 +8,7 @@ from typing import Final
 from stoker.deploy.finding import Rule
 from stoker.deploy.rules import (
     arguments,
+    eviction,
     gpu,
     lifecycle,
     monitoring,
@@ -22,7 +23,7 @@ from stoker.deploy.rules import (
 SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
     "Settings and image": arguments.RULES,
     "Probes": (*probes.RULES, *patience.RULES),
-    "Life cycle": lifecycle.RULES,
+    "Life cycle": (*lifecycle.RULES, *eviction.RULES),
     "GPUs": gpu.RULES,
     "Memory, CPU and volumes": resources.RULES,
     "Autoscaling": scaling.RULES,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
+from stoker.deploy.download import BYTES_PER_S, LEAST_S, download_s
 from stoker.deploy.gpu_sizes import SLICES, WHOLE, GpuSize, smallest
 from stoker.deploy.measurement import Measurement
 from stoker.deploy.memory_need import MemoryNeed, memory_need
@@ -51,6 +52,8 @@ class Wishes:
     drain_timeout_s: float = 30.0
     buffered_bytes: int | None = None
     demand_target: float = 0.65
+    downloads_models: bool = False
+    """Whether each pod fetches the models before its server starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Sizing:
     startup_failures: int
     startup_origin: str
     progress_s: int
+    progress_origin: str
     grace_s: int
     grace_origin: str
     surge: int
@@ -107,6 +111,7 @@ def size(measured: Measurement, wishes: Wishes) -> Sizing:
     grace = ceil(drain_s + 5 + GRACE_SLACK_S)
     surge, unavailable, strategy_origin = _strategy(wishes)
     gpu = _gpu(measured) if for_gpu else None
+    waited_s, progress_origin = _before_the_start(measured, wishes)
     return Sizing(
         memory=need,
         memory_request=request,
@@ -116,7 +121,8 @@ def size(measured: Measurement, wishes: Wishes) -> Sizing:
         startup_period_s=period,
         startup_failures=failures,
         startup_origin=startup_origin,
-        progress_s=period * failures + PULL_S[wishes.device],
+        progress_s=period * failures + waited_s,
+        progress_origin=progress_origin,
         grace_s=grace,
         grace_origin=(
             f"drain_delay {wishes.drain_delay_s:g} s + drain_timeout "
@@ -167,6 +173,20 @@ def _startup(measured: Measurement, *, for_gpu: bool) -> tuple[int, int, str]:
         origin += f"; at least {least} s"
     period = 2 if budget <= 300 else 5
     return period, ceil(budget / period), origin
+
+
+def _before_the_start(measured: Measurement, wishes: Wishes) -> tuple[int, str]:
+    """Seconds of a rollout in which no probe counts yet."""
+    pull = PULL_S[wishes.device]
+    origin = f"the startup probe's budget, and {pull} s to pull the image and be scheduled"
+    if not wishes.downloads_models:
+        return pull, origin
+    seconds = download_s(measured)
+    mebibytes = f"{measured.download_bytes / MIB:.0f} MiB"
+    return pull + seconds, (
+        f"{origin}, and {seconds} s to download the models, of {mebibytes}, at "
+        f"{BYTES_PER_S // MIB} MiB/s, at least {LEAST_S} s"
+    )
 
 
 def _strategy(wishes: Wishes) -> tuple[int, int, str]:

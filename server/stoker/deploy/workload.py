@@ -35,7 +35,8 @@ POD_PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "InferenceService": ("spec", "predictor"),
 }
 """Where the kinds that keep pods running hold what a pod is made of."""
-RUNTIMES: Final = ("ServingRuntime", "ClusterServingRuntime")
+CLUSTER_RUNTIME: Final = "ClusterServingRuntime"
+RUNTIMES: Final = ("ServingRuntime", CLUSTER_RUNTIME)
 """KServe's: they hold containers and volumes, and few other fields of a pod."""
 _OWNERS: Final = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Rollout", "ScaledObject")
 """Kinds whose controllers make what is theirs from a template that is judged already. Not KServe's:
@@ -213,7 +214,8 @@ def _workloads(manifests: Sequence[Manifest]) -> Iterator[Workload]:
         metadata = above if each.kind in RUNTIMES else mapping(above, "metadata")
         labels, annotations = strings(metadata, "labels"), strings(metadata, "annotations")
         if each.kind == "InferenceService":
-            labels, annotations = each.labels, each.annotations
+            labels = {**each.labels, **strings(pod, "labels")}
+            annotations = {**each.annotations, **strings(pod, "annotations")}
         config_maps = [
             other
             for other in manifests

@@ -52,6 +52,17 @@ def _no_digest(subject: Subject) -> Iterator[Hit]:
                 yield Hit(workload.manifest, f"{server.path}.image", written)
 
 
+def _no_registry(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            name = server.image.repository
+            is_loaded = text(server.value, "imagePullPolicy") == "Never"
+            if name and "/" not in name and not is_loaded:
+                written = text(server.value, "image")
+                found = f"{written}, which names no registry"
+                yield Hit(workload.manifest, f"{server.path}.image", found)
+
+
 def _kserve_name(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers if workload.is_kserve else ():
@@ -104,6 +115,16 @@ RULES = (
         "A tag can be moved to another image; a digest is one image for ever.",
         "`images: [{name: stoker, newName: ..., digest: sha256:...}]`.",
         _no_digest,
+    ),
+    Rule(
+        "image-without-registry",
+        Severity.WARNING,
+        "The server's image without the registry that it is in",
+        "Nodes look for it in their default registry, where nobody put it: ImagePullBackOff, but "
+        "where it was loaded onto every node by hand, as on a laptop's cluster.",
+        "`images: [{name: stoker, newName: your-registry/stoker}]` in the kustomization; or accept "
+        "it: docs/k8s-lint.md, Accepting a finding.",
+        _no_registry,
     ),
     Rule(
         "kserve-container-name",

@@ -91,12 +91,16 @@ def _wrong_endpoint(subject: Subject) -> Iterator[Hit]:
 def _wrong_http(probe: Probe, settings: Settings, port: int | None) -> str:
     path = text(probe.value, "httpGet", "path").partition("?")[0] or "/"
     shown = text(probe.value, "httpGet", "port")
+    scheme = text(probe.value, "httpGet", "scheme").upper() or "HTTP"
     if port == settings.metrics_port:
-        if text(probe.value, "httpGet", "scheme").upper() == "HTTPS":
+        if scheme == "HTTPS":
             return f"scheme HTTPS; port {port} speaks plain HTTP"
         if path not in MANAGEMENT_PATHS:
             return f"path {path}; port {port} has {', '.join(MANAGEMENT_PATHS)}"
     elif port in _rest_ports(settings):
+        speaks = "HTTPS" if _has_tls(probe.server) else "HTTP"
+        if scheme != speaks:
+            return f"scheme {scheme}; port {port} speaks {speaks}"
         is_model = path.startswith("/v2/models/") and path.endswith("/ready")
         if path not in DATA_PATHS and not is_model:
             return f"path {path}; port {port} has {', '.join(DATA_PATHS)}"
@@ -152,8 +156,14 @@ def _exec(subject: Subject) -> Iterator[Hit]:
 
 def _grpc_with_tls(subject: Subject) -> Iterator[Hit]:
     for probe in probes(subject):
-        if "grpc" in probe.value and "tls_cert" in _written(probe.server):
+        if "grpc" in probe.value and _has_tls(probe.server):
             yield Hit(probe.manifest, f"{probe.path}.grpc", "a gRPC probe of a port with TLS")
+
+
+def _has_tls(server: ServerContainer) -> bool:
+    """Whether a certificate is written for the data ports, for whichever version knows it; the
+    management port is plain HTTP in every case."""
+    return "tls_cert" in _written(server)
 
 
 def _written(server: ServerContainer) -> set[str]:
@@ -205,7 +215,7 @@ RULES = (
     Rule(
         "probe-endpoint-wrong",
         Severity.ERROR,
-        "A probe of a port or path that the server does not answer",
+        "A probe of a port, path or scheme that the server does not answer",
         "It fails always: the pod is never ready, or is restarted for ever.",
         "httpGet on the management port: /startupz, /readyz, /livez.",
         _wrong_endpoint,
