@@ -58,7 +58,7 @@ test-manifests: dev ## Render every overlay and combination; validate, lint, hol
 
 test-monitoring: dev ## Metrics, rules and dashboard against a real Prometheus and promtool.
 	$(BIN)/pytest tests/contract/test_alert_rules.py tests/contract/test_recorded_series.py \
-	  tests/contract/test_monitoring.py \
+	  tests/contract/test_monitoring.py tests/contract/test_two_deployments.py \
 	  tests/contract/test_metrics_table.py tests/contract/test_served_metrics.py \
 	  tests/server/test_prometheus.py tests/server/test_dashboard.py tests/server/test_many_models.py \
 	  $(ARGS)

@@ -71,6 +71,17 @@ spec:
       image: registry.example/stoker:0.1.0@sha256:0123
       args: [serve, /mnt/models]
 """
+ALERT: Final = """
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: %s
+spec:
+  groups:
+    - name: of one alert
+      rules:
+        - {alert: %s, expr: stoker_ready == 0}
+"""
 RULE: Final = """
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
@@ -1207,6 +1218,18 @@ CASES: Final = (
                 value={"prometheus.io/scrape": "false"},
             )
         ],
+    ),
+    Case(
+        "rules-loaded-twice",
+        [
+            add(
+                ALERT % ("vision-stoker", "StokerNotReady")
+                + "---"
+                + ALERT % ("a", "StokerNotReady")
+            )
+        ],
+        "StokerNotReady is in PrometheusRule/vision-stoker and in PrometheusRule/a",
+        [add(ALERT % ("vision-stoker", "StokerNotReady") + "---" + ALERT % ("a", "NotReady"))],
     ),
     Case(
         "policy-shuts-clients-out",

@@ -17,6 +17,7 @@ ORDER: Final = (
     "models-image-volume",
     "trt-cache",
     "spread",
+    "scrape",
     "monitoring",
     "tracing",
     "autoscaling-hpa",
@@ -32,6 +33,7 @@ EXCLUDED: Final = {
     ("models-pvc", "models-s3"): "two volumes at `/models`",
     ("models-pvc", "models-image-volume"): "two volumes at `/models`",
     ("models-s3", "models-image-volume"): "two volumes at `/models`",
+    ("scrape", "monitoring"): "`monitoring` contains `scrape`",
     ("autoscaling-hpa", "autoscaling-keda"): "two autoscalers of one Deployment",
 }
 """Pairs, in the order of ORDER, and the reason."""
@@ -39,6 +41,8 @@ EXCLUDED: Final = {
 GPUS: Final = ("gpu", "mig", "dra")
 MODELS: Final = ("models-pvc", "models-s3", "models-image-volume")
 AUTOSCALERS: Final = ("autoscaling-hpa", "autoscaling-keda")
+PART: Final = "scrape"
+"""Contained in another component."""
 
 OVER_OVERLAYS: Final = (
     "overlays/dev+models-pvc",
@@ -61,7 +65,7 @@ def is_sensible(components: Iterable[str]) -> bool:
 
 def _fullest() -> Iterator[tuple[str, ...]]:
     """Everything at once, for each choice among those that exclude each other."""
-    either = {*GPUS, *MODELS, *AUTOSCALERS}
+    either = {*GPUS, *MODELS, *AUTOSCALERS, PART}
     for chosen in product(GPUS, MODELS, AUTOSCALERS):
         yield tuple(each for each in ORDER if each in chosen or each not in either)
 

@@ -31,7 +31,7 @@ with_keda = pytest.mark.parametrize(
 )
 with_monitor = pytest.mark.parametrize(
     "target",
-    ["components/monitoring", "overlays/cpu", "overlays/gpu", "overlays/production"],
+    ["components/scrape", "overlays/cpu", "overlays/gpu", "overlays/production"],
     indirect=True,
 )
 

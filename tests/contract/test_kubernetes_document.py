@@ -20,6 +20,7 @@ from tests.contract.schemas import is_built_in
 ROOT: Final = K8S.parent
 GUIDE: Final = (ROOT / "docs" / "kubernetes.md").read_text()
 README: Final = (ROOT / "README.md").read_text()
+SIMULATION: Final = (ROOT / "benchmarks" / "results" / "0011-autoscaling.md").read_text()
 
 
 def commands(document: str, heading: str) -> list[str]:
@@ -41,6 +42,29 @@ def render(folder: Path) -> list[JsonObject]:
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
     )
     return list(documents(done.stdout))
+
+
+def test_the_choices_for_the_autoscaler_have_the_numbers_of_the_simulation() -> None:
+    (told,) = [each for each in GUIDE.split("\n\n") if each.startswith("**To choose otherwise**")]
+    told = " ".join(told.split())
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:5]]
+        for cells in (line.split("|") for line in SIMULATION.splitlines())
+        if len(cells) == 6
+    }
+    for changed, before in (
+        ("as shipped", "as shipped "),
+        ("target 0.50", "fewer late requests, "),
+        ("up: no window", "as it is, "),
+    ):
+        diurnal, _, spikes = rows[changed]
+        assert f"{before}{diurnal} and {spikes}" in told, changed
+    for changed in ("target 0.80", "5 s", "down: window 300 s"):
+        diurnal, _, spikes = rows[changed]
+        assert diurnal in told, changed
+        assert spikes in told, changed
+    late = [rows[changed][1].partition(", ")[2] for changed in ("5 s", "as shipped")]
+    assert f"a step with {late[0]} late in place of {late[1]}" in told
 
 
 def image(manifests: list[JsonObject]) -> str:

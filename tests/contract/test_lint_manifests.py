@@ -46,6 +46,7 @@ every_init = pytest.mark.parametrize(
         ("--autoscaler", "keda", "--prometheus", "http://prometheus:9090", *NAMED),
         ("--autoscaler", "none", "--spare-gpu", "--replicas", "1"),
         (*WITHOUT_GPU, "--autoscaler", "none", "--replicas", "1"),
+        ("--monitoring", "scrape", *NAMED),
         ("--monitoring", "annotations", "--drain-timeout", "2m", "--min", "3", "--max", "3"),
         *(("--models", place, *NAMED) for place in PLACES),
     ],

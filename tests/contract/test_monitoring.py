@@ -36,6 +36,11 @@ FOREIGN: Final[dict[str, set[str]]] = {
     "up": set(),  # Prometheus' own
     "kube_horizontalpodautoscaler_status_desired_replicas": {"horizontalpodautoscaler"},
     "kube_horizontalpodautoscaler_spec_max_replicas": {"horizontalpodautoscaler"},
+    "kube_pod_container_status_last_terminated_exitcode": set(),
+    "kube_pod_container_status_restarts_total": set(),
+    "kube_horizontalpodautoscaler_info": {
+        *("horizontalpodautoscaler", "scaletargetref_kind", "scaletargetref_name"),
+    },
 }
 """Series that are not the server's, and the labels that they bring."""
 

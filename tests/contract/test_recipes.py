@@ -52,7 +52,7 @@ def check(manifests: tuple[JsonObject, ...]) -> None:
             assert list(violations(spec, "spec.template.spec")) == []
 
 
-@pytest.mark.parametrize("overlay", overlays_of_the_readme(), ids=range(3))
+@pytest.mark.parametrize("overlay", overlays_of_the_readme(), ids=range(4))
 def test_an_overlay_of_the_readme_renders_and_is_valid(overlay: str) -> None:
     assert overlay.startswith("# my-overlay/kustomization.yaml\n")
     check(render_overlay(overlay))

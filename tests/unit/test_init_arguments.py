@@ -32,6 +32,7 @@ def test_a_source_comes_from_a_claim_unless_it_is_said_otherwise() -> None:
     [
         (["--device", "cpu", "--autoscaler", "none"], ["monitoring"]),
         (["--gpu", "mig", "--monitoring", "annotations"], ["mig", "autoscaling-hpa"]),
+        (["--gpu", "mig", "--monitoring", "scrape"], ["mig", "scrape", "autoscaling-hpa"]),
         (
             ["m", "--gpu", "dra", "--models", "s3:b/p", "--autoscaler", "keda", "--namespace", "n"],
             ["dra", "models-s3", "monitoring", "autoscaling-keda"],

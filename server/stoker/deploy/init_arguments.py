@@ -15,6 +15,7 @@ from stoker.deploy.overlay import (
     GpuBy,
     ModelsKind,
     ModelsPlace,
+    Monitoring,
     OverlayOptions,
 )
 from stoker.deploy.sizing import Wishes
@@ -169,9 +170,11 @@ def _add_scaling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--monitoring",
-        choices=("operator", "annotations"),
+        choices=get_args(Monitoring),
         default="operator",
-        help="who scrapes: the Prometheus Operator, or who follows annotations (default: operator)",
+        help="who scrapes: the Prometheus Operator, with rules and dashboard; scrape: the same "
+        "without those, which another deployment brought; or who follows annotations "
+        "(default: operator)",
     )
     parser.add_argument(
         "--drain-delay", type=_duration, default=5.0, metavar="TIME", help="(default: 5s)"
@@ -215,7 +218,7 @@ def parse_init(words: Sequence[str]) -> InitOptions:
         image=parsed.image,
         model_name=parsed.model_name,
         autoscaler=parsed.autoscaler,
-        has_operator=parsed.monitoring == "operator",
+        monitoring=parsed.monitoring,
         gpu_by=parsed.gpu,
         prometheus=parsed.prometheus,
     )

@@ -28,6 +28,9 @@ from stoker.deploy.sizing import Sizing, Wishes
 Autoscaler: TypeAlias = Literal["hpa", "keda", "none"]
 ModelsKind: TypeAlias = Literal["demo", "baked", "pvc", "s3", "image"]
 GpuBy: TypeAlias = Literal["limit", "mig", "dra"]
+Monitoring: TypeAlias = Literal["operator", "scrape", "annotations"]
+"""The Prometheus Operator scrapes, and loads rules and a dashboard; it scrapes, and has those from
+another deployment; annotations are left for who follows them."""
 
 BASE_NAME: Final = "stoker"
 """The name of the base's objects."""
@@ -35,6 +38,12 @@ _MODELS_COMPONENT: Final[Mapping[ModelsKind, str]] = {
     "pvc": "models-pvc",
     "s3": "models-s3",
     "image": "models-image-volume",
+}
+
+
+_MONITORING_COMPONENT: Final[Mapping[Monitoring, str]] = {
+    "operator": "monitoring",
+    "scrape": "scrape",
 }
 
 
@@ -58,8 +67,7 @@ class OverlayOptions:
     model_name: str = ""
     """Of the one model, where the source is a model and no repository."""
     autoscaler: Autoscaler = "hpa"
-    has_operator: bool = True
-    """Whether the Prometheus Operator scrapes, else annotations are left for who follows them."""
+    monitoring: Monitoring = "operator"
     gpu_by: GpuBy = "limit"
     prometheus: str = ""
     """For KEDA; empty: the component's address."""
@@ -73,8 +81,9 @@ def components(options: OverlayOptions, wishes: Wishes) -> list[str]:
     model_component = _MODELS_COMPONENT.get(options.models.kind)
     if model_component:
         found.append(model_component)
-    if options.has_operator:
-        found.append("monitoring")
+    monitoring_component = _MONITORING_COMPONENT.get(options.monitoring)
+    if monitoring_component:
+        found.append(monitoring_component)
     if options.autoscaler != "none":
         found.append(f"autoscaling-{options.autoscaler}")
     return found

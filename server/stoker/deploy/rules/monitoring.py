@@ -3,6 +3,7 @@
 Source: reference, Kubernetes production practice, sections 8.3 and 10.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -26,6 +27,8 @@ PORT_ANNOTATION: Final = "prometheus.io/port"
 SCRAPE_ANNOTATION: Final = "prometheus.io/scrape"
 PATH_ANNOTATION: Final = "prometheus.io/path"
 METRICS_PATH: Final = "/metrics"
+ALERT_PREFIX: Final = "Stoker"
+"""Of the alerts that components/monitoring brings."""
 
 
 def _watches(monitor: Manifest, namespace: str) -> bool:
@@ -115,6 +118,24 @@ def _twice(subject: Subject) -> Iterator[Hit]:
             yield Hit(workload.manifest, "metadata", " and ".join(names))
 
 
+def _rules_twice(subject: Subject) -> Iterator[Hit]:
+    """Alerts of ours, by their names, that more than one PrometheusRule has."""
+    sources: defaultdict[str, list[Manifest]] = defaultdict(list)
+    for manifest in subject.of_kind("PrometheusRule"):
+        alerts = {
+            text(rule, "alert")
+            for group in objects(manifest.value, "spec", "groups")
+            for rule in objects(group, "rules")
+        }
+        for alert in alerts:
+            if alert.startswith(ALERT_PREFIX):
+                sources[alert].append(manifest)
+    again = {str(each): each for found in sources.values() for each in found[1:]}
+    for name, manifest in sorted(again.items()):
+        alert = min(alert for alert, found in sources.items() if manifest in found[1:])
+        yield Hit(manifest, "spec.groups", f"{alert} is in {sources[alert][0]} and in {name}")
+
+
 def _policies(subject: Subject, workload: Workload) -> list[Manifest]:
     """The policies that say who may come in to the pods of a workload."""
     return [
@@ -186,8 +207,17 @@ RULES = (
         Severity.WARNING,
         "Pods that are scraped in two ways",
         "Every series is there twice, and sums over them are double.",
-        "One monitor, without prometheus.io annotations: components/monitoring takes those away.",
+        "One monitor, without prometheus.io annotations: components/scrape takes those away.",
         _twice,
+    ),
+    Rule(
+        "rules-loaded-twice",
+        Severity.WARNING,
+        "The same alert of Stoker in two PrometheusRules",
+        "Rules are about all deployments that a Prometheus scrapes: each alert fires twice, each "
+        "recorded series is written twice, and a threshold that one overlay changes holds nowhere.",
+        "components/scrape in place of components/monitoring in every overlay but one.",
+        _rules_twice,
     ),
     Rule(
         "policy-shuts-clients-out",

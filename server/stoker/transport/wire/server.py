@@ -125,13 +125,17 @@ class HttpServer:
             )
 
     async def stop_accepting(self) -> None:
-        """Closes the port, and then our side of idle connections. Nothing that the kernel has is
-        lost: connections that it made are served, and before a connection counts as idle the loop
-        has looked once more for a request. What is under way goes on."""
+        """Tells every connection of HTTP/2 to leave, closes the port, and then our side of idle
+        connections. Nothing that the kernel has is lost: connections that it made are served, and
+        before a connection counts as idle the loop has looked once more for a request. What is
+        under way goes on."""
         self.is_draining = True
         if self._port is None or self.is_closing:
             return
         self._port.refuse_handshakes()
+        # Connections that came during the drain hear it before inference streams end: a client
+        # would open the next stream on the connection that it has, and be refused once more.
+        _announce([*self._connections])
         await asyncio.sleep(HANDSHAKE_S)
         left = self._close_port(self._port)
         await asyncio.gather(
