@@ -20,19 +20,22 @@ VARIANT ?= cpu
 HTTP := $(or $(STOKER_HTTP_PORT),8000)
 GRPC := $(or $(STOKER_GRPC_PORT),8001)
 METRICS := $(or $(STOKER_METRICS_PORT),8002)
+LISTENS := $(or $(patsubst --host=%,%,$(filter --host=%,$(subst --host ,--host=,$(ARGS)))),$(STOKER_HOST))
+# As a URL has it: an IPv6 address in brackets, and any address by that of this machine.
+HOST := $(or $(if $(findstring :,$(LISTENS)),[$(patsubst ::,::1,$(LISTENS))],$(filter-out 0.0.0.0,$(LISTENS))),localhost)
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: STOKER_HTTP_PORT, ...
 	@printf '%s\n' \
-	  "REST     http://localhost:$(HTTP)/v2" \
-	  "gRPC     localhost:$(GRPC)" \
-	  "metrics  http://localhost:$(METRICS)/metrics, with /livez /readyz /startupz" \
+	  "REST     http://$(HOST):$(HTTP)/v2" \
+	  "gRPC     $(HOST):$(GRPC)" \
+	  "metrics  http://$(HOST):$(METRICS)/metrics, with /livez /readyz /startupz" \
 	  "" \
 	  "Once the server says that it is ready, this asks it for the digit on a picture of a 7:" \
 	  "" \
-	  "    curl -s http://localhost:$(HTTP)/v2/models/digits/infer -d @server/stoker/demo/images/digit-7.json" \
+	  "    curl -s http://$(HOST):$(HTTP)/v2/models/digits/infer -d @server/stoker/demo/images/digit-7.json" \
 	  ""
 	@exec $(BIN)/stoker serve $(ARGS)
 
