@@ -53,7 +53,7 @@ test-rollout: dev ## Replace and kill replicas behind haproxy under load; writes
 
 test-manifests: dev ## Render every overlay and combination; validate, lint, hold them against the server.
 	$(BIN)/pytest tests/contract/test_manifests.py tests/contract/test_components.py \
-	  tests/contract/test_combinations.py tests/contract/test_pod_security.py \
+	  tests/contract/test_combinations.py tests/contract/test_cel_rules.py tests/contract/test_pod_security.py \
 	  tests/contract/test_network_policy.py tests/contract/test_autoscaling_manifests.py \
 	  tests/contract/test_kserve.py tests/contract/test_kserve_server.py tests/contract/test_recipes.py \
 	  tests/contract/test_models_download.py tests/contract/test_rendered_server.py \
