@@ -20,19 +20,22 @@ VARIANT ?= cpu
 HTTP := $(or $(STOKER_HTTP_PORT),8000)
 GRPC := $(or $(STOKER_GRPC_PORT),8001)
 METRICS := $(or $(STOKER_METRICS_PORT),8002)
+LISTENS := $(or $(patsubst --host=%,%,$(filter --host=%,$(subst --host ,--host=,$(ARGS)))),$(STOKER_HOST))
+# As a URL has it: an IPv6 address in brackets, and any address by that of this machine.
+HOST := $(or $(if $(findstring :,$(LISTENS)),[$(patsubst ::,::1,$(LISTENS))],$(filter-out 0.0.0.0,$(LISTENS))),localhost)
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: STOKER_HTTP_PORT, ...
 	@printf '%s\n' \
-	  "REST     http://localhost:$(HTTP)/v2" \
-	  "gRPC     localhost:$(GRPC)" \
-	  "metrics  http://localhost:$(METRICS)/metrics, with /livez /readyz /startupz" \
+	  "REST     http://$(HOST):$(HTTP)/v2" \
+	  "gRPC     $(HOST):$(GRPC)" \
+	  "metrics  http://$(HOST):$(METRICS)/metrics, with /livez /readyz /startupz" \
 	  "" \
 	  "Once the server says that it is ready, this asks it for the digit on a picture of a 7:" \
 	  "" \
-	  "    curl -s http://localhost:$(HTTP)/v2/models/digits/infer -d @server/stoker/demo/images/digit-7.json" \
+	  "    curl -s http://$(HOST):$(HTTP)/v2/models/digits/infer -d @server/stoker/demo/images/digit-7.json" \
 	  ""
 	@exec $(BIN)/stoker serve $(ARGS)
 
@@ -50,7 +53,7 @@ test-rollout: dev ## Replace and kill replicas behind haproxy under load; writes
 
 test-manifests: dev ## Render every overlay and combination; validate, lint, hold them against the server.
 	$(BIN)/pytest tests/contract/test_manifests.py tests/contract/test_components.py \
-	  tests/contract/test_combinations.py tests/contract/test_pod_security.py \
+	  tests/contract/test_combinations.py tests/contract/test_cel_rules.py tests/contract/test_pod_security.py \
 	  tests/contract/test_network_policy.py tests/contract/test_autoscaling_manifests.py \
 	  tests/contract/test_kserve.py tests/contract/test_kserve_server.py tests/contract/test_recipes.py \
 	  tests/contract/test_models_download.py tests/contract/test_rendered_server.py \

@@ -245,6 +245,12 @@ CASES: Final = (
         [variable("PORT", "8000"), server("args", value=["serve", "--http-port", "$(PORT)"])],
     ),
     Case(
+        "settings-refused",
+        [add(runtime()), add(inference_service(arguments="--drain-timout=20s"))],
+        "--drain-timout: unknown flag; did you mean --drain-timeout",
+        [add(runtime()), add(inference_service(arguments="--drain-timout=20s", name="triton"))],
+    ),
+    Case(
         "settings-elsewhere",
         [drop("ConfigMap")],
         "the file /etc/stoker/stoker.yaml is in no ConfigMap",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import stoker
+from stoker.address import joined
 from stoker.checking import CheckReport
 from stoker.config import open_telemetry
 from stoker.engine.engine import Engine
@@ -247,9 +248,9 @@ class Server:
             "listening",
             f"stoker {stoker.__version__} listens, and loads its models",
             stoker_version=stoker.__version__,
-            http=f"{host}:{http}",
-            grpc=f"{host}:{grpc}",
-            metrics=f"{host}:{metrics}",
+            http=joined(host, http),
+            grpc=joined(host, grpc),
+            metrics=joined(host, metrics),
         )
         return Addresses(http, grpc, metrics)
 

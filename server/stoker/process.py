@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 import uvloop
 
 from stoker import descriptors
+from stoker.address import reachable
 from stoker.allocator import keep_freed_memory
 from stoker.app import Addresses, Server, memory_fit, open_repository, open_runtime
 from stoker.lifecycle.device_fault import LEAVE_WITHIN_S
@@ -174,9 +175,9 @@ def _say_when_ready(
         said = True
         line = log.ready_line(
             form,
-            http=f"{settings.host}:{addresses.http}",
-            grpc=f"{settings.host}:{addresses.grpc}",
-            metrics=f"{settings.host}:{addresses.metrics}",
+            http=reachable(settings.host, addresses.http),
+            grpc=reachable(settings.host, addresses.grpc),
+            metrics=reachable(settings.host, addresses.metrics),
             now=time.time(),
         )
         server.say(line)

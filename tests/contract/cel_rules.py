@@ -1,5 +1,5 @@
 """The rules in CEL of a custom kind's definition (`x-kubernetes-validations`), asked as an API
-server asks them when an object is created.
+server asks them when an object is created; and the selectors in CEL of a device claim.
 
 Defaults of the schema are filled in first, and a rule's `self` is the value where the rule stands,
 with the names of fields escaped that CEL keeps for itself. A rule about a change (`oldSelf`) has
@@ -7,12 +7,13 @@ nothing to say at a creation, and Kubernetes' own functions are unknown to the e
 says for each rule why it is not asked, so that a test can count them. The evaluator counts bytes in
 `size` of a text, where Kubernetes counts characters: the same in ASCII.
 
-Source: Kubernetes, "Extend the Kubernetes API with CustomResourceDefinitions", "Validation rules".
+Source: Kubernetes, "Extend the Kubernetes API with CustomResourceDefinitions", "Validation rules";
+"Dynamic Resource Allocation", "CEL expressions".
 """
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -41,6 +42,15 @@ class Rule:
     place: tuple[str, ...]
     expression: str
     message: str
+
+
+def selects_device(selector: str, driver: str, attributes: Mapping[str, str]) -> bool:
+    """Whether a claim's selector takes a device of that driver. Versions are texts `8.6.0`, of
+    which this knows `semver`, equality and `major`."""
+    context = cel.Context({"device": {"attributes": {driver: dict(attributes)}}})
+    context.add_function("semver", lambda version: version)
+    context.add_function("major", lambda version: int(version.partition(".")[0]))
+    return cel.compile(selector).execute(context) is True
 
 
 def rules(schema: JsonValue, place: tuple[str, ...] = ()) -> Iterator[Rule]:

@@ -15,6 +15,7 @@ from stoker.runtime.gpu_diagnosis import has_code_for
 from stoker.transport.grpc.health import INFERENCE_SERVICE
 
 from tests.contract import manifests
+from tests.contract.cel_rules import selects_device
 from tests.contract.manifests import (
     K8S,
     JsonObject,
@@ -156,16 +157,20 @@ def test_dra_claims_a_gpu_for_each_pod_and_asks_no_device_plugin(target: str) ->
 
 
 @pytest.mark.parametrize("target", ["components/dra"], indirect=True)
-def test_the_claim_names_the_gpus_that_the_package_has_code_for(target: str) -> None:
+def test_the_claim_takes_the_gpus_that_the_package_has_code_for(target: str) -> None:
     path = ("spec", "spec", "devices", "requests", 0, "exactly", "selectors")
     selectors = objects(the(target, "ResourceClaimTemplate"), *path)
-    gpu, driver = (text(each, "cel", "expression") for each in selectors)
-    majors = {int(each) for each in re.findall(r"cudaComputeCapability\.major\(\) == (\d+)", gpu)}
-    listed = re.findall(r"semver\('(\d+)\.(\d+)\.0'\)", gpu)
-    exact = {(int(major), int(minor)) for major, minor in listed}
-    named = [each for each in CAPABILITIES if each[0] in majors or each in exact]
-    assert named == [each for each in CAPABILITIES if has_code_for(each)]
-    assert driver.endswith("driverVersion.major() >= 580")
+    expressions = [text(each, "cel", "expression") for each in selectors]
+
+    def takes(capability: tuple[int, int], driver: str) -> bool:
+        major, minor = capability
+        gpu = {"cudaComputeCapability": f"{major}.{minor}.0", "driverVersion": driver}
+        return all(selects_device(each, "gpu.nvidia.com", gpu) for each in expressions)
+
+    taken = [each for each in CAPABILITIES if takes(each, "580.0.0")]
+    assert taken == [each for each in CAPABILITIES if has_code_for(each)]
+    assert takes((9, 0), "595.58.3")
+    assert not takes((9, 0), "579.99.9")
 
 
 @with_models

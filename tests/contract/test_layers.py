@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "server" / "stoker"
 
 NOUNS = {"tensor", "request", "model", "device", "errors", "inference", "control"}
-FREE = {"telemetry", "stoker"}
+FREE = {"telemetry", "address", "stoker"}
 """Importable by all."""
 
 MAY_IMPORT = {

@@ -151,6 +151,27 @@ def test_the_call_that_make_serve_shows_classifies_a_real_digit(serve: Serving) 
     assert f"digit-{outputs['digit'][0]}.json" in call[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "host"),
+    [
+        ((), "localhost"),
+        (("STOKER_HOST=0.0.0.0",), "localhost"),
+        (("STOKER_HOST=10.0.0.1",), "10.0.0.1"),
+        (("STOKER_HOST=::",), "[::1]"),
+        (("ARGS=--host ::",), "[::1]"),
+        (("ARGS=my/models --host=fd00::7", "STOKER_HOST=::"), "[fd00::7]"),
+    ],
+    ids=str,
+)
+def test_make_serve_shows_addresses_that_a_client_can_use(
+    words: tuple[str, ...], host: str
+) -> None:
+    shown = make("--dry-run", "serve", *words)
+    assert f"http://{host}:8000/v2/models/digits/infer" in shown
+    assert f'"gRPC     {host}:8001"' in shown
+    assert f'"metrics  http://{host}:8002/metrics,' in shown
+
+
 @pytest.mark.parametrize("script", [".ci/run", "scripts/ci-packages", "scripts/environment"])
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = ROOT / script

@@ -4,6 +4,7 @@ package."""
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -11,10 +12,24 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
+import httpx
+import pytest
 from stoker.app import DEMO
+from stoker.client.connection import connect
 
 from tests.conftest import PATIENCE, run_stoker
 from tests.tools import require_tool
+
+
+def has_ipv6() -> bool:
+    """Whether this machine takes connections by IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as listener:
+            listener.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -58,6 +73,28 @@ def test_the_ready_line_in_text_has_the_three_addresses() -> None:
     assert re.fullmatch(rf"stoker ready http={address} grpc={address} metrics={address}\n", line), (
         line
     )
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no address of IPv6")
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_the_ready_line_has_addresses_that_a_url_takes_where_the_server_listens_on_ipv6(
+    host: str,
+) -> None:
+    server = run_stoker("--host", host)
+    with server.process as process:
+        try:
+            ready = json.loads(server.lines[0])
+            assert {ready[key].rpartition(":")[0] for key in ("http", "grpc", "metrics")} == {
+                "[::1]"
+            }
+            probe = f"http://{ready['metrics']}/livez"
+            assert httpx.get(probe, timeout=PATIENCE, verify=False).status_code == 200
+            for scheme in ("http", "grpc"):
+                client = connect(f"{scheme}://{ready[scheme]}", timeout_s=PATIENCE)
+                assert client.metadata("digits", "").inputs
+                client.close()
+        finally:
+            process.terminate()
 
 
 def test_the_ready_line_in_json_has_the_three_addresses() -> None:

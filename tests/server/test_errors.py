@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import httpx
 import numpy as np
 import pytest
 from google.protobuf.message import Message
@@ -320,6 +321,37 @@ def test_questions_about_a_model_that_is_not_there_are_refused_alike(
     assert answer.json()["error"]
     ready = grpc_call(at, "ModelReady", pb.ModelReadyRequest(name=model), pb.ModelReadyResponse)
     assert ready.ready is False
+
+
+NO_CALL: Final[dict[str, tuple[bytes, dict[str, str]]]] = {
+    "no inputs": (b'{"parameters":{}}', {}),
+    "no JSON": (b"{", {}),
+    "no inputs before binary data": (b"{}" + ROW, {"Inference-Header-Content-Length": "2"}),
+    "binary data alone": (ROW, {"Inference-Header-Content-Length": "0"}),
+    "a length that is no number": (b"{}", {"Inference-Header-Content-Length": "two"}),
+    "large JSON that breaks off": (b'{"inputs":[' + b" " * (64 << 10), {}),
+    "gzip of no inputs": (gzip.compress(b"{}"), {"Content-Encoding": "gzip"}),
+    "a shared memory region": (
+        b'{"inputs":[{"name":"x","datatype":"INT32","shape":[1],'
+        b'"parameters":{"shared_memory_region":"r"}}]}',
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "headers"), NO_CALL.values(), ids=NO_CALL)
+def test_a_model_that_is_not_there_is_told_whatever_the_body_has(
+    at: Endpoints, body: bytes, headers: dict[str, str]
+) -> None:
+    def asked(path: str) -> httpx.Response:
+        return post(at, f"/v2/models/{path}/infer", content=body, headers=headers)
+
+    for path in ("nope", "simple/versions/7"):
+        answer = asked(path)
+        assert answer.status_code == 404
+        assert answer.json()["error"].startswith("Request for unknown model")
+    assert asked("broken").status_code == 503
+    assert asked("simple").status_code in (400, 501)
 
 
 def rest_input(**changes: object) -> dict[str, object]:

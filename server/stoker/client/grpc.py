@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
+from stoker.address import joined
 from stoker.client.connection import ClientError
 from stoker.errors import ServingError
 from stoker.model import ModelMetadata
@@ -50,7 +51,7 @@ class GrpcConnection:
     """One channel, connected by the first call."""
 
     def __init__(self, host: str, port: int, *, is_secure: bool, timeout_s: float) -> None:
-        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        target = joined(host, port)
         options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
         if is_secure:
             credentials = grpc.ssl_channel_credentials()

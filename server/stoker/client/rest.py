@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from stoker.address import joined
 from stoker.client.connection import ClientError
 from stoker.errors import ServingError
 from stoker.model import ModelMetadata
@@ -29,7 +30,7 @@ class RestConnection:
     ) -> None:
         kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
         self._connection = kind(host, port, timeout=timeout_s)
-        self._address = f"{host}:{port}"
+        self._address = joined(host, port)
         self._path = path
         self._timeout_s = timeout_s
 

@@ -102,7 +102,8 @@ def event_line(
 
 
 def ready_line(log_format: Format, *, http: str, grpc: str, metrics: str, now: float) -> str:
-    """The line that says that the server is ready and where: `host:port` of each endpoint.
+    """The line that says that the server is ready and where: `host:port` of each endpoint, as a URL
+    has it.
 
     `now` is seconds since the epoch. Scripts wait for this line, so its form is a promise.
     """

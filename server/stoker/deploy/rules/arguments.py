@@ -7,7 +7,9 @@ say at its start.
 from collections.abc import Iterator
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
+from stoker.deploy.kserve import PREDICTOR, predictors
 from stoker.deploy.manifest import text
+from stoker.deploy.workload import Workload
 
 
 def _refused(subject: Subject) -> Iterator[Hit]:
@@ -15,6 +17,18 @@ def _refused(subject: Subject) -> Iterator[Hit]:
         for server in workload.servers:
             for problem in server.problems:
                 yield Hit(workload.manifest, server.path, str(problem))
+        if workload.is_runtime:
+            yield from _refused_of_services(workload, subject)
+
+
+def _refused_of_services(runtime: Workload, subject: Subject) -> Iterator[Hit]:
+    """What an InferenceService adds to its runtime, and the server refuses."""
+    known = {problem for server in runtime.servers for problem in server.problems}
+    for end in predictors(runtime, subject.manifests):
+        for server in end.servers:
+            for problem in server.problems:
+                if problem not in known:
+                    yield Hit(end.manifest, f"{'.'.join(PREDICTOR)}.model", str(problem))
 
 
 def _elsewhere(subject: Subject) -> Iterator[Hit]:

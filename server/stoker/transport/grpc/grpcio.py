@@ -35,6 +35,7 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from stoker.address import joined
 from stoker.errors import Draining, ServingError
 from stoker.inference import Cancel
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
@@ -130,7 +131,7 @@ class GrpcioServer:
         """Listens and serves; gives the bound port (of 0, a free one). Raises OSError."""
         server = grpc.aio.server(options=self._options.channel_arguments())
         server.add_generic_rpc_handlers((_Table(self._methods, self),))
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = joined(host, port)
         if _is_taken(host, port):
             raise OSError(f"gRPC cannot listen on {address}: the port is taken")
         try:

@@ -39,8 +39,8 @@ class Service(Protocol):
     def submit(self, decoded: Decoded, answer: Answer) -> Cancel:
         """Gives the call to the engine."""
 
-    def refusal(self, error: Exception) -> HttpResponse:
-        """The answer of a call that never reaches the engine."""
+    def refusal(self, error: Exception, route: Route) -> HttpResponse:
+        """The answer of a call that never reaches the engine. On the loop."""
 
 
 class Offloaded:
@@ -66,7 +66,7 @@ class Offloaded:
                 self._steps(body, coding), self._read, self._reserve
             )
         except RuntimeError:
-            self._finish(self._service.refusal(Cancelled("the server is closed")))
+            self._finish(self._service.refusal(Cancelled("the server is closed"), self._route))
         return self.cancel
 
     def cancel(self) -> None:
@@ -103,7 +103,7 @@ class Offloaded:
         self._job = None
         service = self._service
         if isinstance(outcome, Exception):
-            self._finish(service.refusal(outcome))
+            self._finish(service.refusal(outcome, self._route))
             return
         try:
             if self._is_cancelled:
@@ -112,7 +112,7 @@ class Offloaded:
                 outcome = service.read(self._route, outcome, self._size)
             service.check_forms(outcome)
         except Exception as error:
-            self._finish(service.refusal(error))
+            self._finish(service.refusal(error, self._route))
             return
         cancel = service.submit(outcome, self._finish)
         if self._answer is not None:

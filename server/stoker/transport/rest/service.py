@@ -21,6 +21,7 @@ from stoker.errors import (
     Overloaded,
     ServingError,
     TooLarge,
+    Unsupported,
 )
 from stoker.inference import Cancel, InferenceEngine
 from stoker.model import ModelConfig
@@ -155,7 +156,7 @@ class RestService:
         try:
             call = read_call_head(route, request.head.headers)
         except Exception as error:
-            answer(self.refusal(error))
+            answer(self.refusal(error, route))
             return None
         request.head.meaning = call
         return self._infer(call, request.body, answer)
@@ -193,7 +194,7 @@ class RestService:
             elif call.coding is None and call.answer_coding is None:
                 call.body = known_body(route.model, route.version, body, size)
         except Exception as error:
-            answer(self.refusal(error))
+            answer(self.refusal(error, call.route))
             return None
         return self._engine.submit(request, partial(_answer_inference, forms, answer))
 
@@ -220,8 +221,14 @@ class RestService:
         request, forms = decoded
         return self._engine.submit(request, partial(_answer_inference, forms, answer))
 
-    def refusal(self, error: Exception) -> HttpResponse:
-        """The answer of a call that never reaches the engine, which is counted here."""
+    def refusal(self, error: Exception, route: Route) -> HttpResponse:
+        """The answer of a call that never reaches the engine, which is counted here. Where there is
+        no such model, that is what is wrong, whatever the body has."""
+        if isinstance(error, InvalidRequest | Unsupported):
+            try:
+                self._engine.config(route.model, route.version)
+            except ServingError as missing:
+                error = missing
         if not isinstance(error, ServingError | HttpError):
             return unforeseen(error)
         if not isinstance(error, Cancelled):

@@ -3,6 +3,8 @@
 import asyncio
 from typing import NamedTuple
 
+from stoker.address import joined
+
 
 class Peer(NamedTuple):
     """Who is connected, perhaps a proxy."""
@@ -20,4 +22,4 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     if not isinstance(name, tuple) or len(name) < 2:
         return Peer(scheme=scheme)
     host, port = str(name[0]), name[1]
-    return Peer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", scheme)
+    return Peer(joined(host, port), scheme)
