@@ -6,9 +6,10 @@ its own, reads `/metrics` as OpenMetrics once a second from the other, where the
 turns: nobody scrapes; scraped while no number of a model changes; while 10 models get requests;
 while every model gets one between two scrapes, so that each scrape writes all of it anew. In each
 case the server's own stoker_loop_lag_seconds is read over the span, a probe in a process of its own
-asks `/livez` every 10 ms, and the server's CPU is told. The promise is a p99 of the lag of at most
-2 ms. On a machine that others use as well, --realtime lets server and probe, as root, run before
-all of them, and the rest before most.
+asks `/livez` every 10 ms, and the server's CPU is told. To read the lag is a scrape: a few of the
+200 probes of the case without scrapes are beside the end of one or the beginning of another. The
+promise is a p99 of the lag of at most 2 ms. On a machine that others use as well, --realtime lets
+server and probe, as root, run before all of them, and the rest before most.
 
     python -m benchmarks.scraped_models [--models 1000] [--rounds 3] [--seconds 10] [--realtime]
 """

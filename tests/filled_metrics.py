@@ -206,4 +206,4 @@ def filled_metrics(root: Path) -> MetricsRegistry:
 
 def filled_text(root: Path) -> str:
     """What a scrape of `filled_metrics` reads, as classic text."""
-    return asyncio.run(filled_metrics(root).render("text/plain"))[1].decode()
+    return b"".join(asyncio.run(filled_metrics(root).render("text/plain"))[1]).decode()

@@ -77,7 +77,8 @@ class Endpoint:
             ),
             "",
         )
-        content_type, body = await self._metrics.render("" if path == "/classic" else accept)
+        content_type, pieces = await self._metrics.render("" if path == "/classic" else accept)
+        body = b"".join(pieces)
         self.accepted.add(content_type)
         writer.write(
             f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n"
@@ -176,7 +177,11 @@ def test_promtool_finds_nothing_but_tritons_names(tmp_path: Path) -> None:
     _, scraped = asyncio.run(filled_metrics(tmp_path).render("text/plain"))
 
     checked = subprocess.run(
-        [promtool, "check", "metrics"], input=scraped, capture_output=True, timeout=30, check=False
+        [promtool, "check", "metrics"],
+        input=b"".join(scraped),
+        capture_output=True,
+        timeout=30,
+        check=False,
     )
 
     problems = (checked.stdout + checked.stderr).decode().splitlines()

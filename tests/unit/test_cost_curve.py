@@ -204,6 +204,10 @@ def test_what_is_predicted_does_not_depend_on_how_often_somebody_asks(
         if number % 3 == 0:
             asked.slowdown()
             asked.seconds(rows)
+            asked.seconds_per_row(rows)
     assert asked.slowdown() == quiet.slowdown()
     assert [asked.seconds(rows) for rows in SIZES] == [quiet.seconds(rows) for rows in SIZES]
+    assert [asked.seconds_per_row(rows) for rows in SIZES] == [
+        quiet.seconds_per_row(rows) for rows in SIZES
+    ]
     assert asked.points() == quiet.points()

@@ -19,7 +19,7 @@ def ask(
     failure: ServingError | None = None,
 ) -> HttpResponse:
     def metrics(accept: str, give: GiveMetrics) -> None:
-        give(failure or ("text/x", f"accept={accept}".encode()))
+        give(failure or ("text/x", (b"accept=", accept.encode())))
 
     handler = management_handler(
         live=lambda: Readiness(True), ready=lambda: ready, started=lambda: ready, metrics=metrics
@@ -60,7 +60,7 @@ def test_what_else_is_going_on_stands_in_the_body_and_changes_no_answer(ready: b
 def test_metrics_are_given_as_the_scraper_accepts_them(path: str) -> None:
     answer = ask(path)
     assert answer.headers == (("Content-Type", "text/x"),)
-    assert answer.pieces == (b"accept=text/plain",)
+    assert answer.pieces == (b"accept=", b"text/plain")
 
 
 def test_metrics_that_cannot_be_rendered_are_an_error_and_not_a_silence() -> None:

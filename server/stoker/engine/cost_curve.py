@@ -88,7 +88,8 @@ class CostCurve:
         sizes = [rows for rows in self._rows if rows <= limit] or [limit]
         if limit not in sizes:
             sizes.append(limit)
-        return min(self._corrected(rows) / rows for rows in sizes)
+        # `seconds` remembers: a scrape asks every model, and most had no run since the last.
+        return min([(self.seconds(rows) or 0.0) / rows for rows in sizes])
 
     def knee(self, limit: int) -> int:
         """The power of two <= limit from which doubling the rows gains less than 10 %.

@@ -40,6 +40,8 @@ class ServerHealth:
         self._problems: tuple[str, ...] = ()
         self._watchers: list[Callable[[], None]] = []
         self._broken = Readiness(False)
+        self._complete_at = -1
+        """The count of the registry's changes at which nothing was missing."""
         self.state = ServerState.STARTING
 
     def require(self, names: tuple[str, ...], *, problems: tuple[str, ...] = ()) -> None:
@@ -47,6 +49,7 @@ class ServerHealth:
         that were asked for and hold nothing."""
         self._required = names
         self._problems = problems
+        self._complete_at = -1
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Calls back, on the loop, whenever readiness may have changed."""
@@ -89,12 +92,15 @@ class ServerHealth:
 
     def missing(self) -> tuple[str, ...]:
         """One sentence for each thing that keeps a strict server from being ready."""
+        changes = self._registry.changes
+        if self._complete_at == changes:  # probes and scrapes ask for a thousand models
+            return ()
         reasons = list(self._problems)
         if not self._required and not reasons:
             reasons.append("no model was found in the repositories")
         for name in self._required:
             if self._registry.serving(name, "") is not None:
-                continue  # the common case: one look-up, since probes ask for a thousand models
+                continue
             records = self._registry.records(name)
             if any(record.state is VersionState.READY for record in records):
                 continue
@@ -103,6 +109,8 @@ class ServerHealth:
             else:
                 why = self._registry.reason(name) or "it is in none of the repositories"
                 reasons.append(f"model '{name}' is not ready: {why}")
+        if not reasons:
+            self._complete_at = changes
         return tuple(reasons)
 
 

@@ -81,7 +81,8 @@ class _Work:
             return 0.0  # idle: nothing to sum
         whole, part = divmod(window_s - (now - self._slot * _BUCKET_S), _BUCKET_S)
         ring, slot, count = self._ring, self._slot, int(whole)
-        closed = sum([ring[(slot - back) % _BUCKETS] for back in range(1, count + 1)])
+        begin, end = (slot - count) % _BUCKETS, slot % _BUCKETS
+        closed = sum(ring[begin:end] if begin <= end else ring[begin:] + ring[:end])
         oldest = ring[(slot - count - 1) % _BUCKETS] * (part / _BUCKET_S)
         return self.current + closed + oldest
 

@@ -33,7 +33,7 @@ from stoker.telemetry.statistics import Exemplar, Histogram
 END: Final = b"# EOF\n"
 """The last line of OpenMetrics text."""
 
-_PLAIN_INTEGERS_BELOW: Final = 1_000_000
+PLAIN_INTEGERS_BELOW: Final = 1_000_000
 """From here on the library writes an exponent."""
 
 
@@ -132,7 +132,7 @@ def _escaped(value: str) -> str:
 
 def number(value: float) -> str:
     """A value as the library writes it: always a float, exponents from a million on."""
-    if type(value) is int and 0 <= value < _PLAIN_INTEGERS_BELOW:
+    if type(value) is int and 0 <= value < PLAIN_INTEGERS_BELOW:
         return f"{value}.0"
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # the library has no types
 

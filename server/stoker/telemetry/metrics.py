@@ -44,23 +44,23 @@ from stoker.telemetry.queue_delay import QueueDelay
 from stoker.telemetry.server_series import Labelled, LabelledSeries, ServerSeries
 from stoker.telemetry.server_statistics import ServerStatistics
 from stoker.telemetry.statistics import Histogram, ModelStatistics
+from stoker.telemetry.text_pieces import TextPieces
 
-LINES_PER_TURN: Final = 250
-"""Work of one turn of the loop: a line takes some 2 us to write, so a turn some 0.5 ms
+LINES_PER_TURN: Final = 200
+"""Work of one turn of the loop: a line takes some 0.5 us to write, so a turn some 0.15 ms
 (benchmarks/results/0010-scraped-models.md)."""
-_LINES_PER_CHECK: Final = 5
+_LINES_PER_CHECK: Final = 20
 """What it costs, in lines, to see that a model did not change."""
-_MODELS_PER_LINE: Final = 20
-"""Models whose text of one metric is lined up in the time of one line."""
 _WALKS_MODELS: Final = frozenset((table.READY, table.IN_FLIGHT, table.WAITING, table.QUEUE_DELAY))
 """Metrics of the server whose value takes a walk over all models."""
-_MODELS_PER_WALKED_LINE: Final = 5
+_MODELS_PER_WALKED_LINE: Final = 3
 """Models that such a walk passes in the time of one line."""
-_MODELS_PER_JOIN: Final = 250
-"""Models whose text of one metric becomes one piece: 0.4 MB of a histogram. `bytes.join` holds the
-GIL while it looks at the pieces, so that the whole text must not consist of too many."""
-_JOIN_ON_THREAD_BYTES: Final = 1 << 20
-"""From here on `bytes.join` lets the GIL go, so that a thread copies while the loop works."""
+_MODELS_PER_ROW: Final = 50
+"""Models whose text of one metric becomes one piece: 80 KB of a histogram."""
+_LINES_PER_PIECE: Final = 4
+"""What such a piece costs, in lines, beside its bytes."""
+_BYTES_PER_LINE: Final = 768
+"""Text that is copied in the time of one line."""
 _MACHINE_S: Final = 1.0
 """Figures of the kernel are read once in this time, however many scrapers there are."""
 
@@ -171,51 +171,74 @@ class MetricsRegistry:
         sample = Sample(metric.name, dict(labels), 1)
         self._register(metric, ServerSeries(lambda: (sample,)), labels=tuple(labels))
 
-    async def render(self, accept: str) -> tuple[str, bytes]:
-        """Content type and text for a scraper that sent this Accept header."""
+    async def render(self, accept: str) -> tuple[str, tuple[bytes, ...]]:
+        """Content type and text, in pieces, for a scraper that sent this Accept header."""
         form = negotiate(accept)
         await self._read_machine()
-        parts: list[bytes] = []
-        for _ in self.write(form, parts):
+        text = TextPieces()
+        for _ in self.write(form, text):
             await asyncio.sleep(0)  # one turn of the loop
-        if sum(map(len, parts)) >= _JOIN_ON_THREAD_BYTES:
-            return form.value, await asyncio.to_thread(b"".join, parts)
-        return form.value, b"".join(parts)
+        return form.value, tuple(text.pieces)
 
-    def write(self, form: Format, parts: list[bytes]) -> Iterator[int]:
-        """Appends the text to `parts`, pausing after each turn's share; gives the work of each
+    def write(self, form: Format, text: TextPieces) -> Iterator[int]:
+        """Writes everything to `text`, pausing after each turn's share; gives the work of each
         share, in lines. The figures of the kernel are those of the last `render`."""
+        columns: list[list[bytes]] = [[] for _ in MODEL_METRICS]
+        yield from self._write_models(form, columns)
         work = 0
-        models: list[tuple[bytes, ...]] = []
-        for model in list(self._models.values()):
-            work += model.refresh() + _LINES_PER_CHECK
-            models.append(model.parts if form is Format.CLASSIC else model.openmetrics_parts)
-            if work >= LINES_PER_TURN:
-                yield work
-                work = 0
         for metric in TABLE:
-            parts.append(self._headers[form][metric])
+            text.add(self._headers[form][metric])
             index = _MODEL_PART.get(metric)
             if index is not None:
-                for start in range(0, len(models), _MODELS_PER_JOIN):
-                    share = [model[index] for model in models[start : start + _MODELS_PER_JOIN]]
-                    parts.append(b"".join(share))
-                    work += 1 + len(share) // _MODELS_PER_LINE
+                for piece in columns[index]:
+                    work += 1 + text.add(piece) // _BYTES_PER_LINE
                     if work >= LINES_PER_TURN:
                         yield work
                         work = 0
-                continue
-            if metric in _WALKS_MODELS:
-                work += len(models) // _MODELS_PER_WALKED_LINE
-            for lines, text in self._server_series(metric).shares(LINES_PER_TURN):
-                parts.append(text)
-                work += lines
+                columns[index] = []
+            elif metric in _WALKS_MODELS:
+                walk = len(self._models) // _MODELS_PER_WALKED_LINE
+                if work + walk >= LINES_PER_TURN:
+                    yield work
+                    work = 0
+                work += walk
+            for lines, written in self._server_series(metric).shares(LINES_PER_TURN):
+                work += lines + text.add(written) // _BYTES_PER_LINE
                 if work >= LINES_PER_TURN:
                     yield work
                     work = 0
+            if work >= LINES_PER_TURN:
+                yield work
+                work = 0
         if form is Format.OPENMETRICS:
-            parts.append(END)
+            text.add(END)
+        text.end()
         yield work
+
+    def _write_models(self, form: Format, columns: list[list[bytes]]) -> Iterator[int]:
+        """Appends the text of all models to `columns`, one for each of MODEL_METRICS, a row of some
+        models at a time; pauses as `write` does."""
+        work = 0
+        row: list[bytes] = []
+        models = list(self._models.values())
+        for place, model in enumerate(models, 1):
+            work += model.refresh() + _LINES_PER_CHECK
+            row += model.texts(form)
+            if work >= LINES_PER_TURN:
+                yield work
+                work = 0
+            if place % _MODELS_PER_ROW and place < len(models):
+                continue
+            for index, column in enumerate(columns):
+                piece = b"".join(row[index :: len(columns)])
+                column.append(piece)
+                work += _LINES_PER_PIECE + len(piece) // _BYTES_PER_LINE
+                if work >= LINES_PER_TURN:
+                    yield work
+                    work = 0
+            row.clear()
+        if work:
+            yield work
 
     def collect(self) -> Iterator[Family]:
         """The same families, as the library's objects."""

@@ -46,15 +46,17 @@ class LabelledSeries(ServerSeries):
 
     def shares(self, lines: int) -> Iterator[tuple[int, bytes]]:
         """See `ServerSeries`."""
-        found = list(self._read().items())
+        found = self._read()
+        # Not its items: a thousand new tuples at once start a garbage collection.
+        keys, values = list(found), list(found.values())
         known, kept = self._prefixes, dict[tuple[str, ...], str]()
-        for start in range(0, len(found), lines):
-            share = found[start : start + lines]
+        for start in range(0, len(keys), lines):
+            share = slice(start, start + lines)
             written = []
-            for key, value in share:
+            for key, value in zip(keys[share], values[share], strict=True):
                 before = kept[key] = known.get(key) or prefix(self._metric.name, self._labels(key))
                 written.append(f"{before}{number(value)}\n")
-            yield len(share), "".join(written).encode()
+            yield len(written), "".join(written).encode()
         self._prefixes = kept  # without those of versions that are gone
 
     def _samples(self) -> list[Sample]:

@@ -27,8 +27,11 @@ from stoker.transport.wire.problems import NOT_READY, OK, HttpError, Problem
 Probe: TypeAlias = Callable[[], Readiness]
 """Answers at once; the reasons of a "no" are told in the body."""
 
-GiveMetrics: TypeAlias = Callable[[tuple[str, bytes] | ServingError], None]
-"""Takes the content type and the text, or why there is none. Called on the loop, once."""
+Scraped: TypeAlias = tuple[str, tuple[bytes, ...]]
+"""The content type, and the text in pieces."""
+
+GiveMetrics: TypeAlias = Callable[[Scraped | ServingError], None]
+"""Takes the text, or why there is none. Called on the loop, once."""
 
 Metrics: TypeAlias = Callable[[str, GiveMetrics], None]
 """Takes the request's Accept header and gives the text, now or in a later loop turn."""
@@ -71,11 +74,11 @@ class ManagementEndpoints:
         return None
 
 
-def _scraped(given: tuple[str, bytes] | ServingError) -> HttpResponse:
+def _scraped(given: Scraped | ServingError) -> HttpResponse:
     if isinstance(given, ServingError):
         return error_response(given)
-    content_type, text = given
-    return HttpResponse(OK, (("Content-Type", content_type),), (text,))
+    content_type, pieces = given
+    return HttpResponse(OK, (("Content-Type", content_type),), pieces)
 
 
 def _probed(state: Readiness) -> HttpResponse:
