@@ -13,6 +13,9 @@ BIN := .venv/bin
 # More arguments for the program that a target runs: make test ARGS="-k probe".
 ARGS ?=
 
+# How many processes share the tests: as many as CI has cores. Tests of load start more themselves.
+WORKERS ?= 2
+
 # Which image: cpu or gpu.
 VARIANT ?= cpu
 
@@ -39,8 +42,10 @@ serve: environment ## Serve the demo models (ARGS="my/models": yours). Ports: ST
 	  ""
 	@exec $(BIN)/stoker serve $(ARGS)
 
-test: check ## Linters, types and all tests.
-	$(BIN)/pytest $(ARGS)
+# Files stay whole, since their tests share servers, and go out in their order, so that what takes
+# long (rollouts, servers) is not left to the end.
+test: check ## Linters, types and all tests, in two processes (WORKERS=N).
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-stub: ## Tests of the real CUDA provider without a GPU; the first time downloads 1.6 GB.
 	@VENV=.venv-gpu ONNXRUNTIME=gpu scripts/environment dev

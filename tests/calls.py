@@ -384,7 +384,12 @@ class ServeFake(Protocol):
     """Serves the model `m` of the test's fake runtime. The fixture `serve_fake`."""
 
     def __call__(
-        self, config: str = BATCHING, *, settings: Settings = FREE_PORTS, profile_seconds: float = 0
+        self,
+        config: str = BATCHING,
+        *,
+        settings: Settings = FREE_PORTS,
+        profile_seconds: float = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> RunningServer: ...
 
 

@@ -21,7 +21,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar, get_args
@@ -37,6 +36,8 @@ from stoker.settings import GrpcTransport, Settings
 from tests.cudart_stub import CudartStub
 from tests.driver_stubs import CUDART, build
 from tests.named_tests import Ledger, named_tests
+from tests.transport_counts import TransportCounts
+from tests.workers import Workers
 
 T = TypeVar("T")
 
@@ -274,43 +275,11 @@ def grpc_transport(request: pytest.FixtureRequest) -> GrpcTransport:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A run fails in which a test that documents name did not run, though nothing left it out."""
+    """A run fails in which a test that documents name did not run, though nothing left it out; and
+    its end says how many tests ran with each gRPC transport."""
     config.pluginmanager.register(Ledger(named_tests()), "named tests")
-
-
-_transports = pytest.StashKey[dict[str, str]]()
-"""The gRPC transport of each test that has one."""
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Notes the transports, of which reports do not tell."""
-    transports: dict[str, str] = {
-        item.nodeid: str(item.callspec.params["grpc_transport"])
-        for item in session.items
-        if isinstance(item, pytest.Function)
-        and hasattr(item, "callspec")
-        and "grpc_transport" in item.callspec.params
-    }
-    session.config.stash[_transports] = transports
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Says how many tests ran with each gRPC transport, and how many skipped it."""
-    transports = config.stash.get(_transports, {})
-    if not transports:
-        return
-    counts = dict.fromkeys(product(get_args(GrpcTransport), ("run", "skipped")), 0)
-    for outcome, came in (("passed", "run"), ("failed", "run"), ("skipped", "skipped")):
-        for report in terminalreporter.stats.get(outcome, ()):
-            if transport := transports.get(report.nodeid):
-                counts[transport, came] += 1
-    said = [
-        f"{each} {counts[each, 'run']} run, {counts[each, 'skipped']} skipped"
-        for each in get_args(GrpcTransport)
-    ]
-    terminalreporter.write_line(f"gRPC transports: {'; '.join(said)}")
+    config.pluginmanager.register(TransportCounts(), "gRPC transports")
+    config.pluginmanager.register(Workers(), "workers")
 
 
 @pytest.fixture

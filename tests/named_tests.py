@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from tests.tools import NOT_INSTALLED
+from tests.workers import told_by, told_of
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -81,7 +82,8 @@ class Ledger:
 
     What was deselected, left out because the run was told to take other files or tests, or skipped
     because a program is not installed (which CI does not let pass), is excused. A run that failed,
-    or was told to repeat failures or only to collect, is not looked at.
+    or was told to repeat failures or only to collect, is not looked at. Where pytest-xdist shares
+    the tests out to processes, each tells the first one what it collected, and that one judges.
     """
 
     def __init__(self, named: Iterable[str]) -> None:
@@ -104,8 +106,17 @@ class Ledger:
         elif report.skipped and NOT_INSTALLED in str(report.longrepr):
             self._excused.add(_function(report.nodeid))
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object) -> None:
+        told = told_of(node)
+        self._collected.update(told.get("collected", ()))
+        self._deselected.update(told.get("deselected", ()))
+
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         config = session.config
+        if (told := told_by(config)) is not None:
+            told["collected"], told["deselected"] = [*self._collected], [*self._deselected]
+            return
         partly = config.option.collectonly or config.getoption("lf", False)
         if exitstatus == pytest.ExitCode.OK and not partly:
             self._not_run = sorted(self._expected(config) - self._passed - self._excused)

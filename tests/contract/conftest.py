@@ -4,11 +4,13 @@ import pytest
 
 from tests.contract import manifests
 from tests.tools import require_tool
+from tests.workers import shared_folder
 
 
 @pytest.fixture(scope="session")
 def _rendered(request: pytest.FixtureRequest) -> None:
     require_tool("kubectl")
+    manifests.share(shared_folder(request.config))
     parameters = [getattr(item, "callspec", None) for item in request.session.items]
     named = [each.params.get("target") for each in parameters if each is not None]
     manifests.prefetch(dict.fromkeys(each for each in named if isinstance(each, str)))

@@ -6,6 +6,9 @@ Rendered manifests are read as JSON values; each accessor says what it expects t
 test that asked for something else.
 """
 
+import fcntl
+import hashlib
+import json
 import os
 import subprocess
 import tempfile
@@ -39,6 +42,7 @@ _ENVIRONMENT: Final = {**os.environ, "GOGC": "off"}
 once: pytest changes a variable at each test, also while a thread of the pool would read them."""
 _POOL: Final = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kustomize")
 _rendered: Final[dict[str, Future[tuple[JsonObject, ...]]]] = {}
+_shared: Path | None = None
 
 
 def render(target: str) -> tuple[JsonObject, ...]:
@@ -55,7 +59,24 @@ def prefetch(targets: Iterable[str]) -> None:
             _rendered[target] = _POOL.submit(_render, kubectl, target)
 
 
+def share(folder: Path | None) -> None:
+    """From here on, all processes that share this folder render a target once between them."""
+    global _shared
+    _shared = folder
+
+
 def _render(kubectl: str, target: str) -> tuple[JsonObject, ...]:
+    if _shared is None:
+        return _kustomized(kubectl, target)
+    kept = _shared / f"rendered-{hashlib.sha256(target.encode()).hexdigest()}"
+    with kept.with_suffix(".lock").open("w") as claim:
+        fcntl.flock(claim, fcntl.LOCK_EX)  # whoever comes second waits for the first
+        if not kept.exists():
+            kept.write_text(json.dumps(_kustomized(kubectl, target)))
+    return tuple(json.loads(kept.read_text()))
+
+
+def _kustomized(kubectl: str, target: str) -> tuple[JsonObject, ...]:
     folder, *components = target.replace("components/", "base+").split("+")
     if not components:
         return _kustomize(kubectl, K8S / folder)

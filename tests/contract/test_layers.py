@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,18 @@ def modules() -> Iterator[Path]:
             yield path
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache  # Most tests read all of them.
+def imports(path: Path) -> tuple[str, ...]:
     """Full names of the modules that a file imports, wherever the import stands."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports do not tell where to look"
             name = node.module or ""
-            yield from (f"{name}.{alias.name}" for alias in node.names)
+            found += (f"{name}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def place(path: Path) -> str:

@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +19,10 @@ DOCUMENT: Final = (ROOT / "docs" / "logging.md").read_text()
 NOT_FIELDS: Final = frozenset(("level", "error"))
 
 
-def calls() -> Iterator[tuple[str, set[str]]]:
+@cache  # Reading all modules takes long.
+def calls() -> list[tuple[str, set[str]]]:
     """Name and fields of each call of `telemetry.log.event`."""
+    found: list[tuple[str, set[str]]] = []
     for path in sorted((ROOT / "server" / "stoker").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
@@ -32,8 +34,8 @@ def calls() -> Iterator[tuple[str, set[str]]]:
             fields = {each.arg for each in node.keywords}
             assert None not in fields, f"{path}: fields of an event are written out"
             written = {each for each in fields if each is not None}
-            for event in names(node.args[1]):
-                yield event, written - NOT_FIELDS
+            found += [(event, written - NOT_FIELDS) for event in names(node.args[1])]
+    return found
 
 
 def names(argument: ast.expr) -> list[str]:

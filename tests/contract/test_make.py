@@ -60,7 +60,8 @@ class Checkout:
         )
 
     def asked(self) -> list[str]:
-        """What was run since the last look, `-m pip ...` shortened to what it installs."""
+        """What was run since the last look: the folder of `-m venv`, what `-m pip` installs and
+        the folder of `-m compileall`."""
         file = self.folder / "asked"
         lines = file.read_text().splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
@@ -97,29 +98,32 @@ def test_tests_run_after_linters_and_types_even_in_a_parallel_make() -> None:
 
 def test_an_environment_is_made_once_and_again_when_the_project_changes(checkout: Checkout) -> None:
     checkout.prepare("dev")
-    assert checkout.asked() == [".venv", ".[cpu,dev]"]
+    assert checkout.asked() == [".venv", "pip", ".[cpu,dev]", ".venv/lib"]
     checkout.prepare("dev")
     checkout.prepare()
     assert checkout.asked() == []
     with (checkout.folder / "pyproject.toml").open("a") as project:
         project.write("# changed\n")
     checkout.prepare()
-    assert checkout.asked() == [".[cpu]"]
+    assert checkout.asked() == ["pip", ".[cpu]", ".venv/lib"]
     checkout.prepare("dev")
-    assert checkout.asked() == [".[cpu,dev]"]
+    assert checkout.asked() == ["pip", ".[cpu,dev]", ".venv/lib"]
 
 
 def test_the_other_onnx_runtime_gets_a_new_environment(checkout: Checkout) -> None:
     checkout.prepare(onnxruntime="cpu")
     checkout.prepare(onnxruntime="gpu")
-    assert checkout.asked() == [".venv", ".[cpu]", ".venv", ".[gpu]"]
+    assert checkout.asked() == [
+        *(".venv", "pip", ".[cpu]", ".venv/lib"),
+        *(".venv", "pip", ".[gpu]", ".venv/lib"),
+    ]
 
 
 def test_the_gpu_package_for_tests_leaves_the_environment_alone(checkout: Checkout) -> None:
     checkout.prepare("dev")
     checkout.asked()
     checkout.prepare("dev", onnxruntime="gpu", VENV=".venv-gpu")
-    assert checkout.asked() == [".venv-gpu", ".[gpu,dev]"]
+    assert checkout.asked() == [".venv-gpu", "pip", ".[gpu,dev]", ".venv-gpu/lib"]
     checkout.prepare("dev")
     checkout.prepare("dev", onnxruntime="gpu", VENV=".venv-gpu")
     assert checkout.asked() == []
@@ -130,7 +134,7 @@ def test_an_environment_that_was_moved_is_made_anew(checkout: Checkout, tmp_path
     checkout.asked()
     moved = checkout.folder.rename(tmp_path.with_name("moved"))
     Checkout(moved).prepare()
-    assert Checkout(moved).asked() == [".venv", ".[cpu]"]
+    assert Checkout(moved).asked() == [".venv", "pip", ".[cpu]", ".venv/lib"]
 
 
 def test_an_old_python_is_told_with_its_version(checkout: Checkout) -> None:

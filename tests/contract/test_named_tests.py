@@ -100,3 +100,20 @@ def test_a_run_in_which_a_named_test_did_not_run_fails(
     code, said = ends(tmp_path, a, b, *arguments)
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "test_a.py::test_named" in said
+
+
+@pytest.mark.parametrize(
+    ("a", "arguments", "code"),
+    [
+        (PASSES, [], pytest.ExitCode.OK),
+        (SKIPS + BESIDE, ["-k", "beside or other"], pytest.ExitCode.OK),
+        (SKIPS + BESIDE, ["test_a.py", "test_b.py"], pytest.ExitCode.TESTS_FAILED),
+    ],
+)
+def test_a_run_in_several_processes_is_judged_as_one(
+    tmp_path: Path, a: str, arguments: list[str], code: pytest.ExitCode
+) -> None:
+    xdist = ["-p", "xdist", "-n", "2", "--dist", "loadfile"]
+    got, said = ends(tmp_path, a, OTHER, *xdist, *arguments)
+    assert got == code
+    assert ("test_a.py::test_named" in said) == (code != pytest.ExitCode.OK)

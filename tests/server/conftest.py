@@ -1,6 +1,7 @@
 """What server tests share besides `serve`."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,18 @@ def serve_fake(serve: Serving, runtime: FakeRuntime, tmp_path: Path) -> ServeFak
     """Serves one model of the fake runtime."""
 
     def start(
-        config: str = BATCHING, *, settings: Settings = FREE_PORTS, profile_seconds: float = 0
+        config: str = BATCHING,
+        *,
+        settings: Settings = FREE_PORTS,
+        profile_seconds: float = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> RunningServer:
-        repository = fake_repository(tmp_path, config)
         return serve(
-            repository, runtime=runtime, settings=settings, profile_seconds=profile_seconds
+            fake_repository(tmp_path, config),
+            runtime=runtime,
+            settings=settings,
+            profile_seconds=profile_seconds,
+            clock=clock,
         )
 
     return start

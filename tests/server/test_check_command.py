@@ -225,3 +225,14 @@ def test_what_a_model_takes_of_memory_is_told(tmp_path: Path) -> None:
     )
     assert told is not None, done.stdout
     assert float(told[1]) >= 8
+
+
+def test_what_imports_made_is_not_gone_through_for_garbage() -> None:
+    program = (
+        "import gc, sys; from stoker.cli import main; main(['check']); "
+        "sys.exit(gc.isenabled() and gc.get_freeze_count() > 50_000)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1

@@ -147,6 +147,7 @@ def run_twenty_batches(server: RunningServer, true: TrueCost, client: Client) ->
     pytest.skip(BUSY)
 
 
+@pytest.mark.alone
 def test_curve_knee_and_predicted_wait_are_true_and_follow_a_change_of_cost(
     serve: Serving, tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ TWO_INSTANCES: Final = (
 )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("is_shared", [True, False], ids=["one after the other", "both at once"])
 def test_the_predicted_wait_of_two_instances_knows_what_their_device_does_at_once(
     serve: Serving, tmp_path: Path, is_shared: bool
@@ -218,6 +220,7 @@ def test_the_predicted_wait_of_two_instances_knows_what_their_device_does_at_onc
         pytest.skip(BUSY)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_an_open_loop_of_twice_the_capacity_shows_as_a_demand_of_two(
     serve: Serving, tmp_path: Path

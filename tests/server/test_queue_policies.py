@@ -15,6 +15,7 @@ from tests.calls import (
     wait_for_queued,
 )
 from tests.fake_runtime import FakeRuntime
+from tests.stopwatch import Stopwatch
 
 # Priorities and queue policies
 ONE_BY_ONE = """
@@ -121,9 +122,11 @@ def test_a_request_that_waits_too_long_is_rejected(
     config = ONE_BY_ONE.format(
         "default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 20000 }"
     )
-    server = serve_fake(config)
+    clock = Stopwatch()
+    server = serve_fake(config, clock=clock)
     with connect(server.at) as client:
         first = occupy(client, runtime)
+        clock.start()
         late = client.send("m", {"x": rows(1)}).answer()
         assert late.status == connect.statuses["DEADLINE_EXCEEDED"]
         assert "its queue timeout" in late.error
@@ -177,9 +180,11 @@ def test_a_request_may_shorten_its_timeout_where_the_policy_allows_it(
         f"default_queue_policy {{ default_timeout_microseconds: {default_us} "
         f"allow_timeout_override: {str(allowed).lower()} }}"
     )
-    server = serve_fake(config)
+    clock = Stopwatch()
+    server = serve_fake(config, clock=clock)
     with connect(server.at) as client:
         first = occupy(client, runtime)
+        clock.start()
         call = client.send("m", {"x": rows(1)}, timeout_us=requested_us)
         if is_rejected:
             assert call.answer().status == connect.statuses["DEADLINE_EXCEEDED"]

@@ -1,5 +1,7 @@
 """Traces over real sockets, as a receiver of OTLP gets them: spans, links, contexts, statuses."""
 
+import contextlib
+import http.client
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +27,7 @@ from tests.calls import (
     wait_for_in_flight,
     wait_for_queued,
 )
-from tests.conftest import FREE_PORTS, RunningServer, Serving
+from tests.conftest import FREE_PORTS, PATIENCE, RunningServer, Serving
 from tests.fake_runtime import FakeRuntime
 from tests.grpc_call import SERVICE, grpc_status
 from tests.rest_call import get, post
@@ -476,16 +478,17 @@ def test_the_time_in_which_a_body_comes_is_the_calls_own(
     serve_fake: ServeFake, finish: Finish
 ) -> None:
     server = serve_fake(settings=UNASKED)
-    reached = []
-
-    def body() -> Iterator[bytes]:
-        yield b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], '
-        # The server has the head and a part of the body; it has also answered another call.
-        reached.append(post(server.at, INFER, content=b"{}", headers=PARENT).status_code)
-        yield b'"data": [1, 2, 3, 4]}]}'
-
-    assert post(server.at, INFER, content=body(), headers=PARENT).status_code == 200
-    assert reached == [400]
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}'
+    head = {**PARENT, "Content-Length": str(len(body)), "Expect": "100-continue"}
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", server.at.http_port, timeout=PATIENCE)
+    ) as client:
+        client.request("POST", INFER, headers=head)
+        assert client.sock.recv(1024).startswith(b"HTTP/1.1 100 ")  # the server has the head
+        client.send(body[:50])
+        assert post(server.at, INFER, content=b"{}", headers=PARENT).status_code == 400
+        client.send(body[50:])
+        assert client.getresponse().status == 200
     first, second = finish(server).calls
     assert first.attributes["http.response.status_code"] == 200  # it began before the other
     assert first.end_ns > second.end_ns

@@ -129,13 +129,15 @@ def test_a_query_tells_a_dead_device_from_one_at_work(
     assert cuda.query(stream) == told
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_share_of_the_gil_tells_calls_that_hold_it_from_those_that_do_not() -> None:
     holding, freeing = ctypes.PyDLL(None).usleep, ctypes.CDLL(None).usleep
 
-    assert checks.gil_share(lambda: holding(20_000), 0.2) > 0.7
-    # Whoever else uses the cores can take the other thread's turns, never add some.
-    assert min(checks.gil_share(lambda: freeing(20_000), 0.2) for _ in range(5)) < 0.5
+    # Whoever else uses the cores can take the other thread's turns, with or without the calls, and
+    # never add some: of several shares, one near the truth will do.
+    assert any(checks.gil_share(lambda: holding(20_000), 0.2) > 0.7 for _ in range(5))
+    assert any(checks.gil_share(lambda: freeing(20_000), 0.2) < 0.5 for _ in range(5))
 
 
 def test_a_distance_is_a_share_of_the_largest_value() -> None:
