@@ -41,12 +41,15 @@ def check_streams(on: Scene) -> None:
 
 def check_clients_were_told(on: Scene) -> None:
     """GOAWAY and `Connection: close` moved the clients of every replica that got SIGTERM to others
-    while it still served. Streams stay until they end; their connection takes nothing else."""
+    while it still served. Streams stay until they end; their connection takes nothing else, so
+    that no client of a stream is refused twice in a row."""
     looked = [kill for kill in on.fleet.kills if kill.stayed is not None]
     assert sum(kill.clients for kill in looked) > on.streams * len(looked)
     for kill in looked:
         assert kill.stayed is not None
         assert kill.stayed <= on.streams, kill
+    refusals = [(each.caller, each.answers) for each in on.stream_ends]
+    assert len(set(refusals)) == len(refusals), on.stream_ends
 
 
 @pytest.mark.parametrize(
