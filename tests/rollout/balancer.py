@@ -15,6 +15,7 @@ Source: Kubernetes, "Virtual IPs and Service Proxies"; HAProxy 2.6 configuration
 """
 
 import csv
+import re
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ SLOTS: Final = 8
 PORTS: Final = ("l4_grpc", "l4_http", "l7_grpc", "l7_http")
 
 PATIENCE_S: Final = 10.0
+
+SESSION_FIELD: Final = re.compile(r"\b(fe|srv|src|age)=(\S+)")
+"""Of a line of `show sess`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,19 @@ class Balancer:
     def connections(self, name: str) -> dict[str, int]:
         """The connections, or over l7 the requests, that each port has open to the replica."""
         return {row["pxname"]: int(row["scur"]) for row in self._rows(name)}
+
+    def clients(self, name: str) -> set[str]:
+        """The clients that have had a connection to the replica of their own for a second, over L4:
+        each by port and address, which is another one when it comes again. (One that is made in
+        the moment of a SIGTERM counts for the server as made after it.)"""
+        server = f"replica{self._slots[name]}"
+        found = set()
+        for session in self._ask("show sess").splitlines():
+            fields = dict(SESSION_FIELD.findall(session))
+            is_new = fields.get("age") == "0s"
+            if fields.get("srv") == server and fields["fe"].startswith("l4") and not is_new:
+                found.add(f"{fields['fe']} {fields['src']}")
+        return found
 
     def connections_made(self, name: str) -> int:
         """Those that were ever opened to the replica, over l7 the requests that were sent to it."""

@@ -11,9 +11,10 @@ How many requests were in flight at a SIGTERM is what the replica itself says in
 
 import json
 import signal
+import threading
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -32,6 +33,10 @@ arrives, though some are answered meanwhile."""
 
 AT_LEAST_IN_FLIGHT: Final = 8
 
+TOLD_WITHIN: Final = 0.8
+"""Of the drain delay: by then every connection that was there at the SIGTERM was told to leave,
+which takes less than half of it for so few, and has ended with the calls that it had."""
+
 
 @dataclass(slots=True)
 class Replica:
@@ -45,11 +50,18 @@ class Replica:
 
     def event(self, name: str) -> dict[str, object]:
         """The first record of that event in its log."""
+        record = self.find_event(name)
+        assert record is not None, f"{self.name} logged no {name}: {self.log.read_text()[-2000:]}"
+        return record
+
+    def find_event(self, name: str) -> dict[str, object] | None:
+        """The same; None: it has none yet."""
         for line in self.log.read_text().splitlines():
-            record: dict[str, object] = json.loads(line)
-            if record.get("event") == name:
-                return record
-        raise AssertionError(f"{self.name} logged no {name}: {self.log.read_text()[-2000:]}")
+            if line.endswith("}"):  # else it is being written
+                record: dict[str, object] = json.loads(line)
+                if record.get("event") == name:
+                    return record
+        return None
 
 
 @dataclass(slots=True)
@@ -65,6 +77,11 @@ class Kill:
     code: int | None = None
     unanswered: int = 0
     """Requests that got DRAINING when its drain timeout was over."""
+    clients: int = 0
+    """Those that had a connection of their own, over L4, for a second when the signal was sent."""
+    stayed: int | None = None
+    """Of these connections, those that were there TOLD_WITHIN of its drain delay later, when it
+    still served everything. None: nobody looked in time."""
 
 
 class Fleet:
@@ -78,11 +95,15 @@ class Fleet:
         self._arguments = (str(repository), *flags)
         self._serving: list[Replica] = []
         self._leaving: list[tuple[Replica, Kill]] = []
+        self._looks: dict[str, threading.Thread] = {}
+        """By replica, who waits to see which clients stay."""
 
     def __enter__(self) -> "Fleet":
         return self
 
     def __exit__(self, *reason: object) -> None:
+        for look in self._looks.values():
+            look.join()
         for replica in [*self._serving, *(each for each, _ in self._leaving)]:
             replica.process.process.kill()
             replica.process.wait()
@@ -121,8 +142,12 @@ class Fleet:
             f"{CLEARLY_IN_FLIGHT} requests in flight at {replica.name}",
             MOST_IN_FLIGHT_WAIT_S,
         )
-        kill = Kill(replica.name, load.now)
+        clients = self._balancer.clients(replica.name)
+        kill = Kill(replica.name, load.now, clients=len(clients))
         replica.process.terminate()
+        look = threading.Thread(target=self._look, args=(replica, kill, clients))
+        self._looks[replica.name] = look
+        look.start()
         self._serving.remove(replica)
         self._leaving.append((replica, kill))
         self.kills.append(kill)
@@ -155,6 +180,20 @@ class Fleet:
             self.wait_for_leavers()
             self.start()
 
+    def _look(self, replica: Replica, kill: Kill, clients: set[str]) -> None:
+        """Notes which of the clients stay."""
+        wait_until(lambda: replica.find_event("drain_started") is not None, "a drain's beginning")
+        started = replica.event("drain_started")
+        delay_s = float(str(started["delay_s"]))
+
+        def passed_s() -> float:
+            return (datetime.now(UTC) - _moment(started)).total_seconds()
+
+        threading.Event().wait(TOLD_WITHIN * delay_s - passed_s())
+        stayed = clients & self._balancer.clients(replica.name)
+        if passed_s() < delay_s:
+            kill.stayed = len(stayed)
+
     def _reap(self) -> None:
         left = []
         for each in self._leaving:
@@ -166,6 +205,7 @@ class Fleet:
 
     def _note_end(self, replica: Replica, kill: Kill) -> None:
         kill.code = replica.process.wait()
+        self._looks.pop(replica.name).join()
         started, ended = replica.event("drain_started"), replica.event("drained")
         kill.lasted_s = (_moment(ended) - _moment(started)).total_seconds()
         kill.in_flight = int(str(started["in_flight"]))

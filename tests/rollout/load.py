@@ -69,6 +69,20 @@ class Failure:
     ended: float
     text: str
     is_retryable: bool
+    caller: int
+    """Which of the load's threads."""
+    answers: int
+    """Good ones that the caller had had before."""
+
+
+@dataclass(slots=True)
+class _Caller:
+    """One thread."""
+
+    kind: Kind
+    client: Client
+    number: int
+    answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,7 @@ class Load:
         for kind in self.kinds:
             for _ in range(kind.connections):
                 self._threads += [
-                    threading.Thread(target=self._work, args=(kind, client, next(number)))
+                    threading.Thread(target=self._work, args=(_Caller(kind, client, next(number)),))
                     for client in kind.open(address(kind.port), kind.threads)
                 ]
         self._finished = threading.Barrier(len(self._threads))
@@ -162,36 +176,42 @@ class Load:
         answered = len(self._seconds[label])
         return Tally(answered, self._failed[label], float(median), float(p99), max(seconds))
 
-    def _work(self, kind: Kind, client: Client, number: int) -> None:
+    def _work(self, caller: _Caller) -> None:
         try:
-            for turn in itertools.count(number):
+            for turn in itertools.count(caller.number):
                 if self._stopping.is_set():
                     return
-                usual = "work" if turn % WORK_EVERY == 0 else f"wait-{number % WAITING}"
-                self._request(kind, client, kind.model or usual)
+                usual = "work" if turn % WORK_EVERY == 0 else f"wait-{caller.number % WAITING}"
+                self._request(caller, caller.kind.model or usual)
         finally:
             self._finished.wait(PATIENCE_S)  # threads share connections
-            client.close()
+            caller.client.close()
 
-    def _request(self, kind: Kind, client: Client, model: str) -> None:
+    def _request(self, caller: _Caller, model: str) -> None:
         value = float(next(self._values) % _EXACT)
         began = self.now
         try:
-            answer = client.call(model, value)
+            answer = caller.client.call(model, value)
             if answer != 2 * value:
                 raise CallFailed(f"expected {2 * value}, got {answer}", is_retryable=False)
         except CallFailed as error:
-            self._note(kind, model, began, str(error), error.is_retryable)
+            self._note(caller, model, began, str(error), error.is_retryable)
         except Exception as error:  # what nobody foresaw is a failure like others
-            self._note(kind, model, began, repr(error), False)
+            self._note(caller, model, began, repr(error), False)
         else:
+            caller.answers += 1
             with self._changed:
-                self._seconds[kind.label].append(self.now - began)
+                self._seconds[caller.kind.label].append(self.now - began)
                 self._changed.notify_all()
 
-    def _note(self, kind: Kind, model: str, began: float, text: str, is_retryable: bool) -> None:
-        failure = Failure(kind.label, model, began, self.now, text, is_retryable)
+    def _note(
+        self, caller: _Caller, model: str, began: float, text: str, is_retryable: bool
+    ) -> None:
+        label = caller.kind.label
+        failure = Failure(
+            label, model, began, self.now, text, is_retryable, caller.number, caller.answers
+        )
         with self._changed:
-            self._failed[kind.label] += 1
+            self._failed[label] += 1
             self.failures.append(failure)
         self._stopping.wait(BACK_OFF_S)

@@ -68,12 +68,13 @@ def _kills(kills: Sequence[Kill]) -> list[str]:
     if not kills:
         return []
     lines = [
-        "| replica | signal at s | in flight at it | drained for s | code |",
-        "|---|---|---|---|---|",
+        "| replica | signal at s | in flight at it | clients over L4 | that stayed | drained for s "
+        "| code |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {each.replica} | {each.moment:.1f} | {each.in_flight} | {each.lasted_s:.1f} "
-        f"| {each.code} |"
+        f"| {each.replica} | {each.moment:.1f} | {each.in_flight} | {each.clients} "
+        f"| {'' if each.stayed is None else each.stayed} | {each.lasted_s:.1f} | {each.code} |"
         for each in kills
     ]
     return [*lines, ""]

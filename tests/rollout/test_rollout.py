@@ -2,6 +2,10 @@
 
 The short form is part of `make test`; `make test-rollout` replaces replicas for minutes, with the
 drain delay that is shipped and a balancer that takes nearly as long to notice.
+
+It fails, the short form too, where readiness stays true and there is no drain delay (a test below
+holds that), and where a drain announces itself to no connection, or to those of one protocol alone:
+then nothing may be lost, but clients stay on a replica until it closes its ports.
 """
 
 from pathlib import Path
@@ -35,6 +39,19 @@ def check_streams(on: Scene) -> None:
     assert len(on.stream_ends) <= on.streams * len(on.fleet.kills)
 
 
+def check_clients_were_told(on: Scene) -> None:
+    """GOAWAY and `Connection: close` moved the clients of every replica that got SIGTERM to others
+    while it still served. Streams stay until they end; their connection takes nothing else, so
+    that no client of a stream is refused twice in a row."""
+    looked = [kill for kill in on.fleet.kills if kill.stayed is not None]
+    assert sum(kill.clients for kill in looked) > on.streams * len(looked)
+    for kill in looked:
+        assert kill.stayed is not None
+        assert kill.stayed <= on.streams, kill
+    refusals = [(each.caller, each.answers) for each in on.stream_ends]
+    assert len(set(refusals)) == len(refusals), on.stream_ends
+
+
 @pytest.mark.parametrize(
     ("replicas", "strategy"),
     [
@@ -53,6 +70,7 @@ def test_a_rollout_under_load_loses_no_request(
     assert on.lost == []
     check_kills(on)
     check_streams(on)
+    check_clients_were_told(on)
 
 
 def test_without_a_drain_delay_and_with_readiness_left_true_a_rollout_loses_requests(
@@ -94,6 +112,7 @@ def test_a_lone_replica_is_replaced_without_a_gap_when_the_new_one_comes_first(
     assert on.lost == []
     check_kills(on)
     check_streams(on)
+    check_clients_were_told(on)
 
 
 @only_long
@@ -127,3 +146,4 @@ def test_a_scale_down_loses_nothing_while_slow_proxies_still_send_to_the_pod_tha
     assert late > 0
     check_kills(on)
     check_streams(on)
+    check_clients_were_told(on)
