@@ -7,6 +7,10 @@ ONNX Runtime runs batches of 1 to 32 rows: the size that is best by its median o
 the first and the last whole one. On a machine with other work the clock says little: there the CPU
 time of a row, the server's whole process beside the bare run's thread, says what the server adds.
 
+A rate must not be bought with the latency of those who come at once and leave: 32 requests behind
+which nothing comes are answered one after the other where a batch of them gains little. Their mean
+latency stands beside that of 32 bare runs of one row, whose answers come one by one: 16.5 runs.
+
     python -m benchmarks.compute_bound [--rounds 3] [--seconds 20] [--side 224]
 """
 
@@ -15,7 +19,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
@@ -25,7 +29,7 @@ from benchmarks.accounts import audited
 from benchmarks.bodies import framed, grpc_request
 from benchmarks.contenders import BARE, grpc_name, stokers_of
 from benchmarks.figures import Promises, facts, ratios, spread
-from benchmarks.generator import closed_loop
+from benchmarks.generator import closed_loop, open_loop
 from benchmarks.networks import RESNETLIKE, Network, bare_runs, on_core, resnetlike
 from benchmarks.raw_http2 import Http2Client
 from benchmarks.rounds import options
@@ -73,6 +77,16 @@ def loaded(at: Endpoint, network: Network, clients: int, seconds: float) -> Seen
     return Seen(rate, rows / runs, used / rows * 1e3)
 
 
+def burst_ms(at: Endpoint, network: Network, clients: int) -> float:
+    """The mean latency of one request of each client, all sent at once to a server at rest."""
+    body = framed(grpc_request(network.name, x=network.rows()))
+    fields = call_headers.grpc_fields(at.grpc)
+    with connected(lambda: Http2Client(at.grpc, 1), clients) as opened:
+        scripts = [call_headers.repeated(each, fields, body) for each in opened]
+        outcome = open_loop(opened, scripts, [0.0] * clients).all_good()
+    return mean(outcome.latencies[0]) * 1e3
+
+
 def bare_rates(
     bare: onnxruntime.InferenceSession, network: Network, seconds: float
 ) -> dict[int, Seen]:
@@ -97,6 +111,7 @@ def main() -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
     network = resnet_of(given.side)
     seen: dict[str, list[Seen]] = defaultdict(list)
+    bursts: dict[str, list[float]] = defaultdict(list)
     with stokers_of(network) as (ours, bare):
         for _ in range(given.rounds):
             for rows, run in bare_rates(bare, network, given.seconds).items():
@@ -104,6 +119,7 @@ def main() -> None:
             for transport, at in ours.items():
                 name = f"{grpc_name(transport)}, {CLIENTS} clients"
                 seen[name].append(loaded(at, network, CLIENTS, given.seconds))
+                bursts[grpc_name(transport)].append(burst_ms(at, network, CLIENTS))
     sizes = [runs for name, runs in seen.items() if name.startswith(BARE)]
     fastest = max(sizes, key=lambda runs: median(run.rate for run in runs))
     leanest = min(sizes, key=lambda runs: median(run.cpu_ms for run in runs))
@@ -129,6 +145,11 @@ def main() -> None:
         if not name.startswith(BARE):
             promises.at_least(f"{name}: share of {BARE} at its best batch", 0.97, share, 3)
             promises.at_least(f"{name}: the same by CPU", 0.97, by_cpu, 3)
+    print(f"\n| {CLIENTS} at once | mean latency, ms | beside one bare run after the other |")
+    print("|---|---|---|")
+    alone = [(CLIENTS + 1) / 2 * 1e3 / run.rate for run in seen[f"{BARE}, batch 1"]]
+    for name, means in bursts.items():
+        print(f"| {name} | {spread(means)} | {spread(ratios(means, alone), 3)} |")
     promises.print()
 
 

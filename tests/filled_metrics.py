@@ -164,6 +164,7 @@ def filled_metrics(root: Path) -> MetricsRegistry:
             table.MODEL_DEMAND_5S: lambda: demand.ratio(loop.clock(), 5.0),
             table.MODEL_DEMAND_1S: lambda: demand.ratio(loop.clock(), 1.0),
             table.MODEL_BATCH_LIMIT: lambda: 32,
+            table.MODEL_SUSTAINED_BATCH_LIMIT: lambda: 64,
             table.MODEL_ROW_SECONDS: lambda: 0.00025,
         },
         facts=ON_A_GPU,

@@ -308,6 +308,7 @@ class Server:
     def _version_ready(self, served: ServedModel, opened: OpenedVersion) -> None:
         gauges: dict[Metric, Callable[[], float | None]] = {
             table.MODEL_BATCH_LIMIT: lambda: served.policy.max_rows,
+            table.MODEL_SUSTAINED_BATCH_LIMIT: lambda: served.policy.most_rows,
             table.MODEL_ROW_SECONDS: lambda: served.costs.usual_seconds_per_row(),
         }
         devices = list(dict.fromkeys(session.device for _, session in opened.sessions))

@@ -37,6 +37,7 @@ def test_a_model_is_measured_and_the_overlay_has_its_numbers(tmp_path: Path) -> 
     assert found["weights_bytes"] >= 4 * 256 * 1024
     assert (found["input_row_bytes"], found["output_row_bytes"]) == (4 * 256, 4 * 10)
     assert found["row_seconds"] > 0
+    assert found["batch_limit_rows"] > 1
     assert 0 < found["load_s"] < measured["start_s"]
     assert measured["peak_bytes"] > found["weights_bytes"]
     assert measured["on_gpu"] is False

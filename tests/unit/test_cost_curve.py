@@ -97,6 +97,45 @@ def test_a_model_whose_cost_doubles_is_known_to_within_20_batches(sizes: tuple[i
     assert predicted_wait(curve) == pytest.approx(2 * before, rel=0.1)
 
 
+def flat(fixed: float, sizes: tuple[int, ...] = SIZES) -> CostCurve:
+    """A row more costs 40 ms, a run `fixed` of that more: little is gained by a large batch."""
+    return CostCurve((rows, 0.04 * (fixed + rows)) for rows in sizes)
+
+
+def test_the_sustained_limit_is_the_least_size_whose_row_costs_next_to_what_the_best_costs() -> (
+    None
+):
+    # A row costs 40 ms x (1 + 0.1 / b): 1.10, 1.05, 1.025, 1.0125 ... 1.0008 of it.
+    curve = flat(0.1)
+    assert curve.knee(128) == 1
+    assert curve.sustained(128) == 8
+    assert flat(0.015).sustained(128) == 1
+    assert measured().sustained(128) == 64
+
+
+def test_the_sustained_limit_is_a_size_that_was_measured_and_no_longer_than_it_may_be() -> None:
+    assert flat(0.1, (1, 2, 4)).sustained(128) == 4
+    assert measured().sustained(32) == 32
+    assert measured().sustained(128, longest_s=linear(32)) == 32
+    assert CostCurve((rows, linear(rows)) for rows in (1, 2, 3, 4, 6, 8)).sustained(128) == 8
+    assert CostCurve().sustained(128) == 1
+    assert measured().sustained(128, longest_s=0.001) == 1
+
+
+@given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=8), st.sampled_from([4, 128]))
+def test_a_row_at_the_sustained_limit_costs_within_a_fiftieth_of_the_best(
+    costs: list[float], limit: int
+) -> None:
+    curve = CostCurve(zip(SIZES, costs, strict=False))
+    most = min(limit, 1 << (len(costs) - 1))
+    rows = curve.sustained(limit)
+    assert rows in SIZES
+    assert rows <= most
+    best = curve.seconds_per_row(most)
+    assert best is not None
+    assert seconds(curve, rows) / rows <= 1.021 * best
+
+
 def test_one_disturbed_size_does_not_hide_the_knee_behind_it() -> None:
     points = {rows: linear(rows) for rows in SIZES}
     knee = CostCurve(points.items()).knee(128)

@@ -22,10 +22,10 @@ from tests.filled_metrics import ON_A_GPU, filled_metrics, serve_one, write_mach
 from tests.hand_loop import HandLoop
 
 OPENMETRICS = "application/openmetrics-text"
-LINES_OF_A_USED_MODEL = 115
+LINES_OF_A_USED_MODEL = 116
 WORK_OF_A_USED_MODEL = LINES_OF_A_USED_MODEL + LINES_PER_READING
 LINES_OF_TENSORRT = 12
-LINES_OF_A_LOADED_MODEL = 40
+LINES_OF_A_LOADED_MODEL = 41
 LINES_OF_THE_SERVER = 80
 LINES_OF_A_GPU = 54
 

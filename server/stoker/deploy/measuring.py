@@ -199,7 +199,7 @@ def _models(series: Series, address: str) -> Iterator[MeasuredModel]:
             memory = {
                 each["kind"]: int(value) for each, value in of_model("stoker_model_memory_bytes")
             }
-            rows = of_model("stoker_model_batch_limit_rows")
+            rows = of_model("stoker_model_sustained_batch_limit_rows")
             costs = of_model("stoker_model_row_seconds")
             config = json.loads(_get(address, f"/v2/models/{name}/versions/{version}/config"))
             metadata = connection.metadata(name, version)

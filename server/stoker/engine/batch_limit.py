@@ -24,7 +24,7 @@ class BatchLimit:
         self._model = model
         self._policy = model.policy
         self._sizes = model.costs.sizes
-        self._limit = RowLimit(model.policy.max_rows)
+        self._limit = RowLimit(model.policy.most_rows)
         self.is_lowered = False
         """Batches are smaller than configured because one did not fit into memory."""
 
@@ -59,11 +59,15 @@ class BatchLimit:
             self._apply()
 
     def _apply(self) -> None:
-        rows = self._limit.rows
+        rows, policy = self._limit.rows, self._policy
         self.is_lowered = self._limit.is_lowered
+        max_rows = min(policy.max_rows, rows)
+        sustained_rows = min(policy.sustained_rows, rows)
         self._model.policy = replace(
-            self._policy,
-            max_rows=rows,
-            preferred_rows=tuple(n for n in self._policy.preferred_rows if n <= rows),
+            policy,
+            max_rows=max_rows,
+            preferred_rows=tuple(n for n in policy.preferred_rows if n <= rows),
+            sustained_rows=sustained_rows if sustained_rows > max_rows else 0,
         )
-        self._model.costs.resize(RunSizes(rows, rows) if self.is_lowered else self._sizes)
+        largest = min(self._sizes.largest, rows) if self.is_lowered else self._sizes.largest
+        self._model.costs.resize(RunSizes(max_rows, largest))

@@ -1,4 +1,4 @@
-"""What a run costs by its rows: l(rows), in seconds. Admission, demand and the batch limit read it.
+"""What a run costs by its rows: l(rows), in seconds. Admission, demand and batch limits read it.
 
 Theory. Warm-up measures l at 1, 2, 4, ... rows on an idle device: the base points, each the
 minimum of several runs. Between points l is linear; beyond the last it goes on with the last slope.
@@ -21,6 +21,7 @@ Owned by the event loop. Knows nothing of requests or devices.  Hot path.
 Source: design, section "Batching", "Cost curve".
 """
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
@@ -32,6 +33,9 @@ LEAST_RUNS: Final = 3
 CROWDED_RUNS: Final = 200
 MINIMUM_GAIN: Final = 1.10
 """Doubling the rows must give at least this factor of rows a second, or the knee is reached."""
+SUSTAINED_LOSS: Final = 1.02
+"""A row may cost so much more at the sustained limit than at the best size. Two in a hundred are
+what is left of 0.97 of bare ONNX Runtime where the server itself keeps 0.99."""
 LOOK_AHEAD: Final = 2
 """Doublings that are looked at together."""
 _REMEMBERED: Final = 1024
@@ -98,6 +102,30 @@ class CostCurve:
         doubling gains too little, two together may still gain enough. Only measured sizes are
         compared, so a curve that warm-up could not follow further ends at its last power of two.
         """
+        sizes = self._powers_of_two(limit)
+        rates = [rows / self._corrected(rows) for rows in sizes]
+        best = 0
+        for at in range(1, len(rates)):
+            if rates[at] >= MINIMUM_GAIN ** (at - best) * rates[best] and at - best <= LOOK_AHEAD:
+                best = at
+        return sizes[best] if sizes else 1
+
+    def sustained(self, limit: int, longest_s: float = math.inf) -> int:
+        """The least power of two <= limit whose row costs within 2 % of what it costs at the best
+        such size: what the rate loses where a backlog lasts, and latency is the rate's.
+
+        Only measured sizes are compared, and those whose run takes at most `longest_s`.
+        """
+        costs = {
+            rows: seconds / rows
+            for rows in self._powers_of_two(limit)
+            if (seconds := self._corrected(rows)) <= longest_s
+        }
+        enough = SUSTAINED_LOSS * min(costs.values(), default=0.0)
+        return next((rows for rows, cost in costs.items() if cost <= enough), 1)
+
+    def _powers_of_two(self, limit: int) -> list[int]:
+        """1, 2, 4 ... as far as they were measured one after the other."""
         sizes: list[int] = []
         for rows in self._rows:
             if rows & (rows - 1):
@@ -105,12 +133,7 @@ class CostCurve:
             if rows != 1 << len(sizes) or rows > limit:
                 break
             sizes.append(rows)
-        rates = [rows / self._corrected(rows) for rows in sizes]
-        best = 0
-        for at in range(1, len(rates)):
-            if rates[at] >= MINIMUM_GAIN ** (at - best) * rates[best] and at - best <= LOOK_AHEAD:
-                best = at
-        return sizes[best] if sizes else 1
+        return sizes
 
     def slowdown(self) -> float | None:
         """How much longer a run takes beside others than alone, lately; None if too few ran so."""

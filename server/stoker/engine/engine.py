@@ -26,7 +26,12 @@ from stoker.engine.load_watch import LoadWatch
 from stoker.engine.opened_version import OpenedVersion
 from stoker.engine.pending import nothing_to_cancel
 from stoker.engine.plan import ModelPlan
-from stoker.engine.policy import batch_policy, needs_own_threads, splits_oversized
+from stoker.engine.policy import (
+    batch_policy,
+    needs_own_threads,
+    splits_oversized,
+    with_sustained_limit,
+)
 from stoker.engine.registry import ModelRegistry, version_number
 from stoker.engine.routing import Route, RoutedExecution, covers_bindings
 from stoker.engine.served_model import ServedModel
@@ -196,6 +201,7 @@ class Engine:
         config = opened.config
         curve = CostCurve(opened.profile.costs)
         policy = batch_policy(config, opened.independence, curve)
+        policy = with_sustained_limit(policy, opened, curve)
         plan = ModelPlan(opened.identity, config, dimension_buckets(config, opened.sessions[0][1]))
         plan.splits_oversized = splits_oversized(config, opened.independence)
         statistics = ModelStatistics(
@@ -250,7 +256,7 @@ class Engine:
                 execution = Execution(
                     session,
                     plan,
-                    max_rows=largest,
+                    max_rows=max(largest, policy.most_rows),
                     budget=served.failure_budget,
                     clock=self._clock,
                     sizes=filled,

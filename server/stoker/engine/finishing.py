@@ -6,6 +6,7 @@ are counted together.  Hot path.
 
 import heapq
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -183,4 +184,6 @@ def _run_time(model: "ServedModel") -> RunTime | None:
     if one is None or full is None:
         return None
     slowdown = model.slowdown()
-    return RunTime(one * slowdown, full * slowdown, rows)
+    longest = model.policy.sustained_rows
+    sustained = (costs.seconds(longest) if longest else None) or math.inf
+    return RunTime(one * slowdown, full * slowdown, rows, sustained * slowdown)

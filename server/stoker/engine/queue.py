@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from stoker.engine.backlog import Backlog
 from stoker.engine.pending import Pending
 
 Key: TypeAlias = tuple[int, bool, float, int]
@@ -41,6 +42,12 @@ class RunTime:
     full: float
     """Seconds of a run of `rows` rows."""
     rows: int
+    sustained: float = math.inf
+    """Seconds of a run of the rows that a batch may have while a backlog lasts."""
+
+    def sustained_seconds(self) -> float:
+        """Seconds until the answers of such a batch are sent: safe ones, as more waits."""
+        return _SAFE * self.sustained + _SENDING_S
 
     def seconds(self, rows: int) -> float:
         """Seconds until the answers of the first batch are sent where so many rows wait: likely
@@ -54,11 +61,18 @@ class RunTime:
 class ShapeGroup:
     """Waiting requests that may share a batch."""
 
-    __slots__ = ("entries", "keys")
+    __slots__ = ("_dropped", "backlog", "entries", "keys")
 
     def __init__(self) -> None:
         self.keys: list[Key] = []
         self.entries: list[Pending] = []
+        self.backlog = Backlog()
+        self._dropped = 0
+
+    @property
+    def arrived(self) -> int:
+        """Requests that have ever joined the group."""
+        return self._dropped + len(self.entries)
 
     def insert(self, key: Key, entry: Pending) -> None:
         """Puts an entry in its place; appending is the usual case."""
@@ -110,6 +124,7 @@ class ShapeGroup:
         taken = self.entries[:count]
         del self.entries[:count]
         del self.keys[:count]
+        self._dropped += count
         return taken
 
 

@@ -32,9 +32,19 @@ class BatchPolicy:
     """As written in the file; empty: none."""
     max_delay: float = 0.0
     """Seconds that the oldest request may be held for more rows."""
+    sustained_rows: int = 0
+    """Most rows of a batch, more than `max_rows`, while a backlog lasts (`backlog.py`); 0: never
+    more. For policies without preferred rows and delay only."""
+    instances: int = 1
+    """That take from the queue."""
 
     is_immediate: bool = field(init=False)
     """Whether an executor never waits while there is work."""
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest batch, whatever waits."""
+        return max(self.max_rows, self.sustained_rows)
 
     def __post_init__(self) -> None:
         is_immediate = not self.preferred_rows and self.max_delay <= 0
@@ -56,14 +66,17 @@ class WaitUntil:
     time: float
 
 
-def next_step(group: Sequence[Waiting], policy: BatchPolicy, now: float) -> RunBatch | WaitUntil:
+def next_step(
+    group: Sequence[Waiting], policy: BatchPolicy, now: float, *, sustained_rows: int = 0
+) -> RunBatch | WaitUntil:
     """The next step for a group of requests of one shape, in the order they should run.
 
     Returns RunBatch with the entries to take, or WaitUntil: infinity when all entries are dead.
-    An entry of more rows than `max_rows` runs alone.
+    An entry of more rows than `max_rows` runs alone. `sustained_rows`: the limit while a backlog
+    lasts; 0: none does.
     """
     if policy.is_immediate:
-        return _take_what_fits(group, policy.max_rows)
+        return _take_what_fits(group, sustained_rows or policy.max_rows)
     return _take_as_configured(group, policy, now)
 
 

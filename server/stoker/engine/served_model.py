@@ -191,6 +191,7 @@ class ServedModel:
         except Refused as error:
             self.statistics.record_refusal(error.reason)
             if error.reason is RefusalReason.PREDICTED_LATE:
+                self.waiting.saw_late(now)
                 self._watch_refusal(entry)
             if error.retry_after is None:
                 error.retry_after = self.predicted_wait(now) or RETRY_AFTER_S
@@ -459,6 +460,7 @@ class ServedModel:
         if entry.started and now < entry.deadline:
             self._expiry.watch(entry, entry.deadline)  # the queue timeout does not bind a run
             return
+        self.waiting.saw_late(now)
         waited = now - entry.arrived
         what = "its deadline" if now >= entry.deadline else "its queue timeout"
         where = "while it ran" if entry.started else "in the queue; it was not run"

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
+from stoker.engine.backlog import REST_S
 from stoker.engine.execution import Batch, Entry
 from stoker.engine.pending import Pending
-from stoker.engine.queue import RequestQueue, RunTime
+from stoker.engine.queue import RequestQueue, RunTime, ShapeGroup
 from stoker.engine.scheduler import BatchPolicy, RunBatch, next_step
 from stoker.telemetry.statistics import BatchEnd
 
@@ -53,6 +54,8 @@ class Waiting:
         self.started: deque[Batch] = deque()
         self.run_time: RunTime | None = None
         """While requests with deadlines are here: what executors need to know of them."""
+        self._rests_until = -math.inf
+        """Until then no backlog is taken to last."""
         self._is_plain = is_plain
         self._has_delayed = has_delayed
         self._is_usual = is_usual
@@ -65,6 +68,10 @@ class Waiting:
     def add(self, entries: Sequence[Pending]) -> None:
         """Puts entries into the inbox."""
         self._inbox.extend(entries)
+
+    def saw_late(self, now: float) -> None:
+        """Somebody was refused as late, or was late: batches stay short for a while."""
+        self._rests_until = now + REST_S
 
     @property
     def entries(self) -> int:
@@ -94,9 +101,13 @@ class Waiting:
         wait = math.inf
         run = self.run_time
         for group in queue.by_urgency():
-            if run is not None and self._is_usual(group.entries[0].form.elements):
-                group.drop_hopeless(now, run)
-            step = next_step(group.entries, policy, now)
+            rows = self._sustained_rows(group, policy, now) if policy.sustained_rows else 0
+            if rows:
+                step = next_step(group.entries, policy, now, sustained_rows=rows)
+            else:
+                if run is not None and self._is_usual(group.entries[0].form.elements):
+                    group.drop_hopeless(now, run)
+                step = next_step(group.entries, policy, now)
             while isinstance(step, RunBatch):
                 entries = [
                     (entry, request)
@@ -110,6 +121,20 @@ class Waiting:
             wait = min(wait, step.time)
         self._queued = len(queue)
         return wait
+
+    def _sustained_rows(self, group: ShapeGroup, policy: BatchPolicy, now: float) -> int:
+        """How many rows a backlog that lasts gives the next batch of this group; 0: none does. What
+        was measured says nothing of unusual rows."""
+        if now < self._rests_until or not self._is_usual(group.entries[0].form.elements):
+            group.backlog.clear()
+            return 0
+        run = self.run_time
+        return group.backlog.rows(
+            group.entries,
+            policy,
+            arrived=group.arrived,
+            answered=math.inf if run is None else now + run.sustained_seconds(),
+        )
 
     def _all_in_time(self, entries: Sequence[Pending], now: float) -> bool:
         """Whether a run of all of these that begins now answers each before its deadline, as far as

@@ -127,6 +127,7 @@ class Loader:
             load_s=round(opened.load_seconds, 3),
             max_batch_size=opened.config.max_batch_size,
             batch_limit_rows=served.policy.max_rows,
+            sustained_batch_limit_rows=served.policy.most_rows,
             independence=opened.independence.value,
             devices=tuple(session.device for _, session in opened.sessions),
             cuda_graphs=tuple(str(session.graphs) for _, session in opened.sessions),

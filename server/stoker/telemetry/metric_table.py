@@ -180,7 +180,14 @@ MODEL_BATCH_LIMIT: Final = _of_model(
     "stoker_model_batch_limit_rows",
     _GAUGE,
     "rows",
-    "Most rows that one batch of the model holds.",
+    "Most rows that one batch of the model holds, but under a sustained backlog.",
+)
+MODEL_SUSTAINED_BATCH_LIMIT: Final = _of_model(
+    "stoker_model_sustained_batch_limit_rows",
+    _GAUGE,
+    "rows",
+    "Most rows that one batch of the model holds under a sustained backlog; the batch limit where "
+    "there is no larger one.",
 )
 MODEL_ROW_SECONDS: Final = _of_model(
     "stoker_model_row_seconds",
@@ -362,7 +369,7 @@ TABLE: Final = (
     REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_ROWS, BATCHES, BISECTIONS,
     OUT_OF_MEMORY, DEVICE_RETRIES, HUNG_RUNS, SLOW_LOOP_RUNS, REFUSED, WRONGLY_REFUSED,
     MODEL_IN_FLIGHT, MODEL_DEMAND, MODEL_DEMAND_5S, MODEL_DEMAND_1S, MODEL_BATCH_LIMIT,
-    MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
+    MODEL_SUSTAINED_BATCH_LIMIT, MODEL_ROW_SECONDS, MODEL_INFO, MODEL_NODES,
     MODEL_COPIES, MODEL_CPU_NODES, MODEL_MEMORY, MODEL_READY, READY, BUILD, START_TIME,
     DEMAND, DEMAND_5S, DEMAND_1S, DEMAND_PEAK, DEVICE_DEMAND, QUEUE_DELAY, IN_FLIGHT, WAITING,
     UNROUTED, CONNECTIONS, CONNECTION_LIMIT, LOOP_LAG, LOOP_BUSY,

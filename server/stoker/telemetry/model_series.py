@@ -48,6 +48,7 @@ MODEL_GAUGES: Final = (
     table.MODEL_DEMAND_5S,
     table.MODEL_DEMAND_1S,
     table.MODEL_BATCH_LIMIT,
+    table.MODEL_SUSTAINED_BATCH_LIMIT,
     table.MODEL_ROW_SECONDS,
 )
 """Metrics of a model that do not come from its statistics: whoever adds the model gives them."""
