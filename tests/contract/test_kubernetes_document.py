@@ -117,6 +117,38 @@ def test_the_overlay_for_gpus_runs_the_image_that_was_pushed(document: str, head
     assert any(each.endswith(f"docker push {options.overlay.image}") for each in section)
 
 
+@pytest.mark.parametrize(
+    ("document", "heading"),
+    [(GUIDE, "On a GPU cluster"), (README, "On Kubernetes")],
+    ids=["guide", "readme"],
+)
+def test_whatever_is_applied_for_the_models_is_there_or_written_by_init(
+    document: str, heading: str, tmp_path: Path
+) -> None:
+    measured = tmp_path / "measured.json"
+    measured.write_text(to_json(measurement()))
+    section = commands(document, heading)
+    words = init_words(section)
+    output = words[words.index("--output") + 1]
+    words[words.index("--output") + 1] = str(tmp_path / "mine")
+    with (tmp_path / "told").open("w") as told:
+        run_init([*words, "--measured", str(measured)], told)
+    applied = re.findall(r"kubectl apply -f (\S+)", "\n".join(section))
+    kinds = set()
+    for each in applied:
+        file = Path(each.replace(output, str(tmp_path / "mine"), 1))
+        kinds |= {made["kind"] for made in documents((ROOT / file).read_text())}
+    assert "PersistentVolumeClaim" in kinds
+    mounted = [
+        text(each, "persistentVolumeClaim", "claimName")
+        for deployment in render(tmp_path / "mine")
+        if deployment["kind"] == "Deployment"
+        for each in objects(deployment, "spec", "template", "spec", "volumes")
+        if "persistentVolumeClaim" in each
+    ]
+    assert mounted == ["stoker-models"]
+
+
 def test_the_readmes_overlay_runs_the_image_that_was_pushed(tmp_path: Path) -> None:
     section = commands(README, "On Kubernetes")
     (pushed,) = [each.rpartition("docker push ")[2] for each in section if "docker push" in each]
