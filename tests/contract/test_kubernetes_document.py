@@ -5,8 +5,9 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pytest
 from stoker.deploy.init_arguments import parse_init
 from stoker.deploy.init_command import run_init
@@ -14,8 +15,10 @@ from stoker.deploy.manifest import at
 from stoker.deploy.measurement import to_json
 
 from tests.broken_manifests import measurement
+from tests.conftest import Serving
 from tests.contract.manifests import K8S, JsonObject, documents, objects, text
 from tests.contract.schemas import is_built_in
+from tests.models import ModelEntry, identity, write_repository
 
 ROOT: Final = K8S.parent
 GUIDE: Final = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -147,6 +150,47 @@ def test_whatever_is_applied_for_the_models_is_there_or_written_by_init(
         if "persistentVolumeClaim" in each
     ]
     assert mounted == ["stoker-models"]
+
+
+def snippet(language: str) -> str:
+    """The one block of the guide in a programming language."""
+    found: str
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.M | re.S)
+    return found
+
+
+def test_the_python_client_of_the_guide_gets_an_answer_over_grpcs_own_limit(
+    serve: Serving, tmp_path: Path
+) -> None:
+    repository = write_repository(
+        tmp_path, {"wide": ModelEntry(identity(shape=("batch", 2 << 20)))}
+    )
+    at = serve(repository).at
+    headless = "dns:///stoker-headless:8001"
+    code = snippet("python")
+    assert headless in code
+    names: dict[str, Any] = {}
+    exec(code.replace(headless, f"dns:///127.0.0.1:{at.grpc_port}"), names)
+    triton, client = names["triton"], names["client"]
+    rows = np.arange(2 << 20, dtype=np.float32).reshape(1, -1)
+    given = triton.InferInput("x", [1, 2 << 20], "FP32")
+    given.set_data_from_numpy(rows)
+    with client:
+        answer = client.infer("wide", [given])
+    assert rows.nbytes == 8 << 20
+    assert np.array_equal(answer.as_numpy("y"), rows)
+
+
+@pytest.mark.parametrize(
+    ("language", "option"),
+    [
+        ("go", "grpc.MaxCallRecvMsgSize(1<<30)"),
+        ("java", ".maxInboundMessageSize(1 << 30)"),
+        ("cpp", "SetMaxReceiveMessageSize(-1)"),
+    ],
+)
+def test_every_client_of_the_guide_takes_answers_over_4_mib(language: str, option: str) -> None:
+    assert option in snippet(language)
 
 
 def test_the_readmes_overlay_runs_the_image_that_was_pushed(tmp_path: Path) -> None:
