@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+import yaml
 from stoker.deploy.init_arguments import parse_init
 from stoker.deploy.init_command import run_init
-from stoker.deploy.manifest import at
+from stoker.deploy.lint import lint
+from stoker.deploy.manifest import Manifest, at
 from stoker.deploy.measurement import to_json
 
 from tests.broken_manifests import measurement
@@ -19,6 +21,7 @@ from tests.conftest import Serving
 from tests.contract.manifests import K8S, JsonObject, documents, objects, text
 from tests.contract.schemas import is_built_in
 from tests.models import ModelEntry, identity, write_repository
+from tests.tools import require_tool
 
 ROOT: Final = K8S.parent
 GUIDE: Final = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -150,6 +153,66 @@ def test_whatever_is_applied_for_the_models_is_there_or_written_by_init(
         if "persistentVolumeClaim" in each
     ]
     assert mounted == ["stoker-models"]
+
+
+def blocks(language: str, having: str) -> list[str]:
+    """Those of the guide in a language that hold a text."""
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.M | re.S)
+    return [each for each in found if having in each]
+
+
+def test_more_components_may_be_laid_over_what_init_wrote(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlays = tmp_path / "k8s" / "overlays"
+    measured = tmp_path / "measured.json"
+    measured.write_text(to_json(measurement()))
+    words = [
+        "--measured",
+        str(measured),
+        "--namespace",
+        "stoker",
+        "--image",
+        f"r.example/stoker@sha256:{'0' * 64}",
+    ]
+    with (tmp_path / "told").open("w") as told:
+        run_init([*words, "--output", str(overlays / "mine")], told)
+    (overlay,) = blocks("yaml", "# k8s/overlays/live/kustomization.yaml")
+    (overlays / "live").mkdir()
+    (overlays / "live" / "kustomization.yaml").write_text(overlay)
+    manifests = render(overlays / "live")
+    assert "NetworkPolicy" in {each["kind"] for each in manifests}
+    found = lint([Manifest(dict(each), "live") for each in manifests], measured=measurement())
+    assert [each.rule.id for each in found] == []
+
+
+def test_a_prometheus_without_the_operator_gives_the_labels_that_rules_read(tmp_path: Path) -> None:
+    (configuration,) = blocks("yaml", "scrape_configs:")
+    (command,) = blocks("sh", "stoker-rules.yaml")
+    script = command.replace("k8s/components", str(K8S / "components"))
+    subprocess.run(script, shell=True, cwd=tmp_path, check=True)
+    # Debian's promtool is built without discovery by Kubernetes.
+    discovery = "kubernetes_sd_configs: [{role: pod}]"
+    assert discovery in configuration
+    (tmp_path / "prometheus.yml").write_text(configuration.replace(discovery, "static_configs: []"))
+    checked = subprocess.run(
+        [require_tool("promtool"), "check", "config", "prometheus.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    rules = yaml.safe_load((K8S / "components/monitoring/prometheusrule.yaml").read_text())
+    assert yaml.safe_load((tmp_path / "stoker-rules.yaml").read_text()) == rules["spec"]
+    steps = yaml.safe_load(configuration)["scrape_configs"][0]["relabel_configs"]
+    given = {each["target_label"] for each in steps if "target_label" in each}
+    assert given == {"namespace", "pod", "job"}
+    (deployment,) = [each for each in render(K8S / "base") if each["kind"] == "Deployment"]
+    pod = at(deployment, "spec", "template")
+    assert text(pod, "metadata", "annotations", "prometheus.io/scrape") == "true"
+    assert text(pod, "metadata", "labels", "app.kubernetes.io/name") == "stoker"
+    ports = objects(pod, "spec", "containers", 0, "ports")
+    assert [each["containerPort"] for each in ports if each["name"] == "management"] == [8002]
 
 
 def snippet(language: str) -> str:
