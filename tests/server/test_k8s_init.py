@@ -122,6 +122,15 @@ def test_what_a_claim_has_to_hold_is_told_and_the_claim_written(tmp_path: Path) 
     assert yaml.safe_load(claim.read_text())["metadata"]["name"] == "mine"
 
 
+def test_a_model_whose_form_nobody_saw_is_told(measured: Path, tmp_path: Path) -> None:
+    words: list[str | Path] = ["--measured", measured, "--device", "cpu", "--force"]
+    words += ["--output", tmp_path / "mine"]
+    asked = "--model-name resnet, where the pods get that model itself and no repository"
+    assert asked in left(init(*words).stdout)
+    assert asked not in left(init(*words, "--model-name", "resnet").stdout)
+    assert asked not in left(init("m", *words).stdout)
+
+
 def test_a_size_that_nobody_looked_at_is_told(measured: Path, tmp_path: Path) -> None:
     words: list[str | Path] = ["--measured", measured, "--device", "cpu", "--force"]
     for models in ("pvc", "s3:bucket/prefix"):

@@ -195,7 +195,7 @@ def _tell(
         say(f"note      {note}")
     say(f"written   {options.output}, on {base.origin}")
     _lint(options, measured, stdout)
-    _left_to_do(options, base, sizing, stdout)
+    _left_to_do(options, base, measured, sizing, stdout)
 
 
 def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
@@ -210,11 +210,17 @@ def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
     print_findings(lint(manifests, measured=measured), manifests, "text", stdout)
 
 
-def _left_to_do(options: InitOptions, base: BaseLocation, sizing: Sizing, stdout: TextIO) -> None:
+def _left_to_do(
+    options: InitOptions,
+    base: BaseLocation,
+    measured: Measurement,
+    sizing: Sizing,
+    stdout: TextIO,
+) -> None:
     overlay, output = options.overlay, options.output
     if overlay.image == "stoker":
         _line(stdout, "left      --image: where the cluster pulls the server's image from")
-    for each in _models_left(options, sizing):
+    for each in _models_left(options, measured, sizing):
         _line(stdout, f"left      {each}")
     if overlay.gpu_by == "mig" and sizing.gpu is not None and sizing.gpu.slice is not None:
         chosen = sizing.gpu.slice
@@ -232,7 +238,7 @@ def _left_to_do(options: InitOptions, base: BaseLocation, sizing: Sizing, stdout
     _line(stdout, f"then      {namespace}kubectl apply -k {output}")
 
 
-def _models_left(options: InitOptions, sizing: Sizing) -> Iterator[str]:
+def _models_left(options: InitOptions, measured: Measurement, sizing: Sizing) -> Iterator[str]:
     """What is still to be done for the pods to find the models."""
     kind, place = options.overlay.models.kind, options.overlay.models.place
     volume = sizing.volume
@@ -252,6 +258,10 @@ def _models_left(options: InitOptions, sizing: Sizing) -> Iterator[str]:
             yield "the image of the models (components/models-image-volume)"
         case "baked":
             yield "an image with these models below /models"
+    names = [each.name for each in measured.models]
+    if kind != "demo" and not options.sources and len(names) == 1 and not options.model_name:
+        # With a SOURCE its form is seen, and the pods are told the name.
+        yield f"--model-name {names[0]}, where the pods get that model itself and no repository"
     if kind in ("pvc", "s3") and not volume.is_known:
         yield (
             f"the size of the repository, which was not looked at: {needed} is from the weights "
