@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from scripts.dashboard import machines, overview, queues
+from scripts.dashboard import machines, overview, queues, records
 from scripts.dashboard.grafana import Row, dashboard
 from scripts.dashboard.queries import POD, VARIABLES, filled
 
@@ -24,7 +24,7 @@ ROWS: Final = tuple(
     Row(row.title, tuple(filled(panel) for panel in row.panels))
     for row in (
         overview.OVERVIEW, overview.LATENCY, queues.BATCHING, queues.REFUSALS,
-        machines.MODELS, machines.GPU, machines.PODS,
+        machines.MODELS, machines.GPU, machines.PODS, records.RECORDS,
     )
 )  # fmt: skip
 """From top to bottom."""

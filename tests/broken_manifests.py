@@ -6,6 +6,7 @@ manifest, `drop` removes those of a kind.
 
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -136,8 +137,9 @@ def measurement(
     on_gpu: bool = True,
     rows: int = 8,
     files_bytes: int = 0,
+    models: Sequence[str] = ("resnet",),
 ) -> Measurement:
-    """A made-up one, of one model."""
+    """A made-up one; the models differ in their names alone."""
     model = MeasuredModel(
         name="resnet",
         version="1",
@@ -160,7 +162,7 @@ def measurement(
         gpu_name="NVIDIA L4" if on_gpu else "",
         start_s=start_s,
         peak_bytes=peak_bytes,
-        models=(model,),
+        models=tuple(replace(model, name=each) for each in models),
         files_bytes=files_bytes,
     )
 

@@ -169,7 +169,18 @@ def filled_metrics(root: Path) -> MetricsRegistry:
         },
         facts=ON_A_GPU,
     )
-    metrics.add_model(ModelStatistics("idle", 1), facts=ON_A_GPU)
+    metrics.add_model(
+        ModelStatistics("idle", 1),
+        {
+            table.MODEL_DEMAND: lambda: 0.0,
+            table.MODEL_DEMAND_5S: lambda: 0.0,
+            table.MODEL_DEMAND_1S: lambda: 0.0,
+            table.MODEL_BATCH_LIMIT: lambda: 32,
+            table.MODEL_SUSTAINED_BATCH_LIMIT: lambda: 32,
+            table.MODEL_ROW_SECONDS: lambda: 0.00025,
+        },
+        facts=ON_A_GPU,
+    )
     counts = GpuCounts(energy_joules=250.0, hears_xids=True)
     for number in (*XID_CLASSES, 13, 7):
         counts.note_xid(number)

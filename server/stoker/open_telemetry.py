@@ -78,6 +78,7 @@ def read(
         "OTEL_EXPORTER_OTLP_ENDPOINT"
     )
     exporter = variables.choice(("OTEL_TRACES_EXPORTER",), {"otlp": "", "none": "none"}, "")
+    variables.propagators()
     queued = variables.count("OTEL_BSP_MAX_QUEUE_SIZE", _OFF.max_queued_spans)
     export = variables.count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _OFF.max_export_spans)
     interval_ms = variables.count("OTEL_BSP_SCHEDULE_DELAY", round(_OFF.export_interval_s * 1000))
@@ -154,6 +155,14 @@ class _Variables:
         if share is None:
             share = self._share()
         return Sampling(share, follows_parent=name != kind)
+
+    def propagators(self) -> None:
+        """A request's context comes in the form of W3C: a list without it asks for what is not
+        done. Others beside it, which every service of a cluster may be told, are passed over."""
+        name = "OTEL_PROPAGATORS"
+        listed = {each.strip() for each in self.text(name).lower().split(",") if each.strip()}
+        if listed and "tracecontext" not in listed:
+            self._wrong(name, "a list with tracecontext, the one that is read", self.text(name))
 
     def _share(self) -> float:
         text = self.text("OTEL_TRACES_SAMPLER_ARG")

@@ -20,6 +20,7 @@ from typing import Final
 
 import cel
 from stoker.deploy.manifest import at
+from stoker.deploy.quantity import parse_quantity
 
 from tests.contract.manifests import JsonObject, JsonValue, objects, text
 
@@ -44,13 +45,29 @@ class Rule:
     message: str
 
 
-def selects_device(selector: str, driver: str, attributes: Mapping[str, str]) -> bool:
+def selects_device(
+    selector: str,
+    driver: str,
+    attributes: Mapping[str, str],
+    capacity: Mapping[str, str] | None = None,
+) -> bool:
     """Whether a claim's selector takes a device of that driver. Versions are texts `8.6.0`, of
-    which this knows `semver`, equality and `major`."""
-    context = cel.Context({"device": {"attributes": {driver: dict(attributes)}}})
+    which this knows `semver`, equality and `major`; amounts are quantities, of which it knows
+    `quantity` and `compareTo`."""
+    device = {"attributes": {driver: dict(attributes)}, "capacity": {driver: dict(capacity or {})}}
+    context = cel.Context({"device": device})
+    context.add_function("quantity", lambda amount: amount)
+    context.add_function("compareTo", _compared)
     context.add_function("semver", lambda version: version)
     context.add_function("major", lambda version: int(version.partition(".")[0]))
     return cel.compile(selector).execute(context) is True
+
+
+def _compared(one: str, other: str) -> int:
+    """-1, 0 or 1, as two quantities are."""
+    amounts = (parse_quantity({"": each}, "") or 0 for each in (one, other))
+    left, right = amounts
+    return (left > right) - (left < right)
 
 
 def rules(schema: JsonValue, place: tuple[str, ...] = ()) -> Iterator[Rule]:

@@ -17,6 +17,7 @@ ORDER: Final = (
     "models-image-volume",
     "trt-cache",
     "spread",
+    "priority",
     "scrape",
     "monitoring",
     "tracing",
@@ -52,6 +53,7 @@ OVER_OVERLAYS: Final = (
     "overlays/gpu+models-image-volume+trt-cache+spread",
     "overlays/production+models-pvc+gateway",
     "overlays/production+models-s3+gateway",
+    "overlays/production+spread",
     "overlays/production+models-image-volume+trt-cache+gateway",
 )
 """What an overlay of a user adds to one of ours. MIG and DRA may be laid over a GPU."""

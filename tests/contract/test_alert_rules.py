@@ -49,8 +49,8 @@ def test_the_alert_says_what_how_bad_and_where_to_read_on(name: str) -> None:
     alert = monitoring.alerts()[name]
     assert strings(alert, "labels")["severity"] in SEVERITIES
     annotations = strings(alert, "annotations")
-    assert annotations.keys() == {"summary", "description", "runbook"}
-    assert annotations["runbook"] == f"docs/alerts.md#{name.lower()}"
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
+    assert annotations["runbook_url"] == f"docs/alerts.md#{name.lower()}"
     assert f"\n### {name}\n" in DOCUMENT.read_text()
 
 

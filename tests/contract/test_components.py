@@ -132,7 +132,7 @@ def test_pods_avoid_old_drivers_and_machines_without_a_wheel(target: str) -> Non
     assert not accepts(target, node((9, 0), arch="arm64"))
 
 
-def test_nodes_without_labels_are_tried_unless_spreading_is_hard() -> None:
+def test_nodes_without_labels_are_tried_except_in_production() -> None:
     unlabelled = {"kubernetes.io/arch": "amd64"}
     assert accepts("overlays/gpu", unlabelled)
     assert not accepts("overlays/production", unlabelled)
@@ -227,13 +227,28 @@ def test_built_engines_go_to_the_shared_volume(target: str) -> None:
     assert text(volume, "persistentVolumeClaim", "claimName") == text(claim, "metadata", "name")
 
 
-@pytest.mark.parametrize("target", ["components/spread", "overlays/production"], indirect=True)
-def test_pods_are_spread_hard_over_nodes_and_softly_over_zones(target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "over_nodes"),
+    [
+        ("base", "ScheduleAnyway"),
+        ("overlays/gpu", "ScheduleAnyway"),
+        ("overlays/production", "ScheduleAnyway"),
+        ("components/spread", "DoNotSchedule"),
+        ("overlays/production+spread", "DoNotSchedule"),
+    ],
+)
+def test_a_free_gpu_is_taken_unless_hard_spreading_is_asked_for(
+    target: str, over_nodes: str
+) -> None:
     constraints = objects(pod(target), "spec", "topologySpreadConstraints")
     assert {each["topologyKey"]: each["whenUnsatisfiable"] for each in constraints} == {
         "topology.kubernetes.io/zone": "ScheduleAnyway",
-        "kubernetes.io/hostname": "DoNotSchedule",
+        "kubernetes.io/hostname": over_nodes,
     }
+
+
+@pytest.mark.parametrize("target", ["components/priority", "overlays/production"], indirect=True)
+def test_pods_that_answer_online_requests_are_placed_first(target: str) -> None:
     priority = the(target, "PriorityClass")
     assert text(pod(target), "spec", "priorityClassName") == text(priority, "metadata", "name")
     assert 0 < number(priority, "value") < 1_000_000_000

@@ -5,17 +5,23 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pytest
+import yaml
 from stoker.deploy.init_arguments import parse_init
 from stoker.deploy.init_command import run_init
-from stoker.deploy.manifest import at
+from stoker.deploy.lint import lint
+from stoker.deploy.manifest import Manifest, at
 from stoker.deploy.measurement import to_json
 
 from tests.broken_manifests import measurement
+from tests.conftest import Serving
 from tests.contract.manifests import K8S, JsonObject, documents, objects, text
 from tests.contract.schemas import is_built_in
+from tests.models import ModelEntry, identity, write_repository
+from tests.tools import require_tool
 
 ROOT: Final = K8S.parent
 GUIDE: Final = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -115,6 +121,139 @@ def test_the_overlay_for_gpus_runs_the_image_that_was_pushed(document: str, head
     section = commands(document, heading)
     options = parse_init(init_words(section))
     assert any(each.endswith(f"docker push {options.overlay.image}") for each in section)
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"),
+    [(GUIDE, "On a GPU cluster"), (README, "On Kubernetes")],
+    ids=["guide", "readme"],
+)
+def test_whatever_is_applied_for_the_models_is_there_or_written_by_init(
+    document: str, heading: str, tmp_path: Path
+) -> None:
+    measured = tmp_path / "measured.json"
+    measured.write_text(to_json(measurement()))
+    section = commands(document, heading)
+    words = init_words(section)
+    output = words[words.index("--output") + 1]
+    words[words.index("--output") + 1] = str(tmp_path / "mine")
+    with (tmp_path / "told").open("w") as told:
+        run_init([*words, "--measured", str(measured)], told)
+    applied = re.findall(r"kubectl apply -f (\S+)", "\n".join(section))
+    kinds = set()
+    for each in applied:
+        file = Path(each.replace(output, str(tmp_path / "mine"), 1))
+        kinds |= {made["kind"] for made in documents((ROOT / file).read_text())}
+    assert "PersistentVolumeClaim" in kinds
+    mounted = [
+        text(each, "persistentVolumeClaim", "claimName")
+        for deployment in render(tmp_path / "mine")
+        if deployment["kind"] == "Deployment"
+        for each in objects(deployment, "spec", "template", "spec", "volumes")
+        if "persistentVolumeClaim" in each
+    ]
+    assert mounted == ["stoker-models"]
+
+
+def blocks(language: str, having: str) -> list[str]:
+    """Those of the guide in a language that hold a text."""
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.M | re.S)
+    return [each for each in found if having in each]
+
+
+def test_more_components_may_be_laid_over_what_init_wrote(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlays = tmp_path / "k8s" / "overlays"
+    measured = tmp_path / "measured.json"
+    measured.write_text(to_json(measurement()))
+    words = [
+        "--measured",
+        str(measured),
+        "--namespace",
+        "stoker",
+        "--image",
+        f"r.example/stoker@sha256:{'0' * 64}",
+    ]
+    with (tmp_path / "told").open("w") as told:
+        run_init([*words, "--output", str(overlays / "mine")], told)
+    (overlay,) = blocks("yaml", "# k8s/overlays/live/kustomization.yaml")
+    (overlays / "live").mkdir()
+    (overlays / "live" / "kustomization.yaml").write_text(overlay)
+    manifests = render(overlays / "live")
+    assert "NetworkPolicy" in {each["kind"] for each in manifests}
+    found = lint([Manifest(dict(each), "live") for each in manifests], measured=measurement())
+    assert [each.rule.id for each in found] == []
+
+
+def test_a_prometheus_without_the_operator_gives_the_labels_that_rules_read(tmp_path: Path) -> None:
+    (configuration,) = blocks("yaml", "scrape_configs:")
+    (command,) = blocks("sh", "stoker-rules.yaml")
+    script = command.replace("k8s/components", str(K8S / "components"))
+    subprocess.run(script, shell=True, cwd=tmp_path, check=True)
+    # Debian's promtool is built without discovery by Kubernetes.
+    discovery = "kubernetes_sd_configs: [{role: pod}]"
+    assert discovery in configuration
+    (tmp_path / "prometheus.yml").write_text(configuration.replace(discovery, "static_configs: []"))
+    checked = subprocess.run(
+        [require_tool("promtool"), "check", "config", "prometheus.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    rules = yaml.safe_load((K8S / "components/monitoring/prometheusrule.yaml").read_text())
+    assert yaml.safe_load((tmp_path / "stoker-rules.yaml").read_text()) == rules["spec"]
+    steps = yaml.safe_load(configuration)["scrape_configs"][0]["relabel_configs"]
+    given = {each["target_label"] for each in steps if "target_label" in each}
+    assert given == {"namespace", "pod", "job"}
+    (deployment,) = [each for each in render(K8S / "base") if each["kind"] == "Deployment"]
+    pod = at(deployment, "spec", "template")
+    assert text(pod, "metadata", "annotations", "prometheus.io/scrape") == "true"
+    assert text(pod, "metadata", "labels", "app.kubernetes.io/name") == "stoker"
+    ports = objects(pod, "spec", "containers", 0, "ports")
+    assert [each["containerPort"] for each in ports if each["name"] == "management"] == [8002]
+
+
+def snippet(language: str) -> str:
+    """The one block of the guide in a programming language."""
+    found: str
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.M | re.S)
+    return found
+
+
+def test_the_python_client_of_the_guide_gets_an_answer_over_grpcs_own_limit(
+    serve: Serving, tmp_path: Path
+) -> None:
+    repository = write_repository(
+        tmp_path, {"wide": ModelEntry(identity(shape=("batch", 2 << 20)))}
+    )
+    at = serve(repository).at
+    headless = "dns:///stoker-headless:8001"
+    code = snippet("python")
+    assert headless in code
+    names: dict[str, Any] = {}
+    exec(code.replace(headless, f"dns:///127.0.0.1:{at.grpc_port}"), names)
+    triton, client = names["triton"], names["client"]
+    rows = np.arange(2 << 20, dtype=np.float32).reshape(1, -1)
+    given = triton.InferInput("x", [1, 2 << 20], "FP32")
+    given.set_data_from_numpy(rows)
+    with client:
+        answer = client.infer("wide", [given])
+    assert rows.nbytes == 8 << 20
+    assert np.array_equal(answer.as_numpy("y"), rows)
+
+
+@pytest.mark.parametrize(
+    ("language", "option"),
+    [
+        ("go", "grpc.MaxCallRecvMsgSize(1<<30)"),
+        ("java", ".maxInboundMessageSize(1 << 30)"),
+        ("cpp", "SetMaxReceiveMessageSize(-1)"),
+    ],
+)
+def test_every_client_of_the_guide_takes_answers_over_4_mib(language: str, option: str) -> None:
+    assert option in snippet(language)
 
 
 def test_the_readmes_overlay_runs_the_image_that_was_pushed(tmp_path: Path) -> None:

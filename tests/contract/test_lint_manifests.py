@@ -13,16 +13,26 @@ import kubernetes_validate  # type: ignore[import-untyped]  # annotated, but not
 import pytest
 from stoker import allocator
 from stoker.cli import BAD_USAGE, DONE, FAILED, main
-from stoker.deploy import base_location, image, memory_need, overlay_patches, sizing
+from stoker.deploy import (
+    base_location,
+    image,
+    memory_need,
+    models_volume,
+    overlay_patches,
+    quantity,
+    sizing,
+)
 from stoker.deploy.lint import lint
-from stoker.deploy.manifest import Manifest, at, parse_manifests, strings, text
+from stoker.deploy.manifest import Manifest, at, objects, parse_manifests, strings, text
 from stoker.deploy.measurement import to_json
+from stoker.deploy.quantity import parse_quantity
 from stoker.deploy.rule_table import RULES
 from stoker.engine import outputs
 from stoker.settings import Settings
 
 from scripts import lint_table
 from tests.broken_manifests import as_yaml, edited, measurement, variable
+from tests.contract.cel_rules import selects_device
 from tests.contract.manifests import K8S, ROOT, TARGETS, render
 from tests.tools import require_tool
 
@@ -174,6 +184,68 @@ def test_nodes_with_too_small_a_gpu_are_left_out(tmp_path: Path) -> None:
     ]
     assert len(needed) == len(terms) - 1  # the last is for nodes without labels
     assert all("['1624']" in each for each in needed)  # 1 GiB, and 600 MiB for CUDA's context
+
+
+def test_a_download_has_room_in_its_volume_and_in_the_pods_limit(tmp_path: Path) -> None:
+    file = tmp_path / "measured.json"
+    file.write_text(to_json(measurement(files_bytes=30 * quantity.GIB)))
+    words = ["--measured", str(file), "--models", "s3:bucket/prefix"]
+    assert main(["k8s", "init", *words, "--output", str(tmp_path / "mine")]) == DONE
+    pod = at(one(kustomized(tmp_path / "mine"), "Deployment").value, "spec", "template", "spec")
+    (volume,) = [each for each in objects(pod, "volumes") if each["name"] == "models"]
+    assert text(volume, "emptyDir", "sizeLimit") == "45Gi"
+    (download,) = objects(pod, "initContainers")
+    limit = parse_quantity(download, "resources", "limits", "ephemeral-storage")
+    sizes = (
+        parse_quantity(each, "emptyDir", "sizeLimit")
+        for each in objects(pod, "volumes")
+        if "emptyDir" in each
+    )
+    assert limit is not None
+    assert limit > sum(each for each in sizes if each is not None)
+    assert text(download, "resources", "requests", "ephemeral-storage") == "30Gi"
+
+
+def test_without_a_measurement_a_download_has_what_the_component_has(tmp_path: Path) -> None:
+    component = one(
+        [Manifest(dict(each), "s3") for each in render("components/models-s3")], "Deployment"
+    )
+    words = (*WITHOUT_GPU, "--models", "s3:bucket/prefix")
+    overlay = one(kustomized(initialised(tmp_path, *words)), "Deployment")
+    for path in (
+        ("volumes", 3, "emptyDir", "sizeLimit"),
+        ("initContainers", 0, "resources", "limits", "ephemeral-storage"),
+    ):
+        of_pod = ("spec", "template", "spec", *path)
+        assert parse_quantity(component.value, *of_pod) == parse_quantity(overlay.value, *of_pod)
+    (claim,) = parse_manifests((K8S / "components/models-pvc/claim.yaml").read_text(), "claim")
+    storage = parse_quantity(claim.value, "spec", "resources", "requests", "storage")
+    assert storage == models_volume.LEAST_BYTES
+
+
+def test_models_in_an_image_come_from_the_image_that_is_named(tmp_path: Path) -> None:
+    reference = f"r.example:5000/team/models@sha256:{'0' * 64}"
+    overlay = initialised(tmp_path, "--models", f"image:{reference}")
+    pod = at(one(kustomized(overlay), "Deployment").value, "spec", "template", "spec")
+    (volume,) = [each for each in objects(pod, "volumes") if each["name"] == "models"]
+    assert at(volume, "image") == {"reference": reference, "pullPolicy": "IfNotPresent"}
+
+
+def test_a_claim_for_a_gpu_asks_for_enough_memory(tmp_path: Path) -> None:
+    template = one(kustomized(initialised(tmp_path, "--gpu", "dra")), "ResourceClaimTemplate")
+    path = ("spec", "spec", "devices", "requests", 0, "exactly", "selectors")
+    expressions = [text(each, "cel", "expression") for each in objects(template.value, *path)]
+    gpu = {"cudaComputeCapability": "8.0.0", "driverVersion": "580.0.0"}
+
+    def takes(memory: str) -> bool:
+        return all(
+            selects_device(each, "gpu.nvidia.com", gpu, {"memory": memory}) for each in expressions
+        )
+
+    # 1 GiB, and 600 MiB for CUDA's context.
+    assert not takes("1623Mi")
+    assert takes("1624Mi")
+    assert takes("80Gi")
 
 
 def test_the_image_that_is_asked_for_is_the_one_that_runs(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def told(*deployments: tuple[JsonObject, ...], folder: Path) -> str:
                             "description": f"serving/pod-of-{broken} has not been ready for 15 "
                             "minutes, longer than a start takes. /readyz on its management port "
                             "says why.",
-                            "runbook": "docs/alerts.md#stokernotready",
+                            "runbook_url": "docs/alerts.md#stokernotready",
                         },
                     }
                 ],

@@ -44,6 +44,8 @@ ONLY_RECORDED: Final = {
     "stoker_tensorrt_": "no TensorRT without a GPU",
     "stoker_model_memcpy_nodes": "no model on a GPU without one",
     "stoker_model_cpu_compute_nodes": "no model on a GPU without one",
+    "stoker_trace_spans_total": "nobody receives spans",
+    "stoker_access_log_lines_total": "an access log is off unless it is asked for",
 }
 """Metrics that a live server on the test's machine does not have, and why."""
 

@@ -97,6 +97,59 @@ def test_what_a_bucket_still_needs_is_told(measured: Path, tmp_path: Path) -> No
     assert "region" in left
 
 
+def left(told: str) -> list[str]:
+    return [
+        each.removeprefix("left      ") for each in told.splitlines() if each.startswith("left ")
+    ]
+
+
+def test_what_a_claim_has_to_hold_is_told_and_the_claim_written(tmp_path: Path) -> None:
+    measured = tmp_path / "measured.json"
+    measured.write_text(to_json(measurement(files_bytes=30 << 30)))
+    words: list[str | Path] = ["--measured", measured, "--namespace", "ml", "--force"]
+    output = tmp_path / "mine"
+    done = init(*words, "--output", output)
+    assert done.returncode == 0, done.stderr
+    claim = output / "claim.yaml"
+    (said,) = [each for each in left(done.stdout) if "stoker-models" in each]
+    assert said.startswith("the claim stoker-models, of 45Gi or more")
+    assert f"kubectl apply -f {claim}" in said
+    written = yaml.safe_load(claim.read_text())
+    assert written["metadata"] == {"name": "stoker-models", "namespace": "ml"}
+    assert written["spec"]["resources"]["requests"] == {"storage": "45Gi"}
+    assert "claim.yaml" not in yaml.safe_load((output / "kustomization.yaml").read_text())
+    done = init(*words, "--models", "pvc:mine", "--output", output)
+    assert "45Gi or more in the claim mine, with these models in it" in left(done.stdout)
+    assert yaml.safe_load(claim.read_text())["metadata"]["name"] == "mine"
+
+
+def test_a_model_whose_form_nobody_saw_is_told(measured: Path, tmp_path: Path) -> None:
+    words: list[str | Path] = ["--measured", measured, "--device", "cpu", "--force"]
+    words += ["--output", tmp_path / "mine"]
+    asked = "--model-name resnet, where the pods get that model itself and no repository"
+    assert asked in left(init(*words).stdout)
+    assert asked not in left(init(*words, "--model-name", "resnet").stdout)
+    assert asked not in left(init("m", *words).stdout)
+
+
+def test_a_size_that_nobody_looked_at_is_told(measured: Path, tmp_path: Path) -> None:
+    words: list[str | Path] = ["--measured", measured, "--device", "cpu", "--force"]
+    for models in ("pvc", "s3:bucket/prefix"):
+        done = init(*words, "--models", models, "--output", tmp_path / "mine")
+        assert any("which was not looked at: 20Gi" in each for each in left(done.stdout)), models
+
+
+def test_the_address_of_prometheus_that_was_taken_is_told(measured: Path, tmp_path: Path) -> None:
+    words: list[str | Path] = ["--measured", measured, "--autoscaler", "keda", "--force"]
+    words += ["--namespace", "ml", "--output", tmp_path / "mine"]
+    assumed = (
+        "--prometheus: its address, taken to be http://prometheus-operated.monitoring.svc:9090"
+    )
+    assert assumed in left(init(*words).stdout)
+    said = left(init(*words, "--prometheus", "http://mine:9090").stdout)
+    assert not [each for each in said if each.startswith("--prometheus")]
+
+
 def test_a_mig_profile_is_told_with_the_cards_that_have_it(measured: Path, tmp_path: Path) -> None:
     done = init("m", "--measured", measured, "--gpu", "mig", "--output", tmp_path / "mine")
     assert done.returncode == 0, done.stderr

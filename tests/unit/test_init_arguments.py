@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from stoker.app import DEMO
 from stoker.arguments import UsageError
 from stoker.deploy.base_location import CHECKOUT
 from stoker.deploy.init_arguments import InitOptions, parse_init
-from stoker.deploy.init_command import is_a_model, pod_cpus
+from stoker.deploy.init_command import is_a_model, placed, pod_cpus
 from stoker.deploy.overlay import ModelsPlace, components
+
+from tests.broken_manifests import measurement
 
 
 def options(*words: str) -> InitOptions:
@@ -25,6 +28,18 @@ def test_a_source_comes_from_a_claim_unless_it_is_said_otherwise() -> None:
     assert options("models").overlay.models == ModelsPlace("pvc")
     place = options("models", "--models", "image:r.example:5000/m:1").overlay.models
     assert place == ModelsPlace("image", "r.example:5000/m:1")
+
+
+def test_a_measurement_without_a_source_is_of_the_demo_or_of_models_in_a_claim() -> None:
+    words = ("--measured", "measured.json")
+    demo = measurement(models=sorted(each.name for each in (DEMO.iterdir())))
+    assert placed(options(*words), demo).overlay.models == ModelsPlace("demo")
+    mine = measurement(models=["simple", "resnet"])
+    assert placed(options(*words), mine).overlay.models == ModelsPlace("pvc")
+    baked = options(*words, "--models", "baked")
+    assert placed(baked, mine) == baked
+    with pytest.raises(UsageError, match="of the demo models, got resnet, simple"):
+        placed(options(*words, "--models", "demo"), mine)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +72,7 @@ def test_components_follow_from_the_options(words: list[str], laid: list[str]) -
         (["--drain-timeout", "soon"], "expected a duration"),
         (["--max-buffered-bytes", "x"], "expected a whole number of bytes"),
         (["--spare-gpu", "--device", "cpu"], "--spare-gpu: expected --device gpu"),
+        (["--gpu", "mig", "--device", "cpu"], "--gpu mig: expected --device gpu, got cpu"),
         (["--models", "nfs"], "expected pvc"),
         (["--models", "demo:x"], "expected pvc"),
         (["--models", "pvc"], "expected a SOURCE to measure"),

@@ -104,6 +104,23 @@ def test_wrong_variables_are_told_together_with_what_was_expected() -> None:
     )
 
 
+@pytest.mark.parametrize("asked", ["b3", "b3multi,baggage", "none"])
+def test_propagators_without_the_one_that_is_read_are_told(asked: str) -> None:
+    _, problems = read({"OTEL_PROPAGATORS": asked}, is_on=True, share=None)
+    assert [(each.where, each.text) for each in problems] == [
+        (
+            "OTEL_PROPAGATORS",
+            f"expected a list with tracecontext, the one that is read, got '{asked}'",
+        )
+    ]
+    assert read({"OTEL_PROPAGATORS": asked}, is_on=False, share=None)[1] == ()
+
+
+@pytest.mark.parametrize("asked", ["", "tracecontext", "b3, TraceContext,baggage"])
+def test_propagators_beside_the_one_that_is_read_are_passed_over(asked: str) -> None:
+    assert options({"OTEL_PROPAGATORS": asked}) == options({})
+
+
 def test_a_share_that_is_none_is_told() -> None:
     environ = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"}
     _, problems = read(environ, is_on=True, share=None)

@@ -93,6 +93,24 @@ def test_a_rollout_waits_for_the_download_too(files_bytes: int, download_s: int)
     assert "download" not in without.progress_origin
 
 
+@pytest.mark.parametrize(
+    ("files_bytes", "volume_gib", "requested_gib"),
+    [(0, 20, 1), (1 * GIB, 20, 1), (15 * GIB, 23, 15), (30 * GIB + 1, 46, 31)],
+)
+def test_a_volume_for_models_holds_them_one_and_a_half_times(
+    files_bytes: int, volume_gib: int, requested_gib: int
+) -> None:
+    volume = size(measurement(files_bytes=files_bytes), CPU).volume
+    assert (volume.nbytes, volume.requested_bytes) == (volume_gib * GIB, requested_gib * GIB)
+    assert volume.is_known is (files_bytes > 0)
+    assert ("not known" in volume.origin) is (files_bytes == 0)
+
+
+def test_the_memory_that_was_measured_is_told_as_the_screen_tells_it() -> None:
+    sized = size(measurement(peak_bytes=int(263.7 * MIB)), CPU)
+    assert any(note.startswith("Measured with 264 MiB resident") for note in sized.notes)
+
+
 def test_the_grace_period_covers_the_drain_and_more() -> None:
     assert size(measurement(), CPU).grace_s == 60
     assert size(measurement(), replace(CPU, drain_delay_s=2, drain_timeout_s=13)).grace_s == 40

@@ -47,6 +47,8 @@ class InitOptions:
     """A measurement to take in place of measuring here."""
     model_name: str
     patience_s: float
+    names_place: bool
+    """Whether it was said where the pods get the models."""
     wishes: Wishes
     overlay: OverlayOptions
 
@@ -121,7 +123,6 @@ def _add_placing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu",
         choices=get_args(GpuBy),
-        default="limit",
         help="how a pod asks for its GPU: a whole one, the smallest MIG slice that fits, or by a "
         "claim (default: limit)",
     )
@@ -135,7 +136,8 @@ def _add_placing(parser: argparse.ArgumentParser) -> None:
         type=_models,
         metavar="WHERE",
         help="where pods get the models: pvc[:CLAIM], s3[:BUCKET/PREFIX], image[:IMAGE], baked "
-        "(into the server's image, below /models), demo (default: demo without a SOURCE, else pvc)",
+        "(into the server's image, below /models), demo (default: demo where that is measured, "
+        "else pvc)",
     )
     parser.add_argument(
         "--model-name", default="", metavar="NAME", help="where the one SOURCE is a model itself"
@@ -194,6 +196,8 @@ def parse_init(words: Sequence[str]) -> InitOptions:
         raise UsageError("--drain-delay: expected a time above 0, for proxies to notice")
     if parsed.spare_gpu and parsed.device == "cpu":
         raise UsageError("--spare-gpu: expected --device gpu")
+    if parsed.gpu and parsed.device == "cpu":
+        raise UsageError(f"--gpu {parsed.gpu}: expected --device gpu, got cpu")
     sources = tuple(parsed.sources)
     models = parsed.models or ModelsPlace("pvc" if sources else "demo")
     if models.kind == "demo" and sources:
@@ -219,7 +223,7 @@ def parse_init(words: Sequence[str]) -> InitOptions:
         model_name=parsed.model_name,
         autoscaler=parsed.autoscaler,
         monitoring=parsed.monitoring,
-        gpu_by=parsed.gpu,
+        gpu_by=parsed.gpu or "limit",
         prometheus=parsed.prometheus,
     )
     return InitOptions(
@@ -230,6 +234,7 @@ def parse_init(words: Sequence[str]) -> InitOptions:
         measured=parsed.measured,
         model_name=parsed.model_name,
         patience_s=parsed.patience,
+        names_place=parsed.models is not None,
         wishes=wishes,
         overlay=overlay,
     )

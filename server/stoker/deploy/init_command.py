@@ -1,7 +1,7 @@
 """`stoker k8s init`: measures the user's models and writes an overlay that fits them."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -12,11 +12,17 @@ from stoker.deploy.base_location import BaseLocation, NoBase, copy_base, find_ba
 from stoker.deploy.init_arguments import InitOptions, parse_init
 from stoker.deploy.lint import lint
 from stoker.deploy.lint_output import print_findings
-from stoker.deploy.manifest import objects, parse_manifests
+from stoker.deploy.manifest import objects, parse_manifests, text
 from stoker.deploy.manifest_files import render
 from stoker.deploy.measurement import Measurement, read_measurement, to_json
 from stoker.deploy.measuring import measure
-from stoker.deploy.overlay import components, overlay_files
+from stoker.deploy.overlay import (
+    CLAIM_FILE,
+    CLAIM_NAME,
+    ModelsPlace,
+    components,
+    overlay_files,
+)
 from stoker.deploy.overlay_patches import gpu_terms, suggestion
 from stoker.deploy.quantity import MIB, format_memory, parse_quantity
 from stoker.deploy.sizing import Sizing, size
@@ -35,11 +41,28 @@ def run_init(words: Sequence[str], stdout: TextIO) -> None:
     """
     options = parse_init(words)
     _refuse_to_overwrite(options)
+    there = None if options.measured is None else read_measurement(options.measured)
+    if there is not None:
+        options = placed(options, there)
     base = _base(options)
-    measured = _measurement(options, base, stdout)
+    measured = there or _measure(options, base, stdout)
     sizing = size(measured, options.wishes)
     _write(options, base, measured, sizing)
     _tell(options, base, measured, sizing, stdout)
+
+
+def placed(options: InitOptions, measured: Measurement) -> InitOptions:
+    """The options where no SOURCE says whether the pods serve the demo: what was measured does.
+
+    Raises UsageError for the demo's overlay with another model's numbers.
+    """
+    models = options.overlay.models
+    if options.sources or models.kind != "demo" or measured.is_of_the_demo:
+        return options
+    if options.names_place:
+        names = ", ".join(sorted({each.name for each in measured.models}))
+        raise UsageError(f"--models demo: expected a measurement of the demo models, got {names}")
+    return replace(options, overlay=replace(options.overlay, models=ModelsPlace("pvc")))
 
 
 def _refuse_to_overwrite(options: InitOptions) -> None:
@@ -64,9 +87,7 @@ def _base(options: InitOptions) -> BaseLocation:
     return base
 
 
-def _measurement(options: InitOptions, base: BaseLocation, stdout: TextIO) -> Measurement:
-    if options.measured is not None:
-        return read_measurement(options.measured)
+def _measure(options: InitOptions, base: BaseLocation, stdout: TextIO) -> Measurement:
     what = ", ".join(options.sources) or "the demo models"
     stdout.write(f"measuring {what}: starting a server ...\n")
     stdout.flush()
@@ -174,7 +195,7 @@ def _tell(
         say(f"note      {note}")
     say(f"written   {options.output}, on {base.origin}")
     _lint(options, measured, stdout)
-    _left_to_do(options, sizing, stdout)
+    _left_to_do(options, base, measured, sizing, stdout)
 
 
 def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
@@ -189,20 +210,18 @@ def _lint(options: InitOptions, measured: Measurement, stdout: TextIO) -> None:
     print_findings(lint(manifests, measured=measured), manifests, "text", stdout)
 
 
-def _left_to_do(options: InitOptions, sizing: Sizing, stdout: TextIO) -> None:
+def _left_to_do(
+    options: InitOptions,
+    base: BaseLocation,
+    measured: Measurement,
+    sizing: Sizing,
+    stdout: TextIO,
+) -> None:
     overlay, output = options.overlay, options.output
     if overlay.image == "stoker":
         _line(stdout, "left      --image: where the cluster pulls the server's image from")
-    places = {
-        "pvc": "the claim stoker-models, filled with these models (components/models-pvc)",
-        "s3": f"BUCKET/PREFIX, {_S3_LEFT}",
-        "image": "the image of the models (components/models-image-volume)",
-        "baked": "an image with these models below /models",
-    }
-    if overlay.models.kind in places and not overlay.models.place:
-        _line(stdout, f"left      {places[overlay.models.kind]}")
-    elif overlay.models.kind == "s3":
-        _line(stdout, f"left      {_S3_LEFT}")
+    for each in _models_left(options, measured, sizing):
+        _line(stdout, f"left      {each}")
     if overlay.gpu_by == "mig" and sizing.gpu is not None and sizing.gpu.slice is not None:
         chosen = sizing.gpu.slice
         needed = sizing.gpu.nbytes // MIB
@@ -212,8 +231,51 @@ def _left_to_do(options: InitOptions, sizing: Sizing, stdout: TextIO) -> None:
         )
     if overlay.autoscaler == "hpa":
         _line(stdout, "left      a Prometheus Adapter with the rules of components/autoscaling-hpa")
+    if overlay.autoscaler == "keda" and not overlay.prometheus:
+        address = _assumed_prometheus(base)
+        _line(stdout, f"left      --prometheus: its address, taken to be {address}")
     namespace = f"kubectl create namespace {overlay.namespace}; " if overlay.namespace else ""
     _line(stdout, f"then      {namespace}kubectl apply -k {output}")
+
+
+def _models_left(options: InitOptions, measured: Measurement, sizing: Sizing) -> Iterator[str]:
+    """What is still to be done for the pods to find the models."""
+    kind, place = options.overlay.models.kind, options.overlay.models.place
+    volume = sizing.volume
+    needed = format_memory(volume.nbytes)
+    match kind:
+        case "pvc" if place:
+            yield f"{needed} or more in the claim {place}, with these models in it"
+        case "pvc":
+            file = options.output / CLAIM_FILE
+            yield (
+                f"the claim {CLAIM_NAME}, of {needed} or more, filled with these models: kubectl "
+                f"apply -f {file}, then fill.yaml of components/models-pvc"
+            )
+        case "s3":
+            yield _S3_LEFT if place else f"BUCKET/PREFIX, {_S3_LEFT}"
+        case "image" if not place:
+            yield "the image of the models (components/models-image-volume)"
+        case "baked":
+            yield "an image with these models below /models"
+    names = [each.name for each in measured.models]
+    if kind != "demo" and not options.sources and len(names) == 1 and not options.model_name:
+        # With a SOURCE its form is seen, and the pods are told the name.
+        yield f"--model-name {names[0]}, where the pods get that model itself and no repository"
+    if kind in ("pvc", "s3") and not volume.is_known:
+        yield (
+            f"the size of the repository, which was not looked at: {needed} is from the weights "
+            f"alone, {volume.files_bytes / MIB:.0f} MiB"
+        )
+
+
+def _assumed_prometheus(base: BaseLocation) -> str:
+    """The address in components/autoscaling-keda; empty where it cannot be read."""
+    file = base.folder / "components" / "autoscaling-keda" / "scaledobject.yaml"
+    for manifest in parse_manifests(file.read_text(), str(file)) if file.is_file() else ():
+        for trigger in objects(manifest.value, "spec", "triggers"):
+            return text(trigger, "metadata", "serverAddress")
+    return ""
 
 
 def _line(stdout: TextIO, sentence: str) -> None:

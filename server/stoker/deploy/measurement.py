@@ -12,6 +12,8 @@ from typing import Any, Final, cast
 
 FORM: Final = 1
 """Of the file; one that this version cannot read has another."""
+DEMO_MODELS: Final = frozenset({"digits", "echo", "simple"})
+"""Source: server/stoker/demo/models."""
 
 
 class UnreadableMeasurement(Exception):
@@ -62,6 +64,11 @@ class Measurement:
     models: tuple[MeasuredModel, ...]
     files_bytes: int = 0
     """What the sources hold on disk, versions that are not served too; 0 where nobody looked."""
+
+    @property
+    def is_of_the_demo(self) -> bool:
+        """Whether the models are those that `stoker serve` without a source has."""
+        return {each.name for each in self.models} == DEMO_MODELS
 
     @property
     def download_bytes(self) -> int:

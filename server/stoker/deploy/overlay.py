@@ -13,8 +13,10 @@ from stoker import __version__
 from stoker.deploy.base_location import BaseLocation
 from stoker.deploy.gpu_sizes import GpuSize
 from stoker.deploy.image import CPU_TAG, parse_image
+from stoker.deploy.models_volume import claim, download_volume_patch
 from stoker.deploy.overlay_patches import (
     deployment_patch,
+    gpu_claim_patch,
     gpu_memory_patch,
     hpa_patch,
     keda_patch,
@@ -34,6 +36,11 @@ another deployment; annotations are left for who follows them."""
 
 BASE_NAME: Final = "stoker"
 """The name of the base's objects."""
+CLAIM_NAME: Final = "stoker-models"
+"""The claim that components/models-pvc mounts."""
+CLAIM_FILE: Final = "claim.yaml"
+_GPU_CLAIM: Final = "stoker-gpu"
+"""The ResourceClaimTemplate of components/dra."""
 _MODELS_COMPONENT: Final[Mapping[ModelsKind, str]] = {
     "pvc": "models-pvc",
     "s3": "models-s3",
@@ -104,8 +111,12 @@ def overlay_files(
     }
     if options.models.kind == "baked":
         patches["models.yaml"] = ("Deployment", models_argument_patch())
+    if options.models.kind == "s3":
+        patches["models.yaml"] = ("", download_volume_patch(sizing.volume))
     if sizing.gpu is not None and options.gpu_by == "limit" and gpu_terms:
         patches["gpu-memory.yaml"] = ("Deployment", gpu_memory_patch(sizing.gpu, gpu_terms))
+    if sizing.gpu is not None and options.gpu_by == "dra":
+        patches["gpu-memory.yaml"] = ("ResourceClaimTemplate", gpu_claim_patch(sizing.gpu))
     if options.gpu_by == "mig" and wishes.device == "gpu" and sizing.gpu is not None:
         patches["mig.yaml"] = ("Deployment", mig_patch(_slice(sizing)))
     if options.autoscaler == "hpa":
@@ -121,6 +132,10 @@ def overlay_files(
     targets = {name: kind for name, (kind, _) in patches.items()}
     if options.name != BASE_NAME:
         files["names.yaml"] = _names()
+    if options.models.kind == "pvc":
+        name = options.models.place or CLAIM_NAME
+        namespace = quoted(options.namespace) if options.namespace else ""
+        files[CLAIM_FILE] = claim(sizing.volume, quoted(name), namespace)
     files["kustomization.yaml"] = _kustomization(options, wishes, sizing, base, targets)
     return files
 
@@ -172,17 +187,18 @@ def _kustomization(
         lines.append("components:")
         lines += [f"  - {base.entry(f'components/{name}')}" for name in names]
     lines += ["images:", *_image(BASE_NAME, _with_variant(options.image, wishes))]
-    if options.models.kind == "image" and options.models.place:
-        lines += _image("stoker-models", options.models.place)
     if options.autoscaler == "none":
         lines += ["replicas:", f"  - {{name: {BASE_NAME}, count: {wishes.least}}}"]
     lines.append("patches:")
     for name, kind in targets.items():
         lines.append(f"  - path: {name}")
         if kind:
-            lines.append(f"    target: {{kind: {kind}, name: {BASE_NAME}}}")
+            target = _GPU_CLAIM if kind == "ResourceClaimTemplate" else BASE_NAME
+            lines.append(f"    target: {{kind: {kind}, name: {target}}}")
     if options.models.kind == "pvc" and options.models.place:
         lines += _claim(options.models.place)
+    if options.models.kind == "image" and options.models.place:
+        lines += _image_volume(options.models.place)
     if options.models.kind == "s3" and options.models.place:
         lines += _bucket(options.models.place)
     return "\n".join(lines) + "\n"
@@ -232,6 +248,23 @@ def _claim(name: str) -> list[str]:
         "            volumes:",
         "              - name: models",
         f"                persistentVolumeClaim: {{claimName: {quoted(name)}}}",
+    ]
+
+
+def _image_volume(reference: str) -> list[str]:
+    # A patch: `images` of kustomize before 5.8 does not look at volumes.
+    return [
+        f"  - target: {{kind: Deployment, name: {BASE_NAME}}}",
+        "    patch: |-",
+        "      apiVersion: apps/v1",
+        "      kind: Deployment",
+        f"      metadata: {{name: {BASE_NAME}}}",
+        "      spec:",
+        "        template:",
+        "          spec:",
+        "            volumes:",
+        "              - name: models",
+        f"                image: {{reference: {quoted(reference)}}}",
     ]
 
 

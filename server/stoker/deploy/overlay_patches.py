@@ -110,6 +110,19 @@ def gpu_memory_patch(need: GpuNeed, terms: list[int]) -> str:
     return patch.text
 
 
+def gpu_claim_patch(need: GpuNeed) -> str:
+    """Of the devices that a claim may get, those with too little memory are left out."""
+    patch = _Yaml()
+    mebibytes = need.nbytes // MIB
+    patch.comment(0, f"GPUs with {mebibytes} MiB or more: {need.origin}.")
+    patch.comment(0, f"The smallest that has so much: {suggestion(need)}.")
+    patch.line(0, "- op: add", "  path: /spec/spec/devices/requests/0/exactly/selectors/-")
+    patch.line(0, "  value:", "    cel:", "      expression: >-")
+    patch.line(8, "device.capacity['gpu.nvidia.com'].memory.compareTo(")
+    patch.line(8, f"quantity('{mebibytes}Mi')) >= 0")
+    return patch.text
+
+
 def mig_patch(chosen: GpuSize) -> str:
     """Another profile in place of the component's."""
     limits = "/spec/template/spec/containers/0/resources/limits/"

@@ -12,8 +12,8 @@ from stoker.deploy.download import BYTES_PER_S, LEAST_S, download_s
 from stoker.deploy.gpu_sizes import SLICES, WHOLE, GpuSize, smallest
 from stoker.deploy.measurement import Measurement
 from stoker.deploy.memory_need import MemoryNeed, memory_need
+from stoker.deploy.models_volume import ModelsVolume, models_volume
 from stoker.deploy.quantity import GIB, MIB
-from stoker.units import format_size
 
 STARTUP_FACTOR: Final = 3
 """Startup budget over the measured start: another node is slower and shares its disk."""
@@ -90,6 +90,7 @@ class Sizing:
     strategy_origin: str
     has_budget: bool
     gpu: GpuNeed | None
+    volume: ModelsVolume
     notes: tuple[str, ...]
     """What could not be measured, or what the user should know: on screen and in the files."""
 
@@ -133,6 +134,7 @@ def size(measured: Measurement, wishes: Wishes) -> Sizing:
         strategy_origin=strategy_origin,
         has_budget=wishes.most > 1,
         gpu=gpu,
+        volume=models_volume(measured),
         notes=tuple(_notes(measured, wishes, gpu)),
     )
 
@@ -254,7 +256,7 @@ def _notes(measured: Measurement, wishes: Wishes, gpu: GpuNeed | None) -> list[s
     if wishes.most == 1:
         notes.append("One replica: no disruption budget, which could only block node drains.")
     notes.append(
-        f"Measured with {format_size(measured.peak_bytes // MIB * MIB)} resident on: "
+        f"Measured with {measured.peak_bytes / MIB:.0f} MiB resident on: "
         f"{measured.machine}. The files were in the page cache or on this machine's disk: a cold "
         "volume is slower."
     )
