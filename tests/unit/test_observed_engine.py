@@ -59,8 +59,8 @@ class Calls:
         self.replies = Replies()
 
     def submit(self, one: InferRequest) -> Observation:
-        observation = self._observer.begin(CALLER, "", self._observer.clock(), 0)
-        assert observation is not None
+        span = self._observer.sample("", "")
+        observation = Observation(CALLER, self._observer.clock(), 0, span)
 
         def reply(result: InferResponse | ServingError) -> None:
             self.replies(result)
@@ -125,8 +125,9 @@ def test_with_the_access_log_alone_there_are_no_batches_to_record() -> None:
         def __init__(self) -> None:
             self.calls: list[Observation] = []
 
-        def note(self, observation: Observation) -> None:
+        def note(self, observation: Observation) -> bool:
             self.calls.append(observation)
+            return True
 
     async def scenario() -> None:
         lines = Lines()

@@ -56,8 +56,8 @@ class AccessLog:
         """Writes what waits, for `timeout_s` at most. Blocks."""
         self.lines.close(timeout_s)
 
-    def note(self, observation: Observation) -> None:
-        """Writes a line if it should. Never waits."""
+    def note(self, observation: Observation) -> bool:
+        """Writes a line if it should, and whether it does. Never waits."""
         if observation.has_failed:
             why = FAILED
         elif not observation.is_stream and (
@@ -67,8 +67,10 @@ class AccessLog:
         elif self._share and self._chance() < self._share:
             why = SAMPLED
         else:
-            return
+            return False
+        observation.settle()
         self.lines.write((observation, why, time.time()))
+        return True
 
     def say(self, line: str) -> None:
         """Writes another line between its own, none of which it cuts in two. Never waits."""
