@@ -83,8 +83,8 @@ class Tracing:
 class Lines:
     """Implements `observer.AccessLog`: writes no line."""
 
-    def note(self, observation: Observation) -> bool:
-        return False
+    def note(self, observation: Observation) -> None:
+        """Of none."""
 
 
 class Caller:

@@ -21,9 +21,8 @@ class Noted:
     def __init__(self) -> None:
         self.ended: list[Observation] = []
 
-    def note(self, observation: Observation) -> bool:
+    def note(self, observation: Observation) -> None:
         self.ended.append(observation)
-        return True
 
 
 class FakeLease:

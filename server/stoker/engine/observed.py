@@ -53,6 +53,10 @@ class ObservedEngine:
         observation.model, observation.version = kind.model, kind.version
         observation.client_id = request.id
         observation.submitted = self._clock()
+        pending = partial(ObservedPending, observation)
+        if observation.span is None and observation.stream is None:
+            # Its line says nothing of the answer that its transport does not know.
+            return self._engine.submit(request, reply, pending)
 
         def answered(result: InferResponse | ServingError) -> None:
             observation.answered = self._clock()
@@ -60,7 +64,7 @@ class ObservedEngine:
                 observation.code = result.code.value
             reply(result)
 
-        return self._engine.submit(request, answered, partial(ObservedPending, observation))
+        return self._engine.submit(request, answered, pending)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """See `InferenceEngine`. Not observed: no transport calls it."""
@@ -98,12 +102,13 @@ class ObservedPending(Pending):
         now: float,
     ) -> None:
         super().__init__(model, request, form, reply, now)
-        self.observation = observation
+        self.observation: Observation | None = observation
+        """None: it ended in the queue, where shells keep nothing of their clients."""
 
     def end(self, result: InferResponse | ServingError) -> None:
         """Ends the request, see `Pending`."""
-        if self.counts:
-            observation = self.observation
+        observation = self.observation
+        if self.counts and observation is not None:
             observation.rows = self.rows
             observation.version = self.model.plan.version
             # Of a request that is run in parts the whole never waits: its moment is its arrival.
@@ -111,6 +116,8 @@ class ObservedPending(Pending):
                 observation.taken = self.taken
             if observation.span is not None and isinstance(result, InferResponse):
                 self._note_exemplar(observation.span)
+        if not self.started:
+            self.observation = None
         super().end(result)
 
     def _note_exemplar(self, span: SpanIdentity) -> None:
@@ -121,7 +128,7 @@ class ObservedPending(Pending):
     def answer(self, result: InferResponse | ServingError) -> None:
         """Ends the request, see `Pending`. One that was admitted, and not run and answered with
         its batch, ends here."""
-        if self.counts:
+        if self.counts and self.observation is not None:
             self.observation.was_queued = True
         super().answer(result)
 
@@ -152,7 +159,9 @@ class ObservedFinishing(Finishing):
     def _note(self, outcome: Outcome) -> None:
         batch = outcome.batch
         observed = [
-            entry.observation for entry, _ in batch.entries if type(entry) is ObservedPending
+            entry.observation
+            for entry, _ in batch.entries
+            if type(entry) is ObservedPending and entry.observation is not None
         ]
         if not observed:
             return

@@ -56,21 +56,18 @@ class AccessLog:
         """Writes what waits, for `timeout_s` at most. Blocks."""
         self.lines.close(timeout_s)
 
-    def note(self, observation: Observation) -> bool:
-        """Writes a line if it should, and whether it does. Never waits."""
-        if observation.has_failed:
+    def note(self, observation: Observation) -> None:
+        """Writes a line if it should. Never waits."""
+        if observation.code:
             why = FAILED
-        elif not observation.is_stream and (
-            observation.ended - observation.arrived >= self._slow_s
-        ):
+        elif observation.ended - observation.arrived >= self._slow_s and not observation.is_stream:
             why = SLOW
         elif self._share and self._chance() < self._share:
             why = SAMPLED
         else:
-            return False
+            return
         observation.settle()
         self.lines.write((observation, why, time.time()))
-        return True
 
     def say(self, line: str) -> None:
         """Writes another line between its own, none of which it cuts in two. Never waits."""

@@ -242,11 +242,6 @@ class Observation:
         self.model, self.version = kept(self.model), kept(self.version)
         self.client_id = kept(self.client_id)
 
-    def forget(self) -> None:
-        """It has ended and nobody is told of it: who still has it keeps nothing of its client."""
-        self._arrival = _NOBODY
-        self.model = self.version = self.client_id = ""
-
     @property
     def queue_s(self) -> float:
         """Seconds from the engine's door to the first run."""
@@ -266,16 +261,6 @@ class Observation:
         """Seconds that the runs of its batches took."""
         return sum([run.run_s for run in self.runs])
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether its client got an error."""
-        return bool(self.code)
-
-
-_NOBODY: Final = Caller(
-    is_grpc=False, method="", path="", route="", peer="", scheme="", protocol_version="",
-    request_id="", traceparent="",
-)  # fmt: skip
 
 current: Final[ContextVar[Observation | None]] = ContextVar("observation", default=None)
 """The call that is being read. Set by transports around the handler of a call, and handed on by

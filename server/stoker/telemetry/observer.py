@@ -32,8 +32,8 @@ class Tracing(Protocol):
 class AccessLog(Protocol):
     """What writes lines of calls that have ended."""
 
-    def note(self, observation: Observation) -> bool:
-        """Writes a line if it should, and whether it does. Never waits."""
+    def note(self, observation: Observation) -> None:
+        """Writes a line if it should. Never waits."""
 
 
 class Observer:
@@ -70,15 +70,11 @@ class Observer:
         if observation.ended:
             return
         observation.ended = self.clock()
-        is_told = False
         if observation.span is not None and self._tracing is not None:
-            is_told = True
             observation.settle()
             self._tracing.record(observation)
         if self._access_log is not None:
-            is_told |= self._access_log.note(observation)
-        if not is_told:
-            observation.forget()
+            self._access_log.note(observation)
 
     def new_batch(self) -> SpanIdentity | None:
         """The identity of a batch with traced requests."""
