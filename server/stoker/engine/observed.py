@@ -53,7 +53,7 @@ class ObservedEngine:
         observation.model, observation.version = kind.model, kind.version
         observation.client_id = request.id
         observation.submitted = self._clock()
-        pending = partial(ObservedPending, observation)
+        pending = partial(_pending, observation)
         if observation.span is None and observation.stream is None:
             # Its line says nothing of the answer that its transport does not know.
             return self._engine.submit(request, reply, pending)
@@ -92,18 +92,8 @@ class ObservedPending(Pending):
 
     __slots__ = ("observation",)
 
-    def __init__(
-        self,
-        observation: Observation,
-        model: "ServedModel",
-        request: InferRequest,
-        form: "RequestForm",
-        reply: Reply,
-        now: float,
-    ) -> None:
-        super().__init__(model, request, form, reply, now)
-        self.observation: Observation | None = observation
-        """None: it ended in the queue, where shells keep nothing of their clients."""
+    observation: Observation | None
+    """None: it ended in the queue, where shells keep nothing of their clients."""
 
     def end(self, result: InferResponse | ServingError) -> None:
         """Ends the request, see `Pending`."""
@@ -136,6 +126,19 @@ class ObservedPending(Pending):
         """The client went away, see `Pending`."""
         self.model.note_started()  # whether it runs is to be said
         super().cancel()
+
+
+def _pending(
+    observation: Observation,
+    model: "ServedModel",
+    request: InferRequest,
+    form: "RequestForm",
+    reply: Reply,
+    now: float,
+) -> ObservedPending:
+    entry = ObservedPending(model, request, form, reply, now)
+    entry.observation = observation
+    return entry
 
 
 class ObservedFinishing(Finishing):
