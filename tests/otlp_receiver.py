@@ -3,8 +3,8 @@
 It serves OTLP's trace service over gRPC and over HTTP, on free ports, and writes what it gets to
 standard output: first a line with its ports, then a line for each span, as JSON. Asked on standard
 input, it marks what it has taken so far by an empty line. With the argument `silent` it takes spans
-and writes none. It is built on the
-messages and the service of opentelemetry-proto and knows nothing of Stoker.
+and writes none, with `refusing` it takes none. It is built on the messages and the service of
+opentelemetry-proto and knows nothing of Stoker.
 """
 
 import gzip
@@ -81,6 +81,8 @@ class GrpcReceiver(TraceServiceServicer):
     def Export(  # noqa: N802 (the service's name)
         self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
     ) -> ExportTraceServiceResponse:
+        if "refusing" in sys.argv:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "no spans from you")
         write_spans(request, "grpc")
         return ExportTraceServiceResponse()
 
@@ -94,6 +96,9 @@ class HttpReceiver(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         if self.path != "/v1/traces":
             self.send_error(404)
+            return
+        if "refusing" in sys.argv:
+            self.send_error(403)
             return
         write_spans(ExportTraceServiceRequest.FromString(body), "http")
         answer = ExportTraceServiceResponse().SerializeToString()

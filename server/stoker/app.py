@@ -64,7 +64,8 @@ from stoker.telemetry.loop_lag import LoopLag
 from stoker.telemetry.metric import Metric
 from stoker.telemetry.metrics import MetricsRegistry
 from stoker.telemetry.server_statistics import ServerStatistics
-from stoker.transport.data_ports import DataPorts
+from stoker.transport.data_ports import DataPorts, Observed
+from stoker.transport.grpc.call import Method
 from stoker.transport.grpc.health import HealthBoard
 from stoker.transport.grpc.infer_stream import InferStreams
 from stoker.transport.grpc.methods import EXTENSIONS, SERVER_NAME, method_table
@@ -152,9 +153,9 @@ class Server:
             load_watch=self._load_watch,
             observer=observer,
         )
-        served: InferenceEngine = self.engine
+        watched: InferenceEngine = self.engine
         if observer is not None:
-            served = ObservedEngine(self.engine, observer)
+            watched = ObservedEngine(self.engine, observer)
         self._upgrades = Upgrades(
             self.engine, loop, memory=self._memory, watch=self._load_watch.step
         )
@@ -187,7 +188,7 @@ class Server:
         self._gpus = GpuPoller(_visible_gpus, settings.gpu_metrics_interval_s)
         age_s = settings.max_connection_age_s or float("inf")
         budget = BufferBudget(settings.max_buffered_bytes)
-        self._streams = InferStreams(served, statistics, budget)
+        self._streams = InferStreams(watched, statistics, budget)
         limits = HttpLimits(
             max_json_bytes=settings.max_json_bytes,
             max_message_bytes=settings.max_message_bytes,
@@ -197,16 +198,24 @@ class Server:
             idle_timeout_s=settings.idle_timeout_s,
         )
         info = ServerInfo(SERVER_NAME, stoker.__version__, EXTENSIONS)
-        self._rest = RestService(served, self._loader, info, limits, budget, statistics=statistics)
+        self._rest = RestService(
+            self.engine, self._loader, info, limits, budget, statistics=statistics
+        )
+
+        def methods(engine: InferenceEngine) -> dict[str, Method]:
+            return method_table(engine, self._loader, self._board, statistics, self._streams)
+
         self._data = DataPorts(
             self._rest,
-            method_table(served, self._loader, self._board, statistics, self._streams),
+            methods(self.engine),
             limits,
             budget,
             statistics,
             grpcio=settings.grpc_transport == "grpcio",
             tls=tls,
-            observer=observer,
+            observed=None
+            if observer is None
+            else Observed(observer, self._rest.over(watched), methods(watched)),
         )
         management = management_handler(
             live=lambda: Readiness(True),

@@ -76,6 +76,13 @@ def finish(receiver: Receiver) -> Callable[[RunningServer], Spans]:
     return end
 
 
+@pytest.fixture(scope="module")
+def refusing() -> Iterator[Receiver]:
+    """A receiver that takes no spans."""
+    with receiving("refusing") as made:
+        yield made
+
+
 @pytest.fixture
 def unused_port() -> Iterator[int]:
     """A port on which nobody listens."""
@@ -600,6 +607,66 @@ def test_a_receiver_that_is_gone_costs_spans_and_no_request(
     assert dropped > 0
     assert server.at.metric("stoker_trace_spans_total", outcome="exported") == 0
     server.stop()  # within its own time: the harness asserts that it ends
+
+
+def why_failing(server: RunningServer, caplog: pytest.LogCaptureFixture) -> str:
+    """What the log says of the reason, when the server has stopped after a call."""
+    with RestClient(server.at) as client:
+        client.send("m", {"x": rows(1)}).answer().output()
+    server.stop()
+    fields = [
+        vars(record)["stoker_fields"]
+        for record in caplog.records
+        if vars(record).get("stoker_event") == "trace_export_failing"
+    ]
+    (told,) = fields
+    assert SECRET not in caplog.text
+    assert SECRET not in str(told)
+    assert not [record for record in caplog.records if record.exc_info]
+    reason: str = told["reason"]
+    return reason
+
+
+SECRET = "hush"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "why"),
+    [("grpc", ("PERMISSION_DENIED", "no spans from you")), ("http/protobuf", ("403", "Forbidden"))],
+)
+def test_the_log_says_why_a_receiver_takes_no_spans(
+    serve_fake: ServeFake,
+    refusing: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    protocol: str,
+    why: tuple[str, str],
+) -> None:
+    address = refusing.grpc if protocol == "grpc" else refusing.http
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization={SECRET}")
+    reason = why_failing(serve_fake(settings=TRACED), caplog)
+    assert all(each in reason for each in why), reason
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_the_log_says_that_no_receiver_is_there_and_no_password(
+    serve_fake: ServeFake,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    unused_port: int,
+    protocol: str,
+) -> None:
+    address = f"127.0.0.1:{unused_port}"
+    if protocol != "grpc":  # gRPC core resolves a name and a password with the host
+        address = f"name:{SECRET}@{address}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{address}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # less than it waits to try again
+    reason = why_failing(serve_fake(settings=TRACED), caplog)
+    assert "Connection refused" in reason
+    assert str(unused_port) in reason
 
 
 def test_the_request_durations_have_a_trace_as_example(

@@ -86,7 +86,7 @@ def test_a_line_says_who_asked_what_and_where_the_time_went() -> None:
         rows=2,
         client_id="mine",
         submitted=100.01,
-        runs=[RequestRun(100.05, 100.2, 0.125, 8, None)],
+        runs=(RequestRun(100.05, 100.2, 0.125, 8, None),),
     )
     line = record(call)
     assert line.pop("time").endswith("Z")

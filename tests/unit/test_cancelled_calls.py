@@ -51,10 +51,11 @@ class FakeServicerContext:
 def cancelled(context: ObservedContext, end: Callable[[CallObserver], None]) -> Observation:
     """What is noted of a call whose handler is cancelled at 10 s, after `end`."""
     noted = Noted()
-    calls = CallObserver(Observer(None, noted, clock=lambda: 10.0))
     replies: list[Reply] = []
     keep = UnaryMethod(lambda message, context, reply: replies.append(reply))
-    unary = calls.methods({PATH: keep})[PATH]
+    observer = Observer(None, noted, clock=lambda: 10.0)
+    calls = CallObserver(observer, {PATH: UnaryMethod(keep.handle)}, {PATH: keep})
+    unary = calls.methods[PATH]
     assert isinstance(unary, UnaryMethod)
     unary.handle(b"", context, lambda answer: None)
     end(calls)
@@ -75,7 +76,7 @@ def test_a_call_that_is_cancelled_behind_its_deadline_has_passed_it(
 def test_a_call_that_the_transport_ends_says_what_its_client_was_told() -> None:
     context = ObservedContext()
     end = Draining("the server is shutting down")
-    observation = cancelled(context, lambda calls: calls.refused(PATH, end, context))
+    observation = cancelled(context, lambda calls: calls.refused(end, context))
     assert (observation.code, observation.grpc_status) == ("DRAINING", "UNAVAILABLE")
 
 

@@ -1,5 +1,7 @@
 """What the engine notes of observed requests: how long they waited, which batches they ran in."""
 
+import asyncio
+import weakref
 from collections.abc import Sequence
 from itertools import count
 
@@ -59,8 +61,8 @@ class Calls:
         self.replies = Replies()
 
     def submit(self, one: InferRequest) -> Observation:
-        observation = self._observer.begin(CALLER, "", self._observer.clock(), 0)
-        assert observation is not None
+        span = self._observer.sample("", "")
+        observation = Observation(CALLER, self._observer.clock(), 0, span)
 
         def reply(result: InferResponse | ServingError) -> None:
             self.replies(result)
@@ -172,6 +174,31 @@ def test_the_answers_are_those_of_requests_that_nobody_observes() -> None:
             assert isinstance(result, InferResponse)
             (output,) = result.outputs
             assert output.array().tolist() == (2 * numbers(2, 3)).tolist()
+
+    play(scenario)
+
+
+def test_a_request_that_ended_in_the_queue_keeps_nothing_of_its_call() -> None:
+    async def scenario() -> None:
+        observer = Observer(Kept(), None)
+        async with serving(observer=observer) as at:
+            at.add()
+            at.runtime.hold()
+            calls = Calls(at, observer)
+            calls.submit(request())
+            await at.runs(1)
+            call = Observation(CALLER, 1.0, 0, None)
+            token = current.set(call)
+            shell = ObservedEngine(at.engine, observer).submit(request(), lambda result: None)
+            current.reset(token)
+            gone = weakref.ref(call)
+            await asyncio.sleep(0)  # the turn ends in which it came
+            await asyncio.sleep(0)
+            shell()  # cancels it
+            del call, token
+            assert gone() is None
+            at.runtime.release()
+            await calls.replies.all(1)
 
     play(scenario)
 

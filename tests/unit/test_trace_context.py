@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from stoker.telemetry.trace_context import (
     MOST_MEMBERS,
     ParentSpan,
+    is_unsampled,
     read_parent,
     read_state,
     span_id_text,
@@ -91,3 +92,27 @@ def test_a_tracestate_is_carried_in_its_order() -> None:
 )
 def test_a_tracestate_that_breaks_a_rule_is_dropped(text: str) -> None:
     assert read_state(text) == ""
+
+
+def digits(count: int) -> st.SearchStrategy[str]:
+    """As an id has them, or nearly."""
+    right, wrong = ("0123456789abcdef", "0123456789abcdefAg")
+    texts = [st.text(each, min_size=count, max_size=count) for each in (right, wrong)]
+    return st.one_of(*texts, st.just("0" * count))
+
+
+@given(digits(32), digits(16),
+       st.sampled_from(["00", "01", "02", "03", "0f", "a0", "ff", "0A", "0"]),
+       st.sampled_from(["00", "01", "ff"]), st.sampled_from(["", "-more"]))  # fmt: skip
+def test_what_is_said_to_be_unsampled_is_valid_and_unsampled(
+    trace: str, span: str, flags: str, version: str, more: str
+) -> None:
+    traceparent = f"{version}-{trace}-{span}-{flags}{more}"
+    parent = read_parent(traceparent)
+    is_known = parent is not None and not parent.is_sampled and version == "00"
+    assert is_unsampled(traceparent) == is_known
+
+
+@pytest.mark.parametrize(("flags", "unsampled"), [("00", True), ("02", True), ("01", False)])
+def test_a_caller_that_does_not_trace_is_known_at_a_glance(flags: str, unsampled: bool) -> None:
+    assert is_unsampled(f"00-{'a' * 32}-{'b' * 16}-{flags}") == unsampled

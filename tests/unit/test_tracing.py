@@ -29,12 +29,13 @@ class Receiver:
         self.is_inside = threading.Event()
         self.is_closed = False
 
-    def export(self, spans: Sequence[object]) -> bool:
+    def export(self, spans: Sequence[object]) -> str | None:
         self.is_inside.set()
         assert self.gate.wait(PATIENCE), "a held receiver was never released"
-        if not self.fails:
-            self.got += spans
-        return not self.fails
+        if self.fails:
+            return "it was told to fail"
+        self.got += spans
+        return None
 
     def close(self) -> None:
         self.is_closed = True
@@ -141,13 +142,14 @@ def test_failing_and_working_again_are_told_once_each(caplog: pytest.LogCaptureF
     again.close(PATIENCE)
     assert again.counts.exported == size
     assert [record.getMessage() for record in caplog.records] == [
-        "spans cannot be exported to a receiver of the test; requests are served as before"
+        "spans cannot be exported to a receiver of the test; requests are served as before: "
+        "it was told to fail"
     ]
 
 
 def test_an_exporter_that_raises_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Raising(Receiver):
-        def export(self, spans: Sequence[object]) -> bool:
+        def export(self, spans: Sequence[object]) -> str | None:
             if not self.got:
                 self.got.append("raised")
                 raise RuntimeError("a bug of the exporter")

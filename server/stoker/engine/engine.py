@@ -24,7 +24,7 @@ from stoker.engine.forecast import RunSizes
 from stoker.engine.inline import Inline, LoopTurns, may_run_inline
 from stoker.engine.load_watch import LoadWatch
 from stoker.engine.opened_version import OpenedVersion
-from stoker.engine.pending import nothing_to_cancel
+from stoker.engine.pending import MakePending, Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan
 from stoker.engine.policy import (
     batch_policy,
@@ -103,14 +103,15 @@ class Engine:
 
     # --- InferenceEngine ------------------------------------------------------------------------
 
-    def submit(self, request: InferRequest, reply: Reply) -> Cancel:
-        """Takes a request without a Task or Future. Never raises: refusals go to `reply`."""
+    def submit(self, request: InferRequest, reply: Reply, pending: MakePending = Pending) -> Cancel:
+        """Takes a request without a Task or Future. Never raises: refusals go to `reply`.
+        `pending` makes what it is while it waits."""
         kind = request.kind
         served = self._registry.serving(kind.model, kind.version)
         if served is None:
             self._refuse_unrouted(request, reply)
             return nothing_to_cancel
-        return served.submit(request, reply, served.turn_began or self._clock())
+        return served.submit(request, reply, served.turn_began or self._clock(), pending)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """`submit`, awaitable. Raises ServingError; cancelling the await cancels the request."""

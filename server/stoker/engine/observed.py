@@ -1,19 +1,21 @@
 """What the engine adds to the observation of a call: when it waited, which batches it ran in.
 
-Used while tracing or the access log is on; `engine.py` decides once, and each version that it hosts
-is made of these parts or of the plain ones. So a server that observes nothing asks no question on
-the way of a request. Runs on the event loop.
+Used while tracing or the access log is on: calls that somebody looks at are handed to an
+`ObservedEngine`, all others to the engine proper, where they meet nothing of this but the end of a
+batch that observed ones may be in. A server that observes nothing asks no question on the way of a
+request. Runs on the event loop.
 """
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stoker.engine.execution import Entry, Outcome, Run
 from stoker.engine.finishing import Finishing
 from stoker.engine.pending import Pending
 from stoker.errors import ServingError
-from stoker.inference import Cancel, InferenceEngine, Reply
+from stoker.inference import Cancel, Reply
 from stoker.model import ModelConfig, ModelMetadata, Readiness
 from stoker.request import InferRequest, InferResponse
 from stoker.telemetry.observation import (
@@ -23,42 +25,22 @@ from stoker.telemetry.observation import (
     RequestRun,
     SpanIdentity,
     current,
-    kept,
 )
 from stoker.telemetry.observer import Observer
 from stoker.telemetry.statistics import ModelStatistics
 from stoker.telemetry.trace_context import trace_id_text
 
 if TYPE_CHECKING:
+    from stoker.engine.engine import Engine
+    from stoker.engine.plan import RequestForm
     from stoker.engine.served_model import ServedModel
-
-
-class ObservedRequest(InferRequest):
-    """A request whose call is observed."""
-
-    __slots__ = ("observation",)
-
-    def __init__(self, request: InferRequest, observation: Observation) -> None:
-        super().__init__(
-            request.kind,
-            request.data,
-            request.id,
-            request.deadline,
-            request.is_retry,
-            request.parameters,
-        )
-        self.observation = observation
-
-    def part(self, request: InferRequest) -> "ObservedRequest":
-        """`request` is run as a part of this one."""
-        return ObservedRequest(request, self.observation)
 
 
 class ObservedEngine:
     """An `InferenceEngine` that notes the call which a request belongs to (`observation.current`)
     before the engine proper has it."""
 
-    def __init__(self, engine: InferenceEngine, observer: Observer) -> None:
+    def __init__(self, engine: "Engine", observer: Observer) -> None:
         self._engine = engine
         self._clock = observer.clock
 
@@ -68,19 +50,21 @@ class ObservedEngine:
         if observation is None:
             return self._engine.submit(request, reply)
         kind = request.kind
-        observation.model, observation.version = kept(kind.model), kept(kind.version)
-        observation.client_id = kept(request.id)
+        observation.model, observation.version = kind.model, kind.version
+        observation.client_id = request.id
         observation.submitted = self._clock()
+        pending = partial(_pending, observation)
+        if observation.span is None and observation.stream is None:
+            # Its line says nothing of the answer that its transport does not know.
+            return self._engine.submit(request, reply, pending)
 
         def answered(result: InferResponse | ServingError) -> None:
             observation.answered = self._clock()
             if isinstance(result, ServingError):
                 observation.code = result.code.value
-            else:
-                observation.version = result.version
             reply(result)
 
-        return self._engine.submit(ObservedRequest(request, observation), answered)
+        return self._engine.submit(request, answered, pending)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """See `InferenceEngine`. Not observed: no transport calls it."""
@@ -106,20 +90,24 @@ class ObservedEngine:
 class ObservedPending(Pending):
     """A request that says at its end how far it came."""
 
-    __slots__ = ()
+    __slots__ = ("observation",)
+
+    observation: Observation | None
+    """None: it ended in the queue, where shells keep nothing of their clients."""
 
     def end(self, result: InferResponse | ServingError) -> None:
         """Ends the request, see `Pending`."""
-        request = self.request
-        if self.counts and type(request) is ObservedRequest:
-            observation = request.observation
+        observation = self.observation
+        if self.counts and observation is not None:
             observation.rows = self.rows
-            observation.version = str(self.model.plan.identity.version)
+            observation.version = self.model.plan.version
             # Of a request that is run in parts the whole never waits: its moment is its arrival.
             if self.started and self.taken > self.arrived:
                 observation.taken = self.taken
             if observation.span is not None and isinstance(result, InferResponse):
                 self._note_exemplar(observation.span)
+        if not self.started:
+            self.observation = None
         super().end(result)
 
     def _note_exemplar(self, span: SpanIdentity) -> None:
@@ -130,15 +118,27 @@ class ObservedPending(Pending):
     def answer(self, result: InferResponse | ServingError) -> None:
         """Ends the request, see `Pending`. One that was admitted, and not run and answered with
         its batch, ends here."""
-        request = self.request
-        if self.counts and type(request) is ObservedRequest:
-            request.observation.was_queued = True
+        if self.counts and self.observation is not None:
+            self.observation.was_queued = True
         super().answer(result)
 
     def cancel(self) -> None:
         """The client went away, see `Pending`."""
         self.model.note_started()  # whether it runs is to be said
         super().cancel()
+
+
+def _pending(
+    observation: Observation,
+    model: "ServedModel",
+    request: InferRequest,
+    form: "RequestForm",
+    reply: Reply,
+    now: float,
+) -> ObservedPending:
+    entry = ObservedPending(model, request, form, reply, now)
+    entry.observation = observation
+    return entry
 
 
 class ObservedFinishing(Finishing):
@@ -162,23 +162,30 @@ class ObservedFinishing(Finishing):
     def _note(self, outcome: Outcome) -> None:
         batch = outcome.batch
         observed = [
-            request.observation for _, request in batch.entries if type(request) is ObservedRequest
+            entry.observation
+            for entry, _ in batch.entries
+            if type(entry) is ObservedPending and entry.observation is not None
         ]
         if not observed:
             return
-        runs = tuple([_batch_run(run) for run in outcome.runs])
-        # The executor's time begins a little after the batch was taken.
-        ended = max([batch.taken + outcome.seconds, *[run.ended for run in runs]])
-        run_s = sum([run.infer_s for run in runs])
+        run_s = sum([run.infer_ns for run in outcome.runs]) / 1e9
+        ended = batch.taken + outcome.seconds
         traced = tuple([each.span for each in observed if each.span is not None])
-        identity = self._observer.new_batch() if traced else None
+        identity = None
+        if traced:
+            runs = tuple([_batch_run(run) for run in outcome.runs])
+            # The executor's time begins a little after the batch was taken.
+            ended = max([ended, *[run.ended for run in runs]])
+            identity = self._observer.new_batch()
+            if identity is not None:
+                self._observer.batch(self._record(outcome, identity, runs, traced, ended))
+        run = RequestRun(batch.taken, ended, run_s, batch.rows, None)
+        linked = run
         if identity is not None:
-            self._observer.batch(self._record(outcome, identity, runs, traced, ended))
+            linked = RequestRun(batch.taken, ended, run_s, batch.rows, identity)
         for observation in observed:
-            if observation.ended:  # cancelled, or too late: it has said all
-                continue
-            link = identity if observation.span is not None else None
-            observation.runs.append(RequestRun(batch.taken, ended, run_s, batch.rows, link))
+            if not observation.ended:  # else it was cancelled, or too late: it has said all
+                observation.runs += (run if observation.span is None else linked,)
 
     def _record(
         self,

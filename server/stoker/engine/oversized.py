@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stoker.engine.observed import ObservedRequest
-from stoker.engine.pending import Pending
+from stoker.engine.pending import MakePending, Pending
 from stoker.engine.plan import RequestForm
 from stoker.errors import ExecutionFailed, Internal, InvalidRequest, ServingError
 from stoker.inference import Cancel, Reply
@@ -48,9 +47,12 @@ class OversizedRequest:
         form: RequestForm,
         reply: Reply,
         now: float,
+        pending: MakePending,
     ) -> None:
+        """`pending` makes the entries of the whole and of its parts."""
         self._model = model
-        self._whole = model.pending(model, request, form, self._ended, now)
+        self._pending = pending
+        self._whole = pending(model, request, form, self._ended, now)
         self._id = request.id
         self._reply = reply
         self._parts: list[Pending] = []
@@ -87,11 +89,9 @@ class OversizedRequest:
             inputs=[_rows_of(tensor, start, rows) for tensor in request.inputs],
             deadline=request.deadline,
         )
-        if isinstance(request, ObservedRequest):
-            part_request = request.part(part_request)
         part_form = replace(form, rows=rows)
         reply = partial(self._part_done, place)
-        part = self._model.pending(self._model, part_request, part_form, reply, whole.arrived)
+        part = self._pending(self._model, part_request, part_form, reply, whole.arrived)
         part.level = whole.level
         part.expires = whole.expires
         part.delays = whole.delays

@@ -19,7 +19,8 @@ Hot path.
 """
 
 import logging
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stoker.errors import Cancelled, ServingError
 from stoker.inference import Reply
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
 
 logger: Final = logging.getLogger(__name__)
+
+
+MakePending: TypeAlias = (
+    'Callable[["ServedModel", InferRequest, "RequestForm", Reply, float], Pending]'
+)
+"""What makes an entry of a request: `Pending`, or a kind of it that says more."""
 
 
 class Pending:

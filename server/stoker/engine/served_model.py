@@ -28,9 +28,9 @@ from stoker.engine.expiry import Expiry
 from stoker.engine.finishing import Finishing
 from stoker.engine.forecast import RunningNow, running_now, slowdown_now
 from stoker.engine.inline import Inline
-from stoker.engine.observed import ObservedFinishing, ObservedPending
+from stoker.engine.observed import ObservedFinishing
 from stoker.engine.oversized import OversizedRequest
-from stoker.engine.pending import Pending, nothing_to_cancel
+from stoker.engine.pending import MakePending, Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan, RequestForm
 from stoker.engine.scheduler import BatchPolicy
 from stoker.engine.waiting import Waiting
@@ -129,30 +129,29 @@ class ServedModel:
         self._ring_is_due = False
         self._idle: asyncio.Event | None = None
         self._is_stopped = False
-        self.pending: type[Pending] = Pending
-        """What its requests are while they wait."""
         self._finishing = Finishing(self, keeps_order=self.keeps_order)
         if observer is not None:
-            self.pending = ObservedPending
             self._finishing = ObservedFinishing(self, observer, keeps_order=self.keeps_order)
 
     # --- the event loop: in ---------------------------------------------------------------------
 
-    def submit(self, request: InferRequest, reply: Reply, now: float) -> Cancel:
+    def submit(
+        self, request: InferRequest, reply: Reply, now: float, pending: MakePending = Pending
+    ) -> Cancel:
         """Checks, admits and queues a request; refusals are replied at once, or when this turn of
-        the loop ends."""
+        the loop ends. `pending` makes what it is while it waits."""
         try:
             form = self.plan.check(request)
             if self.refusal is not None:  # what came before it was set has been refused as well
                 self._refuse(self.refusal, reply)
                 return nothing_to_cancel
             if self._is_plain and form.rows <= self.costs.sizes.largest:  # the usual case
-                return self._arrivals.add(self.pending(self, request, form, reply, now), request)
+                return self._arrivals.add(pending(self, request, form, reply, now), request)
             self._arrivals.gather()
             self.count_demand(form, 1, now, is_retry=request.is_retry)
             if form.rows > self.costs.sizes.largest and self.plan.splits_oversized:
-                return OversizedRequest(self, request, form, reply, now).submit(request)
-            entry = self.pending(self, request, form, reply, now)
+                return OversizedRequest(self, request, form, reply, now, pending).submit(request)
+            entry = pending(self, request, form, reply, now)
             self.admit(entry, request)
         except InvalidRequest as error:
             self.statistics.record_refusal(RefusalReason.INVALID)

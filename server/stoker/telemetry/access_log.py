@@ -58,16 +58,15 @@ class AccessLog:
 
     def note(self, observation: Observation) -> None:
         """Writes a line if it should. Never waits."""
-        if observation.has_failed:
+        if observation.code:
             why = FAILED
-        elif not observation.is_stream and (
-            observation.ended - observation.arrived >= self._slow_s
-        ):
+        elif observation.ended - observation.arrived >= self._slow_s and not observation.is_stream:
             why = SLOW
         elif self._share and self._chance() < self._share:
             why = SAMPLED
         else:
             return
+        observation.settle()
         self.lines.write((observation, why, time.time()))
 
     def say(self, line: str) -> None:

@@ -1,13 +1,15 @@
 """What is noted of one call while it is served, for its spans and its line in the access log.
 
-Transports make one with a call's arrival, the engine adds when it waited and ran, and transports
-end it (`observer.py`). None of it exists while neither tracing nor the access log is on. Times are
-time.monotonic() seconds; 0: it did not come to that. Owned by the event loop until it has ended;
-threads that export or write read it afterwards, when nobody changes it any more.
+Transports make one of a call that somebody may want to be told of, the engine adds when it waited
+and ran, and transports end it (`observer.py`). Few of them are told of: until then one refers to
+what can be asked later, and `settle` asks. None of it exists while neither tracing nor the access
+log is on. Times are time.monotonic() seconds; 0: it did not come to that. Owned by the event loop
+until it has ended; threads that export or write read it afterwards, when nobody changes it any
+more.
 """
 
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, Protocol
 
 MOST_CHARACTERS: Final = 256
 """Of a text that a client chose, in a span or a line: a path, a model's name, an id."""
@@ -81,6 +83,17 @@ class Caller:
         self.request_id = kept(request_id)
         """`x-request-id`, as sent."""
         self.traceparent = kept(traceparent)
+
+    def describe(self) -> "Caller":
+        """Implements `Arrival`: all is known."""
+        return self
+
+
+class Arrival(Protocol):
+    """How a call came, as its transport has it. Nobody changes one."""
+
+    def describe(self) -> Caller:
+        """Who calls. Asked once, of a call that somebody is told of."""
 
 
 class BatchRun:
@@ -191,24 +204,43 @@ class Observation:
     requests = 0
     """Of a stream, how many came on it."""
 
+    runs: tuple[RequestRun, ...] = ()
+    is_stream = False
+    """It is the stream itself."""
+
     def __init__(
         self,
-        caller: Caller,
+        arrival: Arrival,
         arrived: float,
         bytes_in: int,
         span: SpanIdentity | None,
         stream: "Observation | None" = None,
     ) -> None:
-        self.caller = caller
+        self._arrival = arrival
         self.arrived = arrived
         self.bytes_in = bytes_in
         self.span = span
         """None: it is not traced."""
         self.stream = stream
         """The stream whose request this is."""
-        self.is_stream = False
-        """It is the stream itself."""
-        self.runs: list[RequestRun] = []
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls."""
+        caller = self._arrival.describe()
+        self._arrival = caller
+        return caller
+
+    def describe(self) -> Caller:
+        """Implements `Arrival` for the requests of a stream."""
+        return self.caller
+
+    def settle(self) -> None:
+        """It has ended and is to be told of: nothing that it refers to is needed any more, and what
+        its client chose is kept as far as it is told."""
+        self._arrival = self.caller
+        self.model, self.version = kept(self.model), kept(self.version)
+        self.client_id = kept(self.client_id)
 
     @property
     def queue_s(self) -> float:
@@ -228,11 +260,6 @@ class Observation:
     def run_s(self) -> float:
         """Seconds that the runs of its batches took."""
         return sum([run.run_s for run in self.runs])
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether its client got an error."""
-        return bool(self.code)
 
 
 current: Final[ContextVar[Observation | None]] = ContextVar("observation", default=None)

@@ -1,14 +1,16 @@
-"""Who looks at calls: begins an observation where somebody wants to know, tells them at its end.
+"""Who looks at calls: says of which somebody wants to know, and tells them at the end.
 
 One object for the process, made by `app.py` when tracing or the access log is on; all else works
-without. Transports call `begin` and `end`, the engine `batch`. Runs on the event loop.
+without. Transports ask before they make anything: a call that nobody wants to know of goes the way
+of a server that observes nothing. Of the others they make an `Observation` and `end` it; the engine
+calls `batch`. Runs on the event loop.
 """
 
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from stoker.telemetry.observation import BatchRecord, Caller, Observation, SpanIdentity
+from stoker.telemetry.observation import BatchRecord, Observation, SpanIdentity
 
 
 class Tracing(Protocol):
@@ -46,17 +48,13 @@ class Observer:
         self._tracing = tracing
         self._access_log = access_log
         self.clock = clock
-
-    def begin(
-        self, caller: Caller, tracestate: str, arrived: float, bytes_in: int
-    ) -> Observation | None:
-        """A call came. None: nobody wants to know of it."""
-        span = None
-        if self._tracing is not None:
-            span = self._tracing.sample(caller.traceparent, tracestate)
-        if span is None and self._access_log is None:
-            return None
-        return Observation(caller, arrived, bytes_in, span)
+        self.sample: Callable[[str, str], SpanIdentity | None] = (
+            _untraced if tracing is None else tracing.sample
+        )
+        """The identity of the span of a call that comes with this `traceparent` and `tracestate`
+        (empty: with none); None: it is not traced. Asked once for each call."""
+        self.looks_at_all = access_log is not None
+        """Calls that are not traced are observed too: which become a line is known at their end."""
 
     def begin_in(self, stream: Observation, bytes_in: int) -> Observation:
         """A request came on a stream that is observed."""
@@ -65,7 +63,7 @@ class Observer:
         span = None
         if self._tracing is not None and stream.span is not None:
             span = self._tracing.child(stream.span)
-        return Observation(stream.caller, self.clock(), bytes_in, span, stream)
+        return Observation(stream, self.clock(), bytes_in, span, stream)
 
     def end(self, observation: Observation) -> None:
         """A call is over. Only the first time counts."""
@@ -73,6 +71,7 @@ class Observer:
             return
         observation.ended = self.clock()
         if observation.span is not None and self._tracing is not None:
+            observation.settle()
             self._tracing.record(observation)
         if self._access_log is not None:
             self._access_log.note(observation)
@@ -85,3 +84,7 @@ class Observer:
         """A batch is over."""
         if self._tracing is not None:
             self._tracing.record(record)
+
+
+def _untraced(traceparent: str, tracestate: str) -> None:
+    """Of each call, where tracing is off."""

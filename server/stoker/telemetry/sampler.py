@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from stoker.telemetry.observation import SpanIdentity
-from stoker.telemetry.trace_context import read_parent, read_state
+from stoker.telemetry.trace_context import is_unsampled, read_parent, read_state
 
 _TRACE_BITS: Final = 128
 _SPAN_BITS: Final = 64
-_RATIO_MASK: Final = (1 << 64) - 1
+_JUDGED_BITS: Final = 64
+_RATIO_MASK: Final = (1 << _JUDGED_BITS) - 1
 """A share is judged by the lower half of the trace id, as the SDKs do: servers with the same share
 trace the same calls, whichever began the trace."""
 
@@ -37,6 +38,8 @@ class Sampler:
     def sample(self, traceparent: str, tracestate: str) -> SpanIdentity | None:
         """The identity of the call's span; None: it is not traced."""
         if traceparent:
+            if self._follows_parent and is_unsampled(traceparent):
+                return None
             parent = read_parent(traceparent)
             if parent is not None:
                 is_sampled = (
@@ -53,9 +56,10 @@ class Sampler:
                     parent_is_remote=True,
                     state=read_state(tracestate),
                 )
-        trace_id = self._bits(_TRACE_BITS)
-        if trace_id & _RATIO_MASK >= self._below:
+        judged = self._bits(_JUDGED_BITS)
+        if judged >= self._below:
             return None
+        trace_id = self._bits(_TRACE_BITS - _JUDGED_BITS) << _JUDGED_BITS | judged
         return SpanIdentity(trace_id or 1, self.span_id())
 
     def trace_id(self) -> int:

@@ -1,4 +1,4 @@
-"""Records of calls and batches as OpenTelemetry spans.
+"""Records of calls and batches as OpenTelemetry spans, in the form that is sent.
 
     SERVER  POST /v2/models/{model}/infer         inference.GRPCInferenceService/ModelInfer
       receive      arrival -> the engine has the request
@@ -12,14 +12,8 @@ A stream's span has one `request` in it for each that came, with the same four i
 exporting thread.  Source: OpenTelemetry, semantic conventions of HTTP and RPC spans.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Final, TypeAlias
-
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
-from opentelemetry.trace.status import Status, StatusCode
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from stoker.telemetry.observation import (
     MOST_CHARACTERS,
@@ -28,13 +22,10 @@ from stoker.telemetry.observation import (
     RequestRun,
     SpanIdentity,
 )
-from stoker.telemetry.sampler import Sampler
-
-Value: TypeAlias = str | int | float | bool
+from stoker.telemetry.otlp_form import INTERNAL, SERVER, Value, span
 
 _UNKNOWN: Final = "_OTHER"
 """What the conventions call a method that the server does not have, or could not read."""
-_UNSET: Final = Status(StatusCode.UNSET)
 _OURS: Final = frozenset((2, 4, 12, 13, 14, 15))
 """Statuses of gRPC for which a server is at fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
 INTERNAL, UNAVAILABLE, DATA_LOSS.  Source: semantic conventions, "gRPC Status"."""
@@ -45,15 +36,13 @@ _FIRST_OURS: Final = 500
 class SpanMaker:
     """Makes spans of records."""
 
-    def __init__(self, resource: Resource, version: str, sampler: Sampler) -> None:
-        """`version` is the server's; `sampler` makes the identities of spans inside others."""
-        self._resource = resource
-        self._scope = InstrumentationScope("stoker", version)
-        self._sampler = sampler
+    def __init__(self, span_id: Callable[[], int]) -> None:
+        """`span_id` makes the identities of spans inside others."""
+        self._span_id = span_id
 
-    def spans_of(self, record: Observation | BatchRecord, offset_ns: int) -> list[ReadableSpan]:
+    def spans_of(self, record: Observation | BatchRecord, offset_ns: int) -> list[bytes]:
         """The spans of a record, whose monotonic times are `offset_ns` behind the epoch's."""
-        making = _Making(self._resource, self._scope, self._sampler, offset_ns)
+        making = _Making(self._span_id, offset_ns)
         if isinstance(record, BatchRecord):
             making.batch(record)
         else:
@@ -64,34 +53,23 @@ class SpanMaker:
 class _Making:
     """The spans of one record."""
 
-    def __init__(
-        self, resource: Resource, scope: InstrumentationScope, sampler: Sampler, offset_ns: int
-    ) -> None:
-        self._resource = resource
-        self._scope = scope
-        self._sampler = sampler
+    def __init__(self, span_id: Callable[[], int], offset_ns: int) -> None:
+        self._span_id = span_id
         self._offset_ns = offset_ns
-        self.spans: list[ReadableSpan] = []
+        self.spans: list[bytes] = []
 
     def call(self, call: Observation) -> None:
         """A call's span and those inside it."""
         identity = call.span
         if identity is None:
             return
+        name, kind = "request", INTERNAL
+        attributes = list(_call_attributes(call))
         if call.stream is None:
-            name, attributes = _name(call), _caller_attributes(call)
-            kind = SpanKind.SERVER
-        else:
-            name, attributes, kind = "request", {}, SpanKind.INTERNAL
-        self._add(
-            name,
-            identity,
-            call.arrived,
-            call.ended,
-            {**attributes, **_call_attributes(call)},
-            kind=kind,
-            status=_status(call),
-        )
+            name, kind = _name(call), SERVER
+            attributes += _caller_attributes(call)
+        error = call.code if _is_ours(call) else None
+        self._add(name, identity, call.arrived, call.ended, attributes, kind=kind, error=error)
         if call.is_stream:
             return
         received = call.submitted or call.answered or call.ended
@@ -105,44 +83,28 @@ class _Making:
         """What a request does inside the engine."""
         self._inside(identity, "queue", call.submitted, call.left_queue)
         for run in call.runs:
-            self._inside(identity, "run", run.taken, run.ended, _run_attributes(run), _links(run))
+            links = () if run.batch is None else (run.batch,)
+            self._inside(identity, "run", run.taken, run.ended, _run_attributes(run), links=links)
         if not call.runs and call.taken:
             # It was cancelled, or its deadline passed, and nobody waited for the run's end.
-            end, gone = call.answered or call.ended, Status(StatusCode.ERROR, call.code)
-            self._inside(identity, "run", call.taken, end, {"stoker.abandoned": True}, status=gone)
+            end = call.answered or call.ended
+            abandoned = (("stoker.abandoned", True),)
+            self._inside(identity, "run", call.taken, end, abandoned, error=call.code)
 
     def batch(self, batch: BatchRecord) -> None:
         """A batch's span, and one for each run."""
-        attributes: dict[str, Value] = {
-            "stoker.model.name": batch.model,
-            "stoker.model.version": batch.version,
-            "stoker.batch.rows": batch.rows,
-            "stoker.batch.requests": batch.requests,
-        }
-        if batch.device:
-            attributes["stoker.device"] = batch.device
-        status = _UNSET
-        if batch.failure:
-            attributes["error.type"] = batch.failure
-            status = Status(StatusCode.ERROR, batch.failure)
-        links = tuple([Link(_context(each)) for each in batch.links])
         self._add(
-            f"batch {batch.model}", batch.identity, batch.taken, batch.ended, attributes,
-            links=links, status=status,
+            f"batch {batch.model}", batch.identity, batch.taken, batch.ended,
+            _batch_attributes(batch), links=batch.links, error=batch.failure or None,
         )  # fmt: skip
         for run in batch.runs:
-            self._inside(
-                batch.identity,
-                "run",
-                run.began,
-                run.ended,
-                {
-                    "stoker.batch.rows": run.rows,
-                    "stoker.run.input_us": round(run.input_s * 1e6),
-                    "stoker.run.infer_us": round(run.infer_s * 1e6),
-                    "stoker.run.output_us": round(run.output_s * 1e6),
-                },
+            attributes = (
+                ("stoker.batch.rows", run.rows),
+                ("stoker.run.input_us", round(run.input_s * 1e6)),
+                ("stoker.run.infer_us", round(run.infer_s * 1e6)),
+                ("stoker.run.output_us", round(run.output_s * 1e6)),
             )
+            self._inside(batch.identity, "run", run.began, run.ended, attributes)
 
     def _inside(
         self,
@@ -150,14 +112,15 @@ class _Making:
         name: str,
         began: float,
         ended: float,
-        attributes: Mapping[str, Value] | None = None,
-        links: tuple[Link, ...] = (),
-        status: Status = _UNSET,
+        attributes: Iterable[tuple[str, Value]] = (),
+        *,
+        links: Iterable[SpanIdentity] = (),
+        error: str | None = None,
     ) -> None:
         identity = SpanIdentity(
-            parent.trace_id, self._sampler.span_id(), parent.span_id, state=parent.state
+            parent.trace_id, self._span_id(), parent.span_id, state=parent.state
         )
-        self._add(name, identity, began, ended, attributes or {}, links=links, status=status)
+        self._add(name, identity, began, ended, attributes, links=links, error=error)
 
     def _add(
         self,
@@ -165,61 +128,35 @@ class _Making:
         identity: SpanIdentity,
         began: float,
         ended: float,
-        attributes: Mapping[str, Value],
+        attributes: Iterable[tuple[str, Value]],
         *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        links: tuple[Link, ...] = (),
-        status: Status = _UNSET,
+        kind: int = INTERNAL,
+        links: Iterable[SpanIdentity] = (),
+        error: str | None = None,
     ) -> None:
-        parent = None
-        if identity.parent_id:
-            parent = SpanContext(
-                identity.trace_id,
-                identity.parent_id,
-                is_remote=identity.parent_is_remote,
-                trace_flags=TraceFlags(TraceFlags.SAMPLED),
-            )
-        start_ns = round(began * 1e9) + self._offset_ns
+        began_ns = round(began * 1e9) + self._offset_ns
+        ended_ns = round(ended * 1e9) + self._offset_ns
         self.spans.append(
-            ReadableSpan(
-                name,
-                _context(identity),
-                parent,
-                self._resource,
-                attributes,
-                links=links,
-                kind=kind,
-                status=status,
-                start_time=start_ns,
-                end_time=max(start_ns, round(ended * 1e9) + self._offset_ns),
-                instrumentation_scope=self._scope,
-            )
+            span(identity, name, kind, began_ns, ended_ns, attributes, links=links, error=error)
         )
 
 
-def _context(identity: SpanIdentity) -> SpanContext:
-    return SpanContext(
-        identity.trace_id,
-        identity.span_id,
-        is_remote=False,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED),
-        trace_state=_state(identity.state) if identity.state else None,
+def _batch_attributes(batch: BatchRecord) -> Iterator[tuple[str, Value]]:
+    yield "stoker.model.name", batch.model
+    yield "stoker.model.version", batch.version
+    yield "stoker.batch.rows", batch.rows
+    yield "stoker.batch.requests", batch.requests
+    if batch.device:
+        yield "stoker.device", batch.device
+    if batch.failure:
+        yield "error.type", batch.failure
+
+
+def _run_attributes(run: RequestRun) -> tuple[tuple[str, Value], ...]:
+    return (
+        ("stoker.batch.rows", run.batch_rows),
+        ("stoker.run.infer_us", round(run.run_s * 1e6)),
     )
-
-
-def _state(members: str) -> TraceState:
-    """The SDK knows the keys of level 1: one that it does not know costs itself, not all members,
-    as it would with `TraceState.from_header`."""
-    pairs = [each.partition("=") for each in members.split(",")]
-    return TraceState([(key, value) for key, _, value in pairs])
-
-
-def _links(run: RequestRun) -> tuple[Link, ...]:
-    return () if run.batch is None else (Link(_context(run.batch)),)
-
-
-def _run_attributes(run: RequestRun) -> dict[str, Value]:
-    return {"stoker.batch.rows": run.batch_rows, "stoker.run.infer_us": round(run.run_s * 1e6)}
 
 
 def _name(call: Observation) -> str:
@@ -230,18 +167,19 @@ def _name(call: Observation) -> str:
     return f"{caller.method} {caller.route}" if caller.route else caller.method or "HTTP"
 
 
-def _caller_attributes(call: Observation) -> dict[str, Value]:
+def _caller_attributes(call: Observation) -> Iterator[tuple[str, Value]]:
     caller = call.caller
-    attributes = dict(_protocol_attributes(call))
-    attributes["network.protocol.version"] = caller.protocol_version
+    yield from _protocol_attributes(call)
+    yield "network.protocol.version", caller.protocol_version
     host, port = _host_and_port(caller.peer)
     if host:
-        attributes["client.address"] = attributes["network.peer.address"] = host
+        yield "client.address", host
+        yield "network.peer.address", host
     if port is not None:
-        attributes["client.port"] = attributes["network.peer.port"] = port
+        yield "client.port", port
+        yield "network.peer.port", port
     if caller.request_id:
-        attributes["stoker.request_id"] = caller.request_id[:MOST_CHARACTERS]
-    return attributes
+        yield "stoker.request_id", caller.request_id[:MOST_CHARACTERS]
 
 
 def _protocol_attributes(call: Observation) -> Iterator[tuple[str, Value]]:
@@ -268,32 +206,29 @@ def _protocol_attributes(call: Observation) -> Iterator[tuple[str, Value]]:
         yield "http.route", caller.route
 
 
-def _call_attributes(call: Observation) -> dict[str, Value]:
-    attributes: dict[str, Value] = {}
+def _call_attributes(call: Observation) -> Iterator[tuple[str, Value]]:
     if call.model:
-        attributes["stoker.model.name"] = call.model[:MOST_CHARACTERS]
+        yield "stoker.model.name", call.model[:MOST_CHARACTERS]
     if call.version:
-        attributes["stoker.model.version"] = call.version[:MOST_CHARACTERS]
+        yield "stoker.model.version", call.version[:MOST_CHARACTERS]
     if call.rows:
-        attributes["stoker.rows"] = call.rows
+        yield "stoker.rows", call.rows
     if len(call.runs) > 1:
-        attributes["stoker.parts"] = len(call.runs)
+        yield "stoker.parts", len(call.runs)
     if call.client_id:
-        attributes["stoker.id"] = call.client_id[:MOST_CHARACTERS]
+        yield "stoker.id", call.client_id[:MOST_CHARACTERS]
     if call.is_stream:
-        attributes["stoker.stream.requests"] = call.requests
+        yield "stoker.stream.requests", call.requests
     if call.caller.is_grpc:
-        attributes["stoker.request.bytes"] = call.bytes_in
-        attributes["stoker.response.bytes"] = call.bytes_out
+        yield "stoker.request.bytes", call.bytes_in
+        yield "stoker.response.bytes", call.bytes_out
     if call.code:
-        attributes["error.type"] = call.code
-    return attributes
+        yield "error.type", call.code
 
 
-def _status(call: Observation) -> Status:
+def _is_ours(call: Observation) -> bool:
     """Errors of the caller are none of the server's."""
-    ours = call.status in _OURS if call.caller.is_grpc else call.status >= _FIRST_OURS
-    return Status(StatusCode.ERROR, call.code) if ours else _UNSET
+    return call.status in _OURS if call.caller.is_grpc else call.status >= _FIRST_OURS
 
 
 def _host_and_port(peer: str) -> tuple[str, int | None]:

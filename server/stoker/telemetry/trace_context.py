@@ -8,6 +8,7 @@ import re
 from typing import Final, NamedTuple
 
 _PARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_UNSAMPLED: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")
 _NO_VERSION: Final = "ff"
 _FIRST_VERSION: Final = "00"
 _SAMPLED: Final = 1
@@ -42,6 +43,12 @@ def read_parent(traceparent: str) -> ParentSpan | None:
     if not trace_id or not span_id:
         return None
     return ParentSpan(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
+
+
+def is_unsampled(traceparent: str) -> bool:
+    """Whether it is a valid one of the present version whose caller does not trace: what most say
+    that say anything. False: `read_parent` knows. Takes a third of its time."""
+    return _UNSAMPLED.fullmatch(traceparent) is not None
 
 
 def read_state(tracestate: str) -> str:

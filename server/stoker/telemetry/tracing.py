@@ -34,8 +34,9 @@ _FEW_SPANS: Final = 5
 class SpanReceiver(Protocol):
     """What sends spans out of the process. Called by the thread only, but for `close`."""
 
-    def export(self, spans: Sequence[Span]) -> bool:
-        """Sends them; may take as long as its own timeout. False: they are lost."""
+    def export(self, spans: Sequence[Span]) -> str | None:
+        """Sends them; may take as long as its own timeout. None: they were taken; else they are
+        lost, and why."""
 
     def close(self) -> None:
         """Ends an export that waits to try again."""
@@ -86,6 +87,7 @@ class Tracer:
         self._taken = 0
         self._is_failing = False
         self._is_closing = False
+        self._is_closed = False
         self._thread = threading.Thread(target=self._main, name="export spans", daemon=True)
 
     def start(self) -> None:
@@ -98,6 +100,7 @@ class Tracer:
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        self._is_closed = True
         self._receiver.close()
         left = self._noted - self._taken
         self.counts.dropped += left
@@ -147,7 +150,8 @@ class Tracer:
                 self._export(records)
             except Exception:  # a bug of ours or the exporter's ends no thread
                 self.counts.failed += taken
-                logger.exception("exporting spans failed")
+                if not self._is_closed:  # what is closed amid an export may say so
+                    logger.exception("exporting spans failed")
             self._taken += taken
 
     def _next(self) -> tuple[list[Record], bool]:
@@ -173,15 +177,16 @@ class Tracer:
         # Read each time: the time of the day may be set while the server runs.
         offset_ns = time.time_ns() - time.monotonic_ns()
         spans = [span for record in records for span in self._spans_of(record, offset_ns)]
-        if self._receiver.export(spans):
+        why = self._receiver.export(spans)
+        if why is None:
             self.counts.exported += len(spans)
-            self._tell(is_failing=False)
         else:
             self.counts.failed += len(spans)
-            self._tell(is_failing=True)
+        self._tell(why)
 
-    def _tell(self, *, is_failing: bool) -> None:
+    def _tell(self, why: str | None) -> None:
         """Says when exporting begins to fail and when it works again; not each time."""
+        is_failing = why is not None
         if is_failing == self._is_failing:
             return
         self._is_failing = is_failing
@@ -190,9 +195,10 @@ class Tracer:
             event(
                 logger,
                 "trace_export_failing",
-                f"spans cannot be exported to {target}; requests are served as before",
+                f"spans cannot be exported to {target}; requests are served as before: {why}",
                 level=logging.WARNING,
                 target=target,
+                reason=why,
             )
         else:
             event(

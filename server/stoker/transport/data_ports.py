@@ -60,6 +60,16 @@ class DrainingGrpcio:
         await self.server.stop(grace)
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Who looks at calls, and what serves those that somebody wants to know of: the same as serves
+    others, over an engine that notes what becomes of them."""
+
+    observer: Observer
+    rest: Handler
+    methods: Mapping[str, Method]
+
+
 class DataPorts:
     """See the module's docstring. Used on the loop only."""
 
@@ -73,19 +83,21 @@ class DataPorts:
         *,
         grpcio: bool,
         tls: ssl.SSLContext | None = None,
-        observer: Observer | None = None,
+        observed: Observed | None = None,
     ) -> None:
         """With `tls` clients of both ports must speak TLS. Raises ValueError for it together with
-        `grpcio`, whose port takes no context and would stay plain. `observer` looks at calls."""
+        `grpcio`, whose port takes no context and would stay plain. `observed`: somebody looks at
+        calls."""
         if grpcio and tls is not None:
             raise ValueError("expected the native gRPC transport with a TLS context, got grpcio")
         refused = RefusalCounter(statistics)
-        observed: ObservedHttp | None = None
+        over_http: ObservedHttp | None = None
         calls: CallObserver | None = None
-        if observer is not None:
-            observed, calls = ObservedHttp(rest, observer), CallObserver(observer)
-            methods = calls.methods(methods)
-        over_http2 = HttpRequests(observed or rest, budget, on_refused=refused, observer=observed)
+        if observed is not None:
+            over_http = ObservedHttp(rest, observed.rest, observed.observer)
+            calls = CallObserver(observed.observer, methods, observed.methods)
+            methods = calls.methods
+        over_http2 = HttpRequests(over_http or rest, budget, on_refused=refused, observer=over_http)
         self._grpcio: GrpcioServer | None = None
         self._calls: GrpcRequests | None = None
         if grpcio:
@@ -100,7 +112,7 @@ class DataPorts:
                 observer=calls,
             )
             self._http = HttpServer(
-                rest, limits, budget, http2=over_http2, on_refused=refused, observer=observed
+                rest, limits, budget, http2=over_http2, on_refused=refused, observer=over_http
             )
             self._grpc = self._http
             return
@@ -122,7 +134,7 @@ class DataPorts:
                 on_refused=refused,
                 open_connections=shared,
                 tls=tls,
-                observer=observed,
+                observer=over_http,
             )
             for _ in range(2)
         )

@@ -117,7 +117,6 @@ class GrpcioServer:
         self._budget = budget or BufferBudget(sys.maxsize)
         self._statistics = statistics or ServerStatistics()
         self._observer = observer
-        self._context = _call_context if observer is None else _observed_context
         self._server: grpc.aio.Server | None = None
         self._open: set[_UnaryCall | _StreamCall] = set()
         self._is_stopping = False
@@ -167,7 +166,7 @@ class GrpcioServer:
         self, name: str, handle: UnaryHandler, message: bytes, context: _Context
     ) -> bytes:
         """One unary call of grpc.aio, from its message to its answer or status."""
-        call = _UnaryCall(asyncio.get_running_loop().create_future(), self._context(context))
+        call = _UnaryCall(asyncio.get_running_loop().create_future(), self._context(name, context))
         size = len(message)
         try:
             # gRPC core has received it already: what is bounded is what is kept.
@@ -175,7 +174,7 @@ class GrpcioServer:
         except ServingError as error:
             self._statistics.record_unrouted(UnroutedReason.TOO_LARGE)
             if self._observer is not None:
-                self._observer.refused(name, error, call.context)
+                self._observer.refused(error, call.context)
             await _abort(context, error.bare())
         self._open.add(call)
         try:
@@ -200,11 +199,11 @@ class GrpcioServer:
         """One stream of grpc.aio, from its first message to its status."""
         task = asyncio.current_task()
         assert task is not None  # a coroutine of grpc.aio always runs in one
-        call = _StreamCall(task, method.is_endless, self._context(context))
+        call = _StreamCall(task, method.is_endless, self._context(name, context))
         if self._is_stopping:
             refusal = _draining()
             if self._observer is not None:
-                self._observer.refused(name, refusal, call.context)
+                self._observer.refused(refusal, call.context)
             await _abort(context, refusal)
         self._open.add(call)
         try:
@@ -219,6 +218,16 @@ class GrpcioServer:
             self._open.discard(call)
         if error is not None:
             await _abort(context, error)
+
+    def _context(self, name: str, context: _Context) -> CallContext:
+        """Of a call that is here. gRPC core hands calls over once they are whole."""
+        remaining = context.time_remaining()
+        metadata = _metadata(context.invocation_metadata() or ())
+        deadline = math.inf if remaining is None else time.monotonic() + remaining
+        if self._observer is None:
+            return CallContext(metadata, deadline, is_retry(metadata))
+        peer = Peer(_peer_address(context.peer()))
+        return self._observer.context(name, metadata, deadline, is_retry(metadata), peer)
 
 
 class _UnaryCall:
@@ -317,23 +326,6 @@ def _is_taken(host: str, port: int) -> bool:
     except OSError as error:
         return error.errno == errno.EADDRINUSE
     return False
-
-
-def _call_context(context: _Context) -> CallContext:
-    remaining = context.time_remaining()
-    metadata = _metadata(context.invocation_metadata() or ())
-    return CallContext(
-        metadata,
-        math.inf if remaining is None else time.monotonic() + remaining,
-        is_retry(metadata),
-    )
-
-
-def _observed_context(context: _Context) -> CallContext:
-    """The same with how the call came. gRPC core hands calls over once they are whole."""
-    plain = _call_context(context)
-    peer = Peer(_peer_address(context.peer()))
-    return ObservedContext(plain.metadata, plain.deadline, plain.is_retry, time.monotonic(), peer)
 
 
 def _peer_address(name: str) -> str:

@@ -23,9 +23,10 @@ from stoker.transport.grpc.native_head import (
     message_coding,
     timeout,
 )
+from stoker.transport.grpc.native_observed import ObservedUnaryOpening
 from stoker.transport.grpc.native_refused import RefusedOpening
 from stoker.transport.grpc.native_stream import ObservedStreamOpening, StreamOpening
-from stoker.transport.grpc.native_unary import ObservedUnaryOpening, UnaryOpening
+from stoker.transport.grpc.native_unary import UnaryOpening
 from stoker.transport.grpc.observed import CallObserver
 from stoker.transport.steps import StepThread
 from stoker.transport.wire.http2.request_fields import Http2Head
@@ -48,7 +49,7 @@ class GrpcRequests(CallHost):
         observer: CallObserver | None = None,
     ) -> None:
         """`statistics` counts the calls that never reach a handler. With an `observer`, whose
-        methods these are, each call says when it came and from whom."""
+        methods these are, it is asked of each call whether somebody wants to know of it."""
         self._methods = methods
         self._others = others
         self.budget = budget
@@ -125,9 +126,14 @@ class GrpcRequests(CallHost):
             -1 if head.content_length is None else head.content_length,
             is_retry(headers),
         )
-        is_observed = self.observer is not None
+        observer, plain = self.observer, method
+        if observer is not None:
+            plain = observer.plain[asked.path]
+        is_observed = plain is not method
         if isinstance(method, UnaryMethod):
-            unary = ObservedUnaryOpening if is_observed else UnaryOpening
-            return unary(self, asked, method.handle)
-        stream = ObservedStreamOpening if is_observed else StreamOpening
-        return stream(self, asked, method)
+            if observer is None or not is_observed or not isinstance(plain, UnaryMethod):
+                return UnaryOpening(self, asked, method.handle)
+            return ObservedUnaryOpening(self, asked, method.handle, plain.handle, observer)
+        if observer is None or not is_observed:
+            return StreamOpening(self, asked, method)
+        return ObservedStreamOpening(self, asked, method, observer)

@@ -3,14 +3,13 @@ the transport.
 """
 
 import asyncio
-import math
 from typing import Protocol
 
 from stoker.errors import DeadlineExceeded, Overloaded, ServingError, TooLarge
 from stoker.telemetry.server_statistics import ServerStatistics, UnroutedReason
 from stoker.transport.grpc.call import CallContext, Metadata
 from stoker.transport.grpc.native_head import CallMetadata, timeout_seconds
-from stoker.transport.grpc.observed import CallObserver, ObservedContext
+from stoker.transport.grpc.observed import CallObserver
 from stoker.transport.steps import StepThread
 from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.limits import BufferBudget
@@ -77,12 +76,11 @@ class CallHead:
 
 
 class ArrivedCallHead(CallHead):
-    """The head of one call that somebody looks at, with what is known of its arrival."""
+    """The head of one call that comes at this moment, where somebody looks at calls."""
 
-    __slots__ = ("_arrived", "_peer")
+    __slots__ = ("_observer", "_peer")
 
-    def __init__(self, head: CallHead, arrived: float, peer: Peer) -> None:
-        """`arrived` is time.monotonic() seconds."""
+    def __init__(self, head: CallHead, observer: CallObserver, peer: Peer) -> None:
         super().__init__(
             head.path,
             head.metadata,
@@ -92,12 +90,12 @@ class ArrivedCallHead(CallHead):
             head.content_length,
             head.is_retry,
         )
-        self._arrived = arrived
+        self._observer = observer
         self._peer = peer
 
     def context(self, deadline: float) -> CallContext:
         """What the handler sees."""
-        return ObservedContext(self.metadata, deadline, self.is_retry, self._arrived, self._peer)
+        return self._observer.context(self.path, self.metadata, deadline, self.is_retry, self._peer)
 
 
 class CallHost(Protocol):
@@ -111,7 +109,7 @@ class CallHost(Protocol):
     tasks: set[asyncio.Task[None]]
     """Of the streams under way."""
     observer: CallObserver | None
-    """Looks at calls; it is asked when a head is first seen, and of each call that is refused."""
+    """Looks at calls; it is asked when a head is first seen, and of each call by its opening."""
 
 
 def check_size(host: CallHost, size: int) -> None:
@@ -120,16 +118,15 @@ def check_size(host: CallHost, size: int) -> None:
         raise TooLarge(f"expected a message of at most {host.max_message_bytes} bytes, got {size}")
 
 
-def count_refusal(
-    host: CallHost, error: ServingError, head: CallHead, context: CallContext | None = None
-) -> None:
-    """Counts a call that is refused for what its client sent. `context`: its own."""
+def count_refusal(host: CallHost, error: ServingError, context: CallContext | None) -> None:
+    """Counts a call that is refused for what its client sent. `context`: its own, which a call that
+    somebody looks at has."""
     is_large = isinstance(error, TooLarge | Overloaded)
     host.statistics.record_unrouted(
         UnroutedReason.TOO_LARGE if is_large else UnroutedReason.MALFORMED
     )
-    if host.observer is not None:
-        host.observer.refused(head.path, error, context or head.context(math.inf))
+    if host.observer is not None and context is not None:
+        host.observer.refused(error, context)
 
 
 def as_serving_error(error: ServingError | HttpError) -> ServingError:

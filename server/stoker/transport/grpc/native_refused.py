@@ -1,13 +1,12 @@
 """A call of the native gRPC transport that is refused by its head alone."""
 
-import time
+import math
 
 from stoker.errors import ServingError
 from stoker.telemetry.server_statistics import UnroutedReason
 from stoker.transport.grpc.call import Metadata
 from stoker.transport.grpc.call_end import failed_at_once
 from stoker.transport.grpc.native_call import CallHost
-from stoker.transport.grpc.observed import ObservedContext
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.http2.session import Session
@@ -46,8 +45,9 @@ class RefusedOpening:
         if self._is_counted:
             host.statistics.record_unrouted(UnroutedReason.MALFORMED)
         if host.observer is not None:
-            context = ObservedContext(self._metadata, arrived=time.monotonic(), peer=session.peer)
-            host.observer.refused(self._path, self._error, context)
+            observer, metadata = host.observer, self._metadata
+            context = observer.context(self._path, metadata, math.inf, False, session.peer)
+            observer.refused(self._error, context)
         return _RefusedCall(session, number, self._answer)
 
     def varied(self, fresh: list[Field]) -> Opening:

@@ -35,6 +35,7 @@ from stoker.transport.grpc.native_call import (
 )
 from stoker.transport.grpc.native_head import CallMetadata
 from stoker.transport.grpc.native_refused import RefusedOpening
+from stoker.transport.grpc.observed import CallObserver
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
 from stoker.transport.wire.http2.session import Session
@@ -74,20 +75,26 @@ class StreamOpening:
 
 
 class ObservedStreamOpening(StreamOpening):
-    """The same where somebody looks at calls: each gets a context that says how it came."""
+    """The same where somebody looks at calls: each is asked about when it comes."""
 
-    __slots__ = ()
+    __slots__ = ("observer",)
+
+    def __init__(
+        self, host: CallHost, head: CallHead, method: StreamMethod, observer: CallObserver
+    ) -> None:
+        super().__init__(host, head, method)
+        self.observer = observer
 
     def open(self, session: Session, number: int) -> Stream:
         """Implements `Opening`."""
-        head = ArrivedCallHead(self.head, time.monotonic(), session.peer)
+        head = ArrivedCallHead(self.head, self.observer, session.peer)
         return StreamCall(session, number, StreamOpening(self.host, head, self.method))
 
     def varied(self, fresh: list[Field]) -> Opening:
         """Implements `Opening`."""
         opening = super().varied(fresh)
         if isinstance(opening, StreamOpening):
-            return ObservedStreamOpening(opening.host, opening.head, opening.method)
+            return ObservedStreamOpening(opening.host, opening.head, opening.method, self.observer)
         return opening
 
 
@@ -138,7 +145,7 @@ class StreamCall(Stream):
         try:
             self._messages += self._reader.feed(payload, self._admit)
         except ServingError as error:
-            count_refusal(self._opening.host, error, self._opening.head, self._context)
+            count_refusal(self._opening.host, error, self._context)
             self.refuse(error.bare())
             return
         if not was_amid:
@@ -152,7 +159,7 @@ class StreamCall(Stream):
             return
         if self._reader.is_amid:
             error = InvalidRequest("expected whole messages, got a part of one at the end")
-            count_refusal(self._opening.host, error, self._opening.head, self._context)
+            count_refusal(self._opening.host, error, self._context)
             self.refuse(error)
             return
         self._is_whole = True
@@ -168,7 +175,7 @@ class StreamCall(Stream):
         failure = as_serving_error(error)
         host = self._opening.host
         if host.observer is not None:
-            host.observer.refused(self._opening.head.path, failure, self._context)
+            host.observer.refused(failure, self._context)
         self._finish(failure)
         self._cancel()
 

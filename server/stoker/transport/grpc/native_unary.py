@@ -36,7 +36,6 @@ from stoker.transport.grpc.native_call import (
 )
 from stoker.transport.grpc.native_head import CallMetadata
 from stoker.transport.grpc.native_refused import RefusedOpening
-from stoker.transport.grpc.observed import ObservedContext
 from stoker.transport.steps import run_through
 from stoker.transport.wire.http2.frames import ErrorCode
 from stoker.transport.wire.http2.hpack import Field
@@ -114,29 +113,6 @@ class VariedOpening:
     def varied(self, fresh: list[Field]) -> Opening:
         """Implements `Opening`."""
         return self.common.varied(self.fresh + fresh)
-
-
-class ObservedUnaryOpening(UnaryOpening):
-    """The same where somebody looks at calls: each gets a context that says how it came."""
-
-    __slots__ = ()
-
-    def open(self, session: Session, number: int) -> Stream:
-        """Implements `Opening`."""
-        head, now = self.head, time.monotonic()
-        context = ObservedContext(
-            head.metadata, now + head.timeout, head.is_retry, now, session.peer
-        )
-        return UnaryCall(session, number, self, context)
-
-    def varied(self, fresh: list[Field]) -> Opening:
-        """Implements `Opening`."""
-        try:
-            head = self.head.varied(fresh)
-        except InvalidRequest as error:
-            metadata = CallMetadata(self.head.metadata, fresh)
-            return RefusedOpening(error, self.host, self.head.path, metadata)
-        return ObservedUnaryOpening(self.host, head, self.handle)
 
 
 class UnaryCall(Stream):
@@ -239,7 +215,7 @@ class UnaryCall(Stream):
         failure = as_serving_error(error)
         opening, context = self._opening, self._context
         if opening.host.observer is not None and context is not None:
-            opening.host.observer.refused(opening.head.path, failure, context)
+            opening.host.observer.refused(failure, context)
         if self._is_answered:  # what is being compressed comes too late
             self.session.answer(self, failed_at_once(failure), (), 0)
         else:
@@ -371,7 +347,7 @@ class UnaryCall(Stream):
             done(Cancelled("the server is closed"))
 
     def _count_refusal(self, error: ServingError) -> None:
-        count_refusal(self._opening.host, error, self._opening.head, self._context)
+        count_refusal(self._opening.host, error, self._context)
 
     def _release(self) -> None:
         self._opening.host.budget.release(self._reserved)

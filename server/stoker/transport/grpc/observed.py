@@ -1,8 +1,10 @@
 """Calls of gRPC where somebody looks at them: each has an observation from its arrival to its end.
 
-Stands between a transport and the method table while tracing or the access log is on: the methods
-are wrapped, and transports give them an `ObservedContext`, which says when a call came and from
-whom. Without an observer neither exists. Questions about health and reflection are not observed.
+Stands between a transport and the method table while tracing or the access log is on. A transport
+asks of each call that comes, before it makes anything (`sample`, or `context` where no microsecond
+matters): one that nobody wants to know of has a plain context and the plain handler, as without an
+observer; the others have an `ObservedContext`, which says when they came and from whom, and the
+handler over `ObservedEngine`. Questions about health and reflection are not observed.
 
 A stream is observed as a whole, and so is each request on it: answers come in the order of the
 requests (`infer_stream.py`, invariant 1), so that the oldest open observation is the answer's.
@@ -18,12 +20,13 @@ from typing import Final
 
 from stoker.errors import Cancelled, DeadlineExceeded, ErrorCode, Internal, ServingError
 from stoker.inference import Cancel
-from stoker.telemetry.observation import Caller, Observation, current
+from stoker.telemetry.observation import Caller, Observation, SpanIdentity, current
 from stoker.telemetry.observer import Observer
 from stoker.transport.answer_end import AnswerEnd
 from stoker.transport.grpc.call import (
     CallContext,
     MessageBytes,
+    Metadata,
     Method,
     PiecedMessage,
     Reply,
@@ -49,93 +52,108 @@ _NOBODY: Final = Peer()
 
 @dataclass(slots=True)
 class ObservedContext(CallContext):
-    """A call's context, and how it came. One is made for each call while somebody looks."""
+    """The context of a call that somebody wants to know of, and how it came. Implements
+    `Arrival`."""
 
+    path: str = ""
     arrived: float = 0.0
     """time.monotonic() seconds."""
     peer: Peer = _NOBODY
+    span: SpanIdentity | None = None
+    """None: it is not traced."""
+    is_served: bool = True
+    """There is a method of that path."""
     is_begun: bool = False
-    """Its handler is at work, or its refusal was told: an observation of it was asked for."""
+    """Its handler is at work, or its refusal was told: it has an observation."""
     ended_by: ServingError | None = None
     """What the transport told the client while the handler was at work, which sees a cancellation
     only."""
+
+    def describe(self) -> Caller:
+        """Implements `Arrival`."""
+        metadata, path = self.metadata, self.path
+        return Caller(
+            is_grpc=True,
+            method="POST",
+            path=path,
+            route=path if self.is_served else "",
+            peer=self.peer.address,
+            scheme=self.peer.scheme,
+            protocol_version="2",
+            request_id=_text(metadata.get("x-request-id")),
+            traceparent=_text(metadata.get("traceparent")),
+        )
 
 
 class CallObserver:
     """Observes the calls of a gRPC transport."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(
+        self, observer: Observer, plain: Mapping[str, Method], observed: Mapping[str, Method]
+    ) -> None:
+        """`plain` is the method table, `observed` the same over an `ObservedEngine`."""
         self.observer = observer
         self.clock = observer.clock
-        self._served: frozenset[str] = frozenset()
-        """Paths of the methods that there are."""
-        self._plain: frozenset[str] = frozenset()
-        """Of those that are not observed."""
+        self.sample = observer.sample
+        self.looks_at_all = observer.looks_at_all
+        """See `Observer`."""
+        self.plain = plain
+        self.methods = {
+            name: self._method(method, observed[name]) if _is_observed(name) else method
+            for name, method in plain.items()
+        }
+        """The table that a transport serves."""
 
-    def methods(self, table: Mapping[str, Method]) -> dict[str, Method]:
-        """The table with the methods wrapped that are observed."""
-        methods = {name: self._method(name, method) for name, method in table.items()}
-        self._served = frozenset(methods)
-        self._plain = frozenset(name for name, each in methods.items() if each is table[name])
-        return methods
+    def observes(self, path: str) -> bool:
+        """Whether calls of this path are looked at."""
+        return path not in self.plain or _is_observed(path)
 
-    def refused(self, path: str, error: ServingError, context: CallContext) -> None:
+    def context(
+        self, path: str, metadata: Metadata, deadline: float, is_retry: bool, peer: Peer
+    ) -> CallContext:
+        """What the handler of a call sees that comes at this moment."""
+        if self.observes(path):
+            parent = _text(metadata.get("traceparent"))
+            span = self.sample(parent, _text(metadata.get("tracestate")) if parent else "")
+            if span is not None or self.looks_at_all:
+                now, is_served = self.clock(), path in self.plain
+                return ObservedContext(
+                    metadata, deadline, is_retry, path, now, peer, span, is_served
+                )
+        return CallContext(metadata, deadline, is_retry)
+
+    def refused(self, error: ServingError, context: CallContext) -> None:
         """The transport ends a call by itself, mostly before its handler saw it. Harmless when it
-        is told again."""
-        if path in self._plain:
+        is told again, or of a call that nobody wants to know of."""
+        if not isinstance(context, ObservedContext):
             return
-        if isinstance(context, ObservedContext) and context.is_begun:
+        if context.is_begun:
             context.ended_by = error
             return
-        observation = self.begin(path, context, 0)
-        if observation is not None:
-            note_error(observation, error)
-            self.observer.end(observation)
+        observation = _begun(context, 0)
+        note_error(observation, error)
+        self.observer.end(observation)
 
-    def begin(self, path: str, context: CallContext, bytes_in: int) -> Observation | None:
-        """A call came. None: nobody wants to know of it."""
-        peer, arrived = _NOBODY, self.clock()
-        if isinstance(context, ObservedContext):
-            peer, arrived = context.peer, context.arrived
-            context.is_begun = True
-        metadata = context.metadata
-        caller = Caller(
-            is_grpc=True,
-            method="POST",
-            path=path,
-            route=path if path in self._served else "",
-            peer=peer.address,
-            scheme=peer.scheme,
-            protocol_version="2",
-            request_id=_text(metadata.get("x-request-id")),
-            traceparent=_text(metadata.get("traceparent")),
-        )
-        tracestate = _text(metadata.get("tracestate"))
-        return self.observer.begin(caller, tracestate, arrived, bytes_in)
-
-    def _method(self, name: str, method: Method) -> Method:
-        if not name.startswith(_SERVICE) or name in _OF_PROBES:
-            return method
-        if isinstance(method, UnaryMethod):
-            return UnaryMethod(partial(self._unary, name, method.handle))
-        return StreamMethod(partial(self._stream, name, method.handle), method.is_endless)
+    def _method(self, plain: Method, observed: Method) -> Method:
+        if isinstance(observed, StreamMethod):
+            return StreamMethod(partial(self._stream, observed.handle), observed.is_endless)
+        assert isinstance(plain, UnaryMethod)  # the tables are of the same methods
+        return UnaryMethod(partial(self._unary, plain.handle, observed.handle))
 
     def _unary(
         self,
-        name: str,
+        plain: UnaryHandler,
         handle: UnaryHandler,
         message: MessageBytes,
         context: CallContext,
         reply: Reply,
     ) -> Cancel | None:
-        observation = self.begin(name, context, len(message))
-        if observation is not None:
-            reply = partial(self._answered, observation, context, reply)
-        # None as well: this may run in a turn of the loop that a call before it has asked for, and
-        # such turns have that call's context.
+        if not isinstance(context, ObservedContext):
+            return plain(message, context, reply)
+        observation = _begun(context, len(message))
         token = current.set(observation)
         try:
-            return handle(message, context, reply)
+            return handle(message, context, partial(self._answered, observation, context, reply))
         finally:
             current.reset(token)
 
@@ -161,15 +179,16 @@ class CallObserver:
 
     def _stream(
         self,
-        name: str,
         handle: StreamHandler,
         requests: AsyncIterator[MessageBytes],
         context: CallContext,
     ) -> AsyncGenerator[bytes, None]:
-        stream = self.begin(name, context, 0)
-        if stream is None:
-            current.set(None)  # of this stream's own task
+        if not isinstance(context, ObservedContext):
+            # This runs in the stream's own task, which may have been made in a turn of the loop
+            # that a call before it has asked for: such turns have that call's context.
+            current.set(None)
             return handle(requests, context)
+        stream = _begun(context, 0)
         stream.is_stream = True
         return self._observed(handle, requests, context, stream)
 
@@ -240,6 +259,15 @@ class _Noted(AsyncIterator[MessageBytes]):
         self.open.append(observation)
         current.set(observation)
         return message
+
+
+def _is_observed(path: str) -> bool:
+    return path.startswith(_SERVICE) and path not in _OF_PROBES
+
+
+def _begun(context: ObservedContext, bytes_in: int) -> Observation:
+    context.is_begun = True
+    return Observation(context, context.arrived, bytes_in, context.span)
 
 
 def note_error(observation: Observation, error: ServingError) -> None:

@@ -8,6 +8,7 @@ thread (`transport/steps.py`, `offloaded.py`): large JSON, decompression, compre
 
 import logging
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Final
 
@@ -116,6 +117,13 @@ class RestService:
             Endpoint.STATISTICS: self._statistics,
             Endpoint.REPOSITORY_INDEX: self._index,
         }
+
+    def over(self, engine: InferenceEngine) -> "RestService":
+        """The same service, with its thread and what it remembers, over another engine that answers
+        alike. It is not closed by itself."""
+        other = copy(self)
+        other._engine = engine
+        return other
 
     def close(self) -> None:
         """Ends the thread. Unfinished work is dropped."""

@@ -57,15 +57,22 @@ class HttpRequests:
         observer: WireObserver | None = None,
     ) -> None:
         """`on_refused` hears of each request that is refused before the handler sees it. With an
-        `observer` the handler gets heads that say when they came (`ArrivedHead`)."""
+        `observer` the handler gets those that somebody wants to know of, with heads that say when
+        they came (`ArrivedHead`)."""
         self.handler = handler
         self.budget = budget
         self.on_refused = on_refused
         self.observer = observer
+        self.plain = self
+        """What serves those that nobody wants to know of."""
+        if observer is not None:
+            self.plain = HttpRequests(observer.plain, budget, on_refused=on_refused)
 
     def opening(self, head: Http2Head) -> Opening:
         """Implements `Requests`."""
-        return _Opening(self, head) if self.observer is None else _ObservedOpening(self, head)
+        if self.observer is None:
+            return _Opening(self, head)
+        return _ObservedOpening(self, head, self.observer)
 
     def refusal(self, error: HttpError) -> Opening:
         """Implements `Requests`."""
@@ -103,19 +110,31 @@ class _Opening:
 
 
 class _ObservedOpening(_Opening):
-    """A request by its head, of which somebody wants to know when it came."""
+    """A request by its head, of which somebody may want to know."""
 
-    __slots__ = ()
+    __slots__ = ("_observer", "_parent", "_plain", "_state")
+
+    def __init__(self, requests: HttpRequests, head: Http2Head, observer: WireObserver) -> None:
+        super().__init__(requests, head)
+        self._observer = observer
+        self._plain = _Opening(requests.plain, head)
+        headers = head.request.headers
+        self._parent = headers.get("traceparent", "")
+        self._state = headers.get("tracestate", "")
 
     def open(self, session: Session, number: int) -> Stream:
+        observer = self._observer
+        span = observer.sample(self._parent, self._state)
+        if span is None and not observer.looks_at_all:
+            return self._plain.open(session, number)
         head = self._head
-        request = ArrivedHead(head.request, time.monotonic(), session.peer)
+        request = ArrivedHead(head.request, time.monotonic(), session.peer, span)
         return _Opening(self._requests, Http2Head(request, head.content_length)).open(
             session, number
         )
 
     def varied(self, fresh: list[Field]) -> Opening:
-        return _ObservedOpening(self._requests, with_fresh(self._head, fresh))
+        return _ObservedOpening(self._requests, with_fresh(self._head, fresh), self._observer)
 
 
 class _Refusal:
