@@ -8,6 +8,7 @@ clients.
 """
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -48,6 +49,8 @@ class Held:
         self.requests: list[HttpRequest] = []
         self.answers: list[Answer] = []
         self.cancelled: list[int] = []
+        self.at_once: Callable[[], object] = lambda: None
+        """Called before `/now` is answered."""
         self._seen = asyncio.Event()
 
     def body_limit(self, head: RequestHead) -> int:
@@ -55,6 +58,7 @@ class Held:
 
     def handle(self, request: HttpRequest, answer: Answer) -> Cancel | None:
         if request.head.path == "/now":
+            self.at_once()
             answer(text(request.body))
             return None
         index = len(self.requests)
@@ -91,6 +95,11 @@ class Client:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
+
+    def has_bytes(self) -> bool:
+        """Whether the kernel has something for it that it has not read."""
+        number = self.writer.get_extra_info("socket").fileno()
+        return bool(select.select([number], [], [], 0)[0])
 
     async def head(self) -> tuple[int, dict[str, str]]:
         raw = (await self.reader.readuntil(b"\r\n\r\n")).decode()
@@ -145,6 +154,15 @@ class Served:
         client = Client(*await opening)
         self.clients.append(client)
         return client
+
+    async def answers_at_once(self, client: Client, send: Callable[[], object]) -> bool:
+        """Whether what `send` sends has its answer before the server's turn of the loop ends."""
+        seen: list[bool] = []
+        loop = asyncio.get_running_loop()
+        self.handler.at_once = lambda: loop.call_soon(lambda: seen.append(client.has_bytes()))
+        send()
+        await self.until(lambda: bool(seen))
+        return seen[0]
 
     def later(self, seconds: float) -> None:
         """Lets the server look at its deadlines as if so much time had passed."""

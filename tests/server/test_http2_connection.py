@@ -94,6 +94,41 @@ def test_requests_of_one_connection_are_answered_as_they_are_ready() -> None:
     run(steps())
 
 
+def test_an_answer_that_is_there_when_its_request_is_read_does_not_wait_for_the_turns_end() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await connected(served)
+            await client.answer(client.request("/now", b"first"))
+            numbers: list[int] = []
+
+            def send() -> None:
+                numbers.append(client.request("/now", b"later"))
+
+            assert await served.answers_at_once(client.client, send)
+            assert (await client.answer(numbers[0]))[2] == b"later"
+
+    run(steps())
+
+
+def test_answers_of_a_connection_that_waits_for_others_leave_together_at_the_turns_end() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await connected(served)
+            held = client.request("/held")
+            await served.handler.holds(1)
+            numbers: list[int] = []
+
+            def send() -> None:
+                numbers.append(client.request("/now", b"later"))
+
+            assert not await served.answers_at_once(client.client, send)
+            assert (await client.answer(numbers[0]))[2] == b"later"
+            served.handler.answers[0](text(b"held"))
+            assert (await client.answer(held))[2] == b"held"
+
+    run(steps())
+
+
 @pytest.mark.parametrize("size", [1, 65_536, 65_537, STREAM_WINDOW, STREAM_WINDOW + 1, LIMIT])
 @pytest.mark.parametrize("says_length", [True, False])
 def test_bodies_of_every_size_come_and_go_whole(size: int, says_length: bool) -> None:

@@ -30,6 +30,18 @@ def test_answers_come_in_the_order_of_their_requests() -> None:
     run(steps())
 
 
+def test_an_answer_that_is_there_when_its_request_is_read_does_not_wait_for_the_turns_end() -> None:
+    async def steps() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(get(body=b"first"))  # its head is new
+            assert (await client.answer())[2] == b"first"
+            assert await served.answers_at_once(client, lambda: client.send(get(body=b"later")))
+            assert (await client.answer())[2] == b"later"
+
+    run(steps())
+
+
 def test_a_pipeline_is_bounded_and_goes_on_when_answers_leave() -> None:
     async def steps() -> None:
         async with serving() as served:

@@ -22,7 +22,8 @@ from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
 from stoker.engine.forecast import RunSizes
 from stoker.engine.inbox import Doorbell
-from stoker.engine.inline import Inline, LoopTurns
+from stoker.engine.inline import Inline
+from stoker.engine.loop_turns import LoopTurns
 from stoker.engine.plan import ModelPlan
 from stoker.engine.scheduler import BatchPolicy
 from stoker.engine.served_model import ServedModel

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 from stoker.engine.executor import QUANTUM
-from stoker.engine.inline import MAX_RUN_S, MOST_SLOW, REST_S, SLOW_RUN_S, TURN_S
+from stoker.engine.inline import MOST_SLOW, REST_S, SLOW_RUN_S
+from stoker.engine.loop_turns import LONE_TURNS, MAX_RUN_S, TURN_S
 from stoker.engine.served_model import ServedModel
-from stoker.errors import Cancelled, DeviceFailed, ExecutionFailed, Internal
+from stoker.errors import Cancelled, DeviceFailed, ExecutionFailed, Internal, ServingError
 from stoker.model import DynamicBatching, QueuePolicy, TensorConfig
 from stoker.request import InferRequest, InferResponse
 from stoker.telemetry.statistics import FailureReason
@@ -21,6 +22,7 @@ from tests.engine_parts import (
     Serving,
     answer,
     assert_at_rest,
+    changed,
     config,
     numbers,
     play,
@@ -63,7 +65,7 @@ async def answered(at: Serving, count: int = 3) -> None:
 
 async def rests(at: Serving, clock: Clock) -> None:
     """Returns when so many runs of the model `m` were slow that its executor is to run it."""
-    for _ in range(MOST_SLOW):
+    for _ in range(1 + MOST_SLOW):  # from the first one on the CPU clock is looked at
         clock.step = SLOW_RUN_S
         await answered(at, 1)
         clock.step = 0.0
@@ -147,7 +149,7 @@ def test_a_pause_that_the_machine_made_is_not_the_models_fault() -> None:
             await rests(at, clock)
             await answered(at, 1)
             assert threads(served) == 0
-            assert served.statistics.slow_loop_runs == MOST_SLOW
+            assert served.statistics.slow_loop_runs == 1 + MOST_SLOW
 
     play(scenario)
 
@@ -471,5 +473,202 @@ def test_runs_on_the_loop_are_no_debt_of_the_model_on_its_thread() -> None:
             served = at.add(costs=SHORT)
             await answered(at)
             assert served.instances[0].deficit == 0.0
+
+    play(scenario)
+
+
+async def lone_turns(at: Serving, count: int = LONE_TURNS, model: str = "m") -> None:
+    """So many turns of the loop with one request each."""
+    for value in range(count):
+        await at.submit(request(value=value, model=model)).all(1)
+        await asyncio.sleep(0)
+
+
+def test_after_some_turns_with_one_request_the_next_is_answered_before_its_turn_ends() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await lone_turns(at, LONE_TURNS - 1)
+            last = at.submit(request(value=3))
+            assert not last.results
+            await last.all(1)
+            await asyncio.sleep(0)
+            early = at.submit(request(value=5))
+            assert answer(early.only).tolist() == (2 * numbers(1, 5)).tolist()
+            await asyncio.sleep(0)
+            assert served.statistics.success_count == LONE_TURNS + 1
+            assert threads(served) == 0
+
+    play(scenario)
+
+
+def test_requests_that_come_behind_an_early_one_run_together_and_none_is_early_after_them() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            at.add(costs=SHORT)
+            await lone_turns(at)
+            replies = at.submit(*[request(value=value) for value in range(4)])
+            assert len(replies.results) == 1
+            await replies.all(4)
+            assert [run.rows for run in at.runtime.runs[LONE_TURNS:]] == [1, 3]
+            await asyncio.sleep(0)
+            both = at.submit(request(value=1), request(value=2))
+            assert not both.results
+            await both.all(2)
+            assert at.runtime.runs[-1].rows == 2
+
+    play(scenario)
+
+
+def test_a_request_that_an_early_answer_brings_waits_for_the_turns_end() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            at.add(costs=SHORT)
+            await lone_turns(at)
+            second = Replies()
+
+            def ask_again(_: InferResponse | ServingError) -> None:
+                at.submit(request(value=2), to=second)
+
+            at.engine.submit(request(), ask_again)
+            assert not second.results
+            await second.all(1)
+            await asyncio.sleep(0)
+            assert not at.submit(request()).results  # that turn had two
+
+    play(scenario)
+
+
+def test_turns_that_several_models_share_let_no_request_run_early() -> None:
+    async def scenario() -> None:
+        async with serving(clock=Clock(), runs_inline=True) as at:
+            names = [f"m{number}" for number in range(LONE_TURNS + 1)]
+            for name in names:
+                at.add(config(name), costs=SHORT)
+            for _ in range(2):
+                replies = at.submit(*[request(model=name) for name in names])
+                assert not replies.results
+                await replies.all(len(names))
+                await asyncio.sleep(0)
+
+    play(scenario)
+
+
+def test_an_early_run_counts_in_what_its_turn_of_the_loop_may_spend() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            for name in ("a", "b"):
+                at.add(config(name), costs=SHORT)
+            await lone_turns(at, model="a")
+            clock.step = TURN_S / 4
+            replies = at.submit(request(model="a"), request(model="b"))
+            assert len(replies.results) == 1
+            await asyncio.sleep(0)  # the turn in which they came ends
+            assert len(replies.results) == 1
+            clock.step = 0.0
+            await replies.all(2)
+
+    play(scenario)
+
+
+def test_early_runs_are_no_debt_of_later_turns() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            at.add(costs=SHORT)
+            await lone_turns(at)
+            clock.step = TURN_S / 4
+            for value in range(3):
+                early = at.submit(request(value=value))
+                assert len(early.results) == 1
+                await asyncio.sleep(0)
+
+    play(scenario)
+
+
+def test_an_early_run_that_fails_says_why_and_harms_nobody() -> None:
+    def fail(feeds: Mapping[str, Array]) -> ExecutionFailed | None:
+        return ExecutionFailed("seventy") if 70 in feeds["x"][:, 0] else None
+
+    async def scenario() -> None:
+        async with serving(FakeModel(fail=fail), clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await lone_turns(at)
+            early = at.submit(request(value=70))
+            assert isinstance(early.only, ExecutionFailed)
+            assert early.only.message == "seventy"
+            await answered(at, 1)
+            assert served.statistics.success_count == LONE_TURNS + 1
+            assert served.statistics.failures[FailureReason.BACKEND] == 1
+            assert_at_rest(served)
+
+    play(scenario)
+
+
+def test_a_request_whose_deadline_is_near_is_not_run_early() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, runs_inline=True) as at:
+            at.add(costs=SHORT)
+            await lone_turns(at)
+            hurried = at.submit(changed(request(), deadline=clock.now + 0.001))
+            assert not hurried.results
+            await hurried.all(1)
+
+    play(scenario)
+
+
+def test_a_slow_model_is_sent_to_its_thread_by_early_runs_too() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        async with serving(clock=clock, cpu_clock=clock, runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await lone_turns(at)
+            clock.step = SLOW_RUN_S
+            for _ in range(1 + MOST_SLOW):
+                assert len(at.submit(request()).results) == 1
+                await asyncio.sleep(0)
+            clock.step = 0.0
+            await answered(at, 1)
+            assert threads(served) == 1
+
+    play(scenario)
+
+
+def test_runs_of_one_request_are_counted_as_those_of_batches_are() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        seen = []
+        for runs_inline in (False, True):
+            async with serving(clock=clock, runs_inline=runs_inline) as at:
+                served = at.add(costs=SHORT)
+                demand: list[float] = []
+                served.add_demand = lambda seconds, now, told=demand: told.append(seconds)
+                await lone_turns(at, LONE_TURNS + 4)
+                retry = changed(request(rows=2), is_retry=True)
+                await at.submit(retry).all(1)
+                await asyncio.sleep(0)
+                statistics = served.statistics
+                seen.append(
+                    (
+                        statistics.success_count,
+                        statistics.execution_count,
+                        statistics.inference_count,
+                        statistics.compute_count,
+                        statistics.batch_ends,
+                        {rows: runs.count for rows, runs in statistics.batches.items()},
+                        sum(statistics.request_histogram.counts),
+                        sum(statistics.queue_histogram.counts),
+                        sum(statistics.compute_histogram.counts),
+                        len(demand),
+                    )
+                )
+        assert seen[0] == seen[1]
 
     play(scenario)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 
 import pytest
+from stoker.engine.loop_turns import LONE_TURNS
 from stoker.engine.observed import ObservedEngine
 from stoker.errors import ServingError
 from stoker.request import InferRequest, InferResponse
@@ -214,5 +215,31 @@ def test_names_and_ids_of_clients_are_not_kept_whole() -> None:
             await calls.replies.all(1)
             kept = (noted.client_id, noted.model, noted.version)
             assert {len(each) for each in kept} == {MOST_CHARACTERS + 1}
+
+    play(scenario)
+
+
+def test_a_request_that_is_run_before_its_turn_ends_is_linked_to_a_batch_of_its_own() -> None:
+    async def scenario() -> None:
+        tracing, clock = Kept(), Clock()
+        observer = Observer(tracing, None, clock)
+        async with serving(clock=clock, runs_inline=True, observer=observer) as at:
+            at.add(costs=SHORT)
+            calls = Calls(at, observer)
+            for number in range(LONE_TURNS):
+                calls.submit(request())
+                await calls.replies.all(number + 1)
+                await asyncio.sleep(0)
+            observed = calls.submit(request(rows=2))
+            assert len(calls.replies.results) == LONE_TURNS + 1
+            batch = tracing.batches[-1]
+            assert (batch.model, batch.version, batch.rows, batch.requests) == ("m", "1", 2, 1)
+            assert list(batch.links) == [observed.span]
+            (of_batch,) = batch.runs
+            assert of_batch.infer_s > 0
+            (run,) = observed.runs
+            assert run.batch is batch.identity
+            assert observed.submitted < run.taken < run.ended < observed.answered <= observed.ended
+            assert (observed.model, observed.version, observed.rows) == ("m", "1", 2)
 
     play(scenario)

@@ -9,8 +9,9 @@ from typing import cast
 import numpy as np
 import pytest
 from stoker.engine.execution import Batch, Execution, FailureBudget, Outcome
+from stoker.engine.lone import LoneRun
 from stoker.engine.pending import Pending
-from stoker.engine.plan import ModelPlan
+from stoker.engine.plan import ModelPlan, RequestForm
 from stoker.engine.routing import Route, RoutedExecution, batch_shapes, covers_bindings
 from stoker.engine.served_model import ServedModel
 from stoker.errors import DeviceFailed, ExecutionFailed, OutOfMemory, Reach, ServingError
@@ -159,6 +160,9 @@ class Told:
     def execute(self, batch: Batch) -> Outcome:
         self.told.append("execute")
         return self.runner.execute(batch)
+
+    def lone(self, form: RequestForm) -> LoneRun | None:
+        return self.runner.lone(form)
 
 
 def test_a_session_of_a_gpu_is_prepared_once_by_the_thread_of_its_first_batch() -> None:

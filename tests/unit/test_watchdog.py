@@ -109,6 +109,7 @@ class Preparing:
         self.sizes = runner.sizes
         self.prepare = runner.prepare
         self.execute = runner.execute
+        self.lone = runner.lone
 
 
 def test_a_batch_that_waits_for_a_faster_session_to_be_prepared_is_no_hung_run() -> None:

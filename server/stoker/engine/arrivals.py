@@ -8,7 +8,7 @@ benchmarks/results/0006-grpc.md.
 
 An entry here is not admitted: cancelled, it is dropped and counted when its turn ends. Those of a
 model that runs on the loop stay here until the loop has time for them (`inline.py`), as long as
-they fit into one short run.
+they fit into one short run; the first of a turn may be run as soon as it is here.
 """
 
 import asyncio
@@ -48,7 +48,12 @@ class Arrivals:
             self._ends = True
             self._loop.call_soon(self._end_turn)
             self._model.turn_began = entry.arrived
-        self.entries.append(entry)
+            self.entries.append(entry)
+            inline = self._model.inline
+            if inline is not None:
+                inline.begin_turn(self)
+        else:
+            self.entries.append(entry)
         return entry.cancel
 
     def gather(self) -> None:
@@ -125,9 +130,13 @@ class Arrivals:
         model.count_demand(first.form, len(entries) - retries, first.arrived, is_retry=False)
 
     def _end_turn(self) -> None:
+        model = self._model
         self._ends = False
-        self._model.turn_began = 0.0
-        self._model.serve()  # also what somebody gathered before
+        model.turn_began = 0.0
+        if model.inline is not None:
+            model.inline.end_turn(len(self.entries))
+        if self.entries or model.waiting.entries:  # somebody may have gathered before
+            model.serve()
 
     def _living(self, entries: list[Pending]) -> list[Pending]:
         living = [entry for entry in entries if not entry.dead]

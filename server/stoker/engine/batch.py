@@ -189,13 +189,7 @@ def split(
     total = 0
     for form in forms:
         total += form.rows
-    seen = (wanted, total, *[array.shape for array in made])
-    made_form = plan.output_forms.get(seen)
-    if made_form is None:
-        if len(plan.output_forms) >= REMEMBERED_KINDS:
-            plan.output_forms.clear()
-        made_form = plan.output_forms[seen] = _output_form(wanted, made, total, plan)
-    heads, places, shared = made_form
+    heads, places, shared = output_form(wanted, made, total, plan)
     batch = OutputBatch(plan.identity.name, plan.version, heads, tuple(made), lease, shared)
     answers: list[InferResponse] = []
     at = 0
@@ -210,10 +204,22 @@ def split(
     return answers
 
 
-def _output_form(
+def output_form(
     wanted: tuple[int, ...], made: Sequence[Array], total: int, plan: ModelPlan
 ) -> OutputForm:
     """What these outputs, of a batch of `total` rows, are to clients. Raises as `split`."""
+    seen = (wanted, total, *[array.shape for array in made])
+    made_form = plan.output_forms.get(seen)
+    if made_form is None:
+        if len(plan.output_forms) >= REMEMBERED_KINDS:
+            plan.output_forms.clear()
+        made_form = plan.output_forms[seen] = _output_form(wanted, made, total, plan)
+    return made_form
+
+
+def _output_form(
+    wanted: tuple[int, ...], made: Sequence[Array], total: int, plan: ModelPlan
+) -> OutputForm:
     heads: list[TensorHead] = []
     for index, array in zip(wanted, made, strict=True):
         planned = plan.outputs[index]

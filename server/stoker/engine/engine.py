@@ -21,8 +21,9 @@ from stoker.engine.cost_curve import CostCurve
 from stoker.engine.execution import Execution
 from stoker.engine.executor import Device, Executor, Instance
 from stoker.engine.forecast import RunSizes
-from stoker.engine.inline import Inline, LoopTurns, may_run_inline
+from stoker.engine.inline import Inline, may_run_inline
 from stoker.engine.load_watch import LoadWatch
+from stoker.engine.loop_turns import LoopTurns
 from stoker.engine.opened_version import OpenedVersion
 from stoker.engine.pending import MakePending, Pending, nothing_to_cancel
 from stoker.engine.plan import ModelPlan

@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeAlias
 
 from stoker.engine.batch import InputSlabs, assemble, split, wanted_outputs
 from stoker.engine.fixed_batch import FixedBatches, fixed_batches
+from stoker.engine.lone import LoneRun
 from stoker.engine.outputs import BatchLease, OutputPool, fresh_bytes
 from stoker.engine.padding import is_padded, split_cut
 from stoker.engine.pending import Pending
@@ -126,6 +127,9 @@ class Runner(Protocol):
     def execute(self, batch: Batch) -> Outcome:
         """Runs the batch. Never raises: every entry has a result."""
 
+    def lone(self, form: RequestForm) -> LoneRun | None:
+        """What runs one request of this form by itself; None where only `execute` does."""
+
 
 class FailureBudget:
     """Device time that a model's failing batches may take: 10 % of a second.
@@ -228,6 +232,14 @@ class Execution:
         if outcome.failed_seconds:
             self._budget.spend(outcome.failed_seconds, self._clock())
         return outcome
+
+    def lone(self, form: RequestForm) -> LoneRun | None:
+        """Implements `Runner`."""
+        for fixed in self._fixed:
+            found = fixed.lone(form)
+            if found is not None:
+                return found
+        return None
 
     def _attempt(self, entries: Sequence[Entry], outcome: Outcome) -> list[Result]:
         began = self._clock()

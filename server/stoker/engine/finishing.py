@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stoker.engine.execution import Batch, Entry, Outcome, Result
+from stoker.engine.lone import LoneOutcome
 from stoker.engine.queue import RunTime
 from stoker.engine.watchdog import LONG_RUN_S
 from stoker.errors import DeviceFailed, OutOfMemory, ServingError
@@ -67,6 +68,31 @@ class Finishing:
             entry.end(result)
         if counted:
             _succeeded(statistics, counted, came, taken, now)
+
+    def answer_lone(self, outcome: LoneOutcome) -> None:
+        """Answers the request of a good run of its own that nothing has noted, as those of
+        `finish_arrivals`. `count_lone` is to follow, perhaps when the answer is under way."""
+        outcome.entry.end(outcome.response)
+
+    def count_lone(self, outcome: LoneOutcome) -> None:
+        """Counts what `answer_lone` answered."""
+        entry, request, _, end, alone, taken, began, laid, ran, ended = outcome
+        model, form = self._model, entry.form
+        arrived = entry.arrived
+        model.statistics.record_lone(
+            form.rows,
+            round((laid - began) * 1e9),
+            round((ran - laid) * 1e9),
+            round((ended - ran) * 1e9),
+            end,
+            time.time_ns() // 1_000_000,
+            round((ended - arrived) * 1e9),
+            round((taken - arrived) * 1e9),
+        )
+        model.count_demand(form, 1, arrived, is_retry=request.is_retry)
+        self._note_run(form.elements, form.rows, ended - began, alone=alone)
+        if model.device_failures.in_a_row:
+            model.device_failures.ran_well()
 
     def _finish(self, outcome: Outcome) -> None:
         model = self._model
@@ -137,11 +163,7 @@ class Finishing:
             )
             seconds = (run.input_ns + run.infer_ns + run.output_ns) / 1e9
             elements = batch.entries[0][0].form.elements
-            model.costs.observe(elements, run.rows, seconds, alone=outcome.alone)
-            if seconds > LONG_RUN_S:
-                model.long_runs.observe(run.rows, seconds)
-            if model.batch_limit.is_lowered:
-                model.batch_limit.fitted(run.rows)
+            self._note_run(elements, run.rows, seconds, alone=outcome.alone)
         model.statistics.bisections += outcome.bisections
         model.statistics.out_of_memory += outcome.out_of_memory_runs
         model.statistics.device_retries += outcome.device_retries
@@ -154,6 +176,15 @@ class Finishing:
                 exc_info=outcome.bug,
             )
             outcome.bug = None  # its traceback holds the outcome
+
+    def _note_run(self, elements: int, rows: int, seconds: float, *, alone: bool) -> None:
+        """What a good run says of later ones."""
+        model = self._model
+        model.costs.observe(elements, rows, seconds, alone=alone)
+        if seconds > LONG_RUN_S:
+            model.long_runs.observe(rows, seconds)
+        if model.batch_limit.is_lowered:
+            model.batch_limit.fitted(rows)
 
     def _lower_limit(self, outcome: Outcome) -> None:
         """Makes later batches smaller, where that helps."""

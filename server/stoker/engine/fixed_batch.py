@@ -16,10 +16,11 @@ from typing import Final
 
 import numpy as np
 
-from stoker.engine.batch import JOIN_BYTES, joined_bytes, pieces_of
+from stoker.engine.batch import JOIN_BYTES, joined_bytes, output_form, pieces_of
+from stoker.engine.lone import LoneRun
 from stoker.engine.outputs import BatchLease, OutputPool
 from stoker.engine.padding import is_padded, lay
-from stoker.engine.plan import ModelPlan, RequestForm
+from stoker.engine.plan import REMEMBERED_KINDS, ModelPlan, RequestForm
 from stoker.errors import ExecutionFailed, OutOfMemory
 from stoker.request import InferRequest
 from stoker.runtime.bucket_dimension import DimensionBuckets
@@ -75,6 +76,8 @@ class FixedBatches:
         self._unseen = set(range(len(plan.outputs)))
         """Outputs that no run has made as declared."""
         self._is_closed = False
+        self._lone: dict[int, LoneRun] = {}
+        """By the identity of the form."""
 
     def observe(self, wanted: Sequence[int], made: Sequence[Array]) -> None:
         """Looks at outputs that a run at level 0 made."""
@@ -123,6 +126,7 @@ class FixedBatches:
 
     def forget(self) -> None:
         """The session gave its graphs up: bindings are made anew."""
+        self._lone.clear()
         if self._runs is not None:
             self._runs.forget()
 
@@ -131,6 +135,7 @@ class FixedBatches:
         if not self._is_closed:
             self._is_closed = True
             self._runs = None
+            self._lone.clear()
             identity = self._plan.identity
             event(
                 logger,
@@ -152,6 +157,31 @@ class FixedBatches:
             and (rows <= self._lone_rows or len(forms) > 1 or rows >= self._slab_rows)
             and (not self._unseen or self._unseen.isdisjoint(wanted))
         )
+
+    def lone(self, form: RequestForm) -> LoneRun | None:
+        """What runs one request of this form by itself; None where that is for `gather` and `run`,
+        which do all that there is."""
+        known = self._lone.get(id(form))
+        if known is not None and known.form is form:
+            return known
+        if (
+            self._runs is None
+            or self._plan.dimension is not None
+            or not self._pool.is_empty
+            or not self.fits(form)
+            or -1 in form.order
+            or form.rows > self._lone_rows
+            or not self.takes([form], form.outputs, form.rows)
+        ):
+            return None
+        buffers = self._runs.lone(form.rows, form.outputs)
+        if buffers is None:
+            return None
+        outputs = output_form(form.outputs, buffers.outputs, form.rows, self._plan)
+        if len(self._lone) >= REMEMBERED_KINDS:
+            self._lone.clear()
+        made = self._lone[id(form)] = LoneRun(form, buffers, outputs, self._plan)
+        return made
 
     def gather(
         self, requests: Sequence[InferRequest], forms: Sequence[RequestForm], rows: int

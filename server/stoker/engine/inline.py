@@ -12,45 +12,39 @@ may run right there. All of this must hold:
   3. The run of all that waits is expected to take at most MAX_RUN_S.
   4. MOST_SLOW of _LOOK_RUNS runs over SLOW_RUN_S send the model back to its executor for REST_S,
      if the loop's thread had the CPU for so long: a pause that the machine made is not the model's.
+     The first slow run only lets the CPU clock, a system call, be looked at in what follows.
   5. While the executor computes for others, runs here take no more than a quantum for each of its
      batches; what comes beyond that takes its turn there. Threads yield to the loop, and on one
      core they would starve.
 
 Requests that find nothing waiting before them do not join the queue: they are run as they came
-(`runs_arrivals`), and what admission, inbox and queue would note of them is noted by nobody. A run
-that fails is handed to `finish` like any other.
+(`runs_arrivals`), and what admission, inbox and queue would note of them is noted by nobody. One
+that is alone is run without a batch (`lone.py`). A run that fails is handed to `finish` like any
+other.
 
-A turn of the loop spends at most TURN_S on runs, over all models. What is left then waits, in
-order, for the next turn, which talks to clients first: two turns without a thread are shorter than
-one with the hops, and what comes meanwhile joins the batch. What may not run here is rung for.
+A turn of the loop spends at most TURN_S on runs, over all models (`loop_turns.py`). What is left
+then waits, in order, for the next turn, which talks to clients first: two turns without a thread
+are shorter than one with the hops, and what comes meanwhile joins the batch. What may not run here
+is rung for.  A request that is likely to be the only one of its turn does not wait for the end.
 Hot path.  Measured: benchmarks/results/0006-grpc.md.  Source: design, "The way of a request".
 """
 
-import asyncio
 import logging
 import math
-import time
-from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stoker.engine.arrivals import Arrivals
 from stoker.engine.execution import Batch, Outcome
 from stoker.engine.executor import Instance
+from stoker.engine.lone import LoneOutcome
+from stoker.engine.loop_turns import MAX_RUN_S, LoopTurns
+from stoker.engine.pending import Pending
 from stoker.telemetry.statistics import BatchEnd
 
 if TYPE_CHECKING:
     from stoker.engine.served_model import ServedModel
 
 logger: Final = logging.getLogger(__name__)
-
-MAX_RUN_S: Final = 100e-6
-"""A run that is expected to take longer has its thread, and the loop talks to clients meanwhile."""
-
-TURN_S: Final = 200e-6
-"""Of one turn of the loop, over all models."""
-
-_LAST_START_S: Final = TURN_S - MAX_RUN_S
 
 SLOW_RUN_S: Final = 1e-3
 MOST_SLOW: Final = 3
@@ -66,65 +60,6 @@ _LOOK_RUNS: Final = 64
 """Runs after which the cost curve is asked again."""
 
 
-class LoopTurns:
-    """The turns of one event loop: what the present one has spent on runs, and the models that
-    wait for the next. One object for all models of a loop."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, cpu_clock: Callable[[], float] = time.thread_time
-    ) -> None:
-        """`cpu_clock`: CPU seconds of the loop's thread."""
-        self._loop = loop
-        self._cpu_clock = cpu_clock
-        self._cpu_began = 0.0
-        """Of `cpu_clock`, when the first run of the turn began."""
-        self._spent = 0.0
-        self._waiting: deque[Inline] = deque()
-        self._next_is_due = False
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether a run would not fit into this turn."""
-        return self._spent > _LAST_START_S
-
-    def used_cpu(self, seconds: float) -> bool:
-        """Whether the loop's thread may have had the CPU for so long since the turn's first run."""
-        return self._cpu_clock() - self._cpu_began >= seconds
-
-    def note_run(self) -> None:
-        """A run is about to begin."""
-        if not self._spent:
-            self._cpu_began = self._cpu_clock()
-
-    def spend(self, seconds: float) -> None:
-        """Counts a run; the next turn begins at 0."""
-        self._spent += seconds
-        self._call_next()
-
-    def wait(self, inline: "Inline") -> None:
-        """Serves a model in the next turn, behind those that wait already."""
-        self._waiting.append(inline)
-        self._call_next()
-
-    def _call_next(self) -> None:
-        if not self._next_is_due:
-            self._next_is_due = True
-            self._loop.call_soon(self._begin)
-
-    def _begin(self) -> None:
-        self._spent = 0.0
-        self._next_is_due = False
-        waiting = self._waiting
-        try:
-            for _ in range(len(waiting)):
-                if self.is_spent:
-                    break
-                waiting.popleft().go_on()
-        finally:  # a model that breaks keeps none from their turn
-            if waiting:
-                self._call_next()
-
-
 class Inline:
     """The place of one model on the loop."""
 
@@ -134,11 +69,33 @@ class Inline:
         self._instance = instance
         self._turns = turns
         self._waits = False
+        self._is_early = False
+        """The run under way is one before the end of the turn."""
+        self._ran_early = False
+        self._uncounted: LoneOutcome | None = None
         self._most_rows = 0
         self._runs = _LOOK_RUNS
         self._slow = 0
         """Of these runs so many were slow."""
         self._rests_until = -math.inf
+
+    def begin_turn(self, arrivals: Arrivals) -> None:
+        """The first request came in this turn of the loop: it is run at once if it is likely to be
+        the only one. It is counted when the turn ends: its answer does not wait for that."""
+        if self._turns.open():
+            self._is_early = True
+            try:
+                self._ran_early = self.runs_arrivals(arrivals)
+            finally:
+                self._is_early = False
+
+    def end_turn(self, requests: int) -> None:
+        """So many requests of this turn have not been run."""
+        self._turns.close(requests + self._ran_early)
+        self._ran_early = False
+        if self._uncounted is not None:
+            lone, self._uncounted = self._uncounted, None
+            self._model.finishing.count_lone(lone)
 
     def runs_arrivals(self, arrivals: Arrivals) -> bool:
         """Runs what came, in this turn of the loop or the next, without the way through the queue.
@@ -160,7 +117,6 @@ class Inline:
             self._wait()
             return True
         end = BatchEnd.FULL if rows >= model.policy.max_rows else BatchEnd.IDLE
-        pairs = [(entry, entry.request) for entry in entries if entry.request is not None]
         lock, instance = model.waiting.lock, self._instance
         try:
             if not lock.acquire(False):
@@ -168,16 +124,28 @@ class Inline:
             try:
                 if instance.is_taken:
                     return False
-                outcome = self._perform(Batch(pairs, rows, end, now, 0))
+                lone = self._run_lone(entries[0], end, now) if len(entries) == 1 else None
+                if lone is None:
+                    pairs = [
+                        (entry, entry.request) for entry in entries if entry.request is not None
+                    ]
+                    outcome = self._perform(Batch(pairs, rows, end, now, 0))
             finally:
                 lock.release()
         except Exception as error:
             self._fail(error)
             return True
         arrivals.clear()
+        if lone is not None:
+            model.finishing.answer_lone(lone)
+            if self._is_early:
+                self._uncounted = lone
+            else:
+                model.finishing.count_lone(lone)
+            return True
         arrivals.count_demand(entries)
         if len(outcome.runs) == 1 and not outcome.failed_seconds:  # all have their answer
-            model.finish_arrivals(outcome)
+            model.finishing.finish_arrivals(outcome)
         else:
             model.hold_all(entries, now)
             model.finish(outcome)
@@ -245,14 +213,45 @@ class Inline:
             alone = device.leave(ticket)
         outcome.alone = alone
         outcome.seconds = self._model.clock() - batch.taken
-        self._turns.spend(outcome.seconds)
-        instance.executor.loop_ran(outcome.seconds)
-        if outcome.seconds > SLOW_RUN_S:
+        self._spend(outcome.seconds, batch.taken)
+        return outcome
+
+    def _run_lone(self, entry: Pending, end: BatchEnd, now: float) -> LoneOutcome | None:
+        """Runs one request without a batch. None: it is to be run with one, and if it has failed,
+        that fails as well and says why."""
+        instance, request, clock = self._instance, entry.request, self._model.clock
+        lone = instance.execution.lone(entry.form)
+        if lone is None or request is None:
+            return None
+        device = instance.executor.device
+        self._turns.note_run()
+        ticket = device.enter()
+        alone = False
+        try:
+            began = clock()
+            if not lone.lay(request.data):
+                return None
+            laid = clock()
+            lone.run()
+            ran = clock()
+            response = lone.answer(request)
+        except Exception:
+            return None
+        finally:
+            alone = device.leave(ticket)
+        ended = clock()
+        self._spend(ended - now, now)
+        return LoneOutcome(entry, request, response, end, alone, now, began, laid, ran, ended)
+
+    def _spend(self, seconds: float, began: float) -> None:
+        """Takes note of a run."""
+        self._turns.spend(seconds)
+        self._instance.executor.loop_ran(seconds)
+        if seconds > SLOW_RUN_S:
             self._model.statistics.slow_loop_runs += 1
             self._slow += self._turns.used_cpu(SLOW_RUN_S)
             if self._slow >= MOST_SLOW:
-                self._rest(batch.taken, outcome.seconds)
-        return outcome
+                self._rest(began, seconds)
 
     def _fail(self, error: Exception) -> None:
         """This model's queue cannot be trusted any more."""
@@ -262,7 +261,7 @@ class Inline:
     def _wait(self) -> None:
         if not self._waits:
             self._waits = True
-            self._turns.wait(self)
+            self._turns.wait(self.go_on)
 
     def _rest(self, now: float, seconds: float) -> None:
         self._slow = 0

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stoker.engine.execution import Entry, Outcome, Run
+from stoker.engine.execution import Batch, Entry, Outcome, Run
 from stoker.engine.finishing import Finishing
+from stoker.engine.lone import LoneOutcome
 from stoker.engine.pending import Pending
 from stoker.errors import ServingError
 from stoker.inference import Cancel, Reply
@@ -159,6 +160,12 @@ class ObservedFinishing(Finishing):
         self._note(outcome)
         super().finish_arrivals(outcome)
 
+    def answer_lone(self, outcome: LoneOutcome) -> None:
+        """See `Finishing`."""
+        if type(outcome.entry) is ObservedPending:
+            self._note(_as_batch(outcome))
+        super().answer_lone(outcome)
+
     def _note(self, outcome: Outcome) -> None:
         batch = outcome.batch
         observed = [
@@ -210,6 +217,20 @@ class ObservedFinishing(Finishing):
             links=links,
             failure=_failure(batch.entries, outcome),
         )
+
+
+def _as_batch(lone: LoneOutcome) -> Outcome:
+    rows = lone.entry.rows
+    batch = Batch([(lone.entry, lone.request)], rows, lone.end, lone.taken, 0)
+    run = Run(
+        rows,
+        1,
+        round((lone.laid - lone.began) * 1e9),
+        round((lone.ran - lone.laid) * 1e9),
+        round((lone.ended - lone.ran) * 1e9),
+        lone.began,
+    )
+    return Outcome(batch, [lone.response], [run], alone=lone.alone, seconds=lone.ended - lone.taken)
 
 
 def _batch_run(run: Run) -> BatchRun:

@@ -19,7 +19,8 @@ from dataclasses import replace
 from typing import Final
 
 from stoker.engine.execution import Batch, Outcome, Result, Runner
-from stoker.engine.plan import ModelPlan
+from stoker.engine.lone import LoneRun
+from stoker.engine.plan import ModelPlan, RequestForm
 from stoker.errors import (
     DeadlineExceeded,
     DeviceFailed,
@@ -120,6 +121,10 @@ class RoutedExecution:
         if not _failed(outcome.results):
             return outcome
         return self._again(outcome)
+
+    def lone(self, form: RequestForm) -> LoneRun | None:
+        """Implements `Runner`: which way a request goes is asked of each batch."""
+        return None
 
     def _prepared(self) -> bool:
         """Prepares the faster way, once. False: it had to be closed."""

@@ -129,9 +129,9 @@ class ServedModel:
         self._ring_is_due = False
         self._idle: asyncio.Event | None = None
         self._is_stopped = False
-        self._finishing = Finishing(self, keeps_order=self.keeps_order)
+        self.finishing = Finishing(self, keeps_order=self.keeps_order)
         if observer is not None:
-            self._finishing = ObservedFinishing(self, observer, keeps_order=self.keeps_order)
+            self.finishing = ObservedFinishing(self, observer, keeps_order=self.keeps_order)
 
     # --- the event loop: in ---------------------------------------------------------------------
 
@@ -360,11 +360,7 @@ class ServedModel:
 
     def finish(self, outcome: Outcome) -> None:
         """Takes a batch's outcome: counts it and answers its requests."""
-        self._finishing.finish(outcome)
-
-    def finish_arrivals(self, outcome: Outcome) -> None:
-        """Takes the outcome of one good run of requests that were run as they came."""
-        self._finishing.finish_arrivals(outcome)
+        self.finishing.finish(outcome)
 
     def leave(self, entry: Pending) -> None:
         """An entry that has started is answered; who calls counts it."""

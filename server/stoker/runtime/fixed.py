@@ -17,7 +17,7 @@ Source: reference, ONNX Runtime on NVIDIA GPUs, sections 3.2 and 3.4.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -64,6 +64,18 @@ class BoundInput:
         self.host = slab.address
         self.address = slab.address if memory.is_host else memory.allocate(nbytes)
         """Of the device."""
+
+
+class LoneBuffers(NamedTuple):
+    """A run of a number of rows whose inputs and outputs lie in slabs."""
+
+    inputs: tuple[memoryview, ...]
+    """The bytes that the run reads of each input."""
+    run: Callable[[], None]
+    """Raises as `Binding.run`."""
+    outputs: tuple[Array, ...]
+    """What it makes, valid until the next run: [rows, *item], or [*item] without a batch
+    dimension."""
 
 
 class FixedRuns:
@@ -140,6 +152,28 @@ class FixedRuns:
             with memory.calls():
                 self._steps(binding, rows, outputs, lent)
         return self._made(binding, rows, outputs, lent)
+
+    def lone(self, rows: int, outputs: tuple[int, ...]) -> LoneBuffers | None:
+        """For runs of so many rows and these outputs, again and again. None where a run is more
+        than its binding: on a device, where it is filled up, where an output needs a slab. It holds
+        as long as this does."""
+        if (
+            not self._memory.is_host
+            or self._sizes.of(rows) != rows
+            or self._graphs
+            or any(self.needs_slab(index, rows) for index in outputs)
+        ):
+            return None
+        key = (rows, outputs, 0)
+        binding = self._bindings.get(key) or self._bind(key, {})
+        batches = self._shapes.batches
+        return LoneBuffers(
+            tuple([place.raw[: place.row_bytes * rows] for place in self.inputs]),
+            binding.run,
+            tuple(
+                [self._own[at][0][:rows] if batches else self._own[at][0][0, ...] for at in outputs]
+            ),
+        )
 
     def _steps(
         self, binding: Binding, rows: int, outputs: tuple[int, ...], lent: Mapping[int, Array]

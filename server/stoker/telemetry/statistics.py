@@ -236,6 +236,45 @@ class ModelStatistics:
         self.queue_ns += queue_ns
         queue.total += queue_ns
 
+    def record_lone(
+        self,
+        rows: int,
+        input_ns: int,
+        infer_ns: int,
+        output_ns: int,
+        end: BatchEnd,
+        now_ms: int,
+        request_ns: int,
+        queue_ns: int,
+    ) -> None:
+        """A successful run of one request, which is answered: `record_run` and `record_success` in
+        one."""
+        self.execution_count += 1
+        self.inference_count += rows
+        self.compute_count += 1
+        self.success_count += 1
+        self.input_ns += input_ns
+        self.infer_ns += infer_ns
+        self.output_ns += output_ns
+        self.success_ns += request_ns
+        self.queue_ns += queue_ns
+        self.last_inference_ms = now_ms
+        self.batch_ends[end] += 1
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
+        batch.count += 1
+        batch.input_ns += input_ns
+        batch.infer_ns += infer_ns
+        batch.output_ns += output_ns
+        for histogram, value in (
+            (self.compute_histogram, infer_ns),
+            (self.request_histogram, request_ns),
+            (self.queue_histogram, queue_ns),
+        ):
+            histogram.counts[bisect_left(LATENCY_BUCKETS_NS, value)] += 1
+            histogram.total += value
+
     def note_exemplar(self, request_ns: int, trace_id: str, at: float) -> None:
         """Names the trace of a request that `record_success` counted as an example of its bucket.
 

@@ -124,38 +124,50 @@ def _all_binary(response: InferResponse) -> HttpResponse:
     return _with_entries(response, entries, raw)
 
 
+class _TextFrame:
+    """A JSON answer but its numbers and id, for as many rows."""
+
+    __slots__ = ("heads", "only", "opening")
+
+    def __init__(self, response: InferResponse) -> None:
+        self.opening = _model_part(response.model, response.version) + b'"outputs":['
+        """What stands between the id and the first output's entry."""
+        self.heads: list[bytes] = []
+        """Of each output, what stands before its numbers."""
+        for output in response.outputs:
+            head = _tensor_head(output.name, output.datatype.wire, output.shape)
+            self.heads.append(b'%b%b,"data":[' % (b"]}," if self.heads else b"", head))
+        self.only = b"{" + self.opening + self.heads[0] if len(self.heads) == 1 else b""
+        """All that stands before the numbers of an answer with one output and no id."""
+
+
 class _Texts:
     """How the JSON answers of one batch that have as many rows each are put together."""
 
     __slots__ = ("heads", "only", "opening", "rows")
 
-    def __init__(self, opening: bytes, heads: list[bytes], rows: list[list[bytes]]) -> None:
-        self.only = b"{" + opening + heads[0] if len(heads) == 1 else b""
-        """All that stands before the numbers of an answer with one output and no id."""
-        self.opening = opening
-        """What stands between the id and the first output's entry."""
-        self.heads = heads
-        """Of each output, what stands before its numbers."""
+    def __init__(self, frame: _TextFrame, rows: list[list[bytes]]) -> None:
+        self.only, self.opening, self.heads = frame.only, frame.opening, frame.heads
         self.rows = rows
         """Of each output, the numbers of each row."""
 
 
-def _texts(response: InferResponse) -> _Texts | Literal[False]:
+def _texts(response: InferResponse, place: object) -> _Texts | Literal[False]:
     """How such answers are put together; False for others: large ones, or of what is no number."""
     batch = response.batch
     if response.rows < 0 or not response.wanted:
         return False
-    heads: list[bytes] = []
     rows: list[list[bytes]] = []
-    for place, output in zip(response.wanted, response.outputs, strict=True):
-        texts = _row_texts(batch, place)
+    for output in response.wanted:
+        texts = _row_texts(batch, output)
         if not texts:
             return False
         rows.append(texts)
-        head = _tensor_head(output.name, output.datatype.wire, output.shape)
-        heads.append(b'%b%b,"data":[' % (b"]}," if heads else b"", head))
-    opening = _model_part(response.model, response.version) + b'"outputs":['
-    return _Texts(opening, heads, rows)
+    frame: _TextFrame | None = batch.shared.get(place)
+    if frame is None:
+        frame = _TextFrame(response)
+        batch.share(place, frame)
+    return _Texts(frame, rows)
 
 
 def _row_texts(batch: OutputBatch, place: int) -> list[bytes]:
@@ -174,7 +186,7 @@ def _all_json(response: InferResponse, forms: OutputForms) -> HttpResponse:
     place = ("json", response.wanted, count)
     texts: _Texts | Literal[False] | None = batch.encoded.get(place)
     if texts is None:
-        texts = batch.encoded[place] = _texts(response)
+        texts = batch.encoded[place] = _texts(response, place)
     if not texts or response.parameters:
         return _mixed(response, forms)
     if texts.only and count == 1 and not response.id:

@@ -14,7 +14,8 @@ Phases:  OPEN -> ENDING -> LINGERING -> CLOSED
   CLOSED     the socket is gone; answers that still come are dropped and their leases released.
 
   1. Requests under way stand in `_exchanges` in the order they came. Only the first ones that have
-     an answer are written, all that are ready in one write, once per loop turn.
+     an answer are written, all that are ready in one write, once per loop turn: at its end, or when
+     the only request is read if it has its answer then.
   2. `outgoing.AnswerWriter` writes; large bodies and answers take one share of TURN_BYTES a turn,
      and writing counts as paused until the kernel has all.
   3. While writing is paused nothing is read or written: a stalled reader stops its own connection.
@@ -88,7 +89,6 @@ class Connection(asyncio.BufferedProtocol):
         self.patience = Patience(host.limits, host.time)
         """Says when the server must look at this connection."""
         self.flushes = False
-        """It stands in the server's list of connections to flush."""
         self._host = host
         self._handle: Handle = host.handler.handle
         self._age_limit = host.time() + age_s
@@ -150,14 +150,18 @@ class Connection(asyncio.BufferedProtocol):
                 and (request := reader.take_known(data)) is not None
                 and (head := reader.known) is not None
             ):  # the usual case; `expire` sees that a request is under way
-                self._dispatch(head, request, head.content_length)
+                self.flushes = True  # if it is answered at once, it is flushed here
+                is_answered = self._dispatch(head, request, head.content_length)
+                self.flushes = False
+                if is_answered:
+                    self._host.flush_now(self)
                 return
             reader.receive(data)
         self._serve()
         if self._turn_bytes >= TURN_BYTES and self.phase is Phase.OPEN:
             self._turn_bytes = 0
             self._pause_reading()
-            self._host.next_turn(self._read_on)
+            self._host.next_turn(self._serve)
 
     def eof_received(self) -> bool:
         """The peer shut its side: what is answered is sent, the rest cancelled."""
@@ -406,15 +410,18 @@ class Connection(asyncio.BufferedProtocol):
                 self.patience.end()  # until `flush` has written the answer
                 return
 
-    def _dispatch(self, head: Head, request: HttpRequest, reserved: int) -> None:
+    def _dispatch(self, head: Head, request: HttpRequest, reserved: int) -> bool:
+        """Hands a request on. True: it is answered already."""
         exchange = Exchange(self.answered, not head.keeps_alive, head.asks_for_head, reserved)
         self._exchanges.append(exchange)
         self._host.in_flight += 1
         if exchange.closes:
             self.phase = Phase.ENDING
         cancel = self._handle(request, exchange.answer)
-        if exchange.response is None:
-            exchange.cancel = cancel
+        if exchange.response is not None:
+            return True
+        exchange.cancel = cancel
+        return False
 
     def _continue(self) -> None:
         """Tells the client to send its body; the body's clock starts here."""
@@ -434,11 +441,6 @@ class Connection(asyncio.BufferedProtocol):
         elif self._exchanges:
             self._host.flush_soon(self)
         else:
-            self._serve()
-
-    def _read_on(self) -> None:
-        """Reading was given up for a turn."""
-        if self.phase is Phase.OPEN:
             self._serve()
 
     def _rest_or_wait(self) -> None:

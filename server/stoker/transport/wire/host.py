@@ -23,7 +23,7 @@ class HostedConnection(Protocol):
     patience: Patience
     """Says when to call `expire`."""
     flushes: bool
-    """It stands in the host's list of connections to flush. The host's own."""
+    """It is going to be flushed: it stands in the host's list, or flushes when it has read."""
 
     def flush(self) -> None:
         """Writes what is ready."""
@@ -92,6 +92,9 @@ class Host(Protocol):
 
     def flush_soon(self, connection: HostedConnection) -> None:
         """Calls its `flush` at the end of this loop turn."""
+
+    def flush_now(self, connection: HostedConnection) -> None:
+        """Calls its `flush`, and ends the connection if that fails."""
 
     def next_turn(self, callback: Callable[[], None]) -> None:
         """Calls back in the next turn of the loop, after other connections had theirs."""

@@ -249,6 +249,14 @@ class HttpServer:
             self._loop.call_soon(self._flush)
         self._to_flush.append(connection)
 
+    def flush_now(self, connection: HostedConnection) -> None:
+        """Writes what a connection has to write."""
+        try:
+            connection.flush()
+        except Exception:  # its neighbours are written all the same
+            logger.exception("writing to a connection failed")
+            connection.abort()
+
     def next_turn(self, callback: Callable[[], None]) -> None:
         """Calls back in the next turn of the loop."""
         self._loop.call_soon(callback)
@@ -256,11 +264,7 @@ class HttpServer:
     def _flush(self) -> None:
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
-            try:
-                connection.flush()
-            except Exception:  # its neighbours are written all the same
-                logger.exception("writing to a connection failed")
-                connection.abort()
+            self.flush_now(connection)
 
     def _tell_full(self) -> None:
         """Says that connections are refused: once, until there was room again."""

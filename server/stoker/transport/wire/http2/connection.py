@@ -12,7 +12,8 @@ Phases:  OPEN -> PARTING -> LEAVING -> LINGERING -> CLOSED
   LINGERING  our side is shut; what comes is dropped until the peer closes, or its time is over.
   CLOSED     the socket is gone; answers that still come are dropped and their leases released.
 
-  1. Frames are written once a loop turn, of waiting bodies a share of TURN_BYTES.
+  1. Frames are written once a loop turn, of waiting bodies a share of TURN_BYTES: when what came is
+     read if that answers every stream, else when the turn ends.
   2. While the kernel has not taken all, nothing is read and only control frames are added, of which
      a peer that does not read may cause MAX_CONTROL_BYTES.
   3. The server looks at the connection once a second while anything is open or comes: limits by the
@@ -69,7 +70,9 @@ class Http2Connection(asyncio.BufferedProtocol):
         "_age_limit",
         "_host",
         "_idle_since",
+        "_is_flush_due",
         "_is_read_paused",
+        "_is_reading",
         "_is_resting",
         "_leave_at",
         "_rest",
@@ -105,6 +108,9 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Since when the server waits for the rest of one frame or head."""
         self._turn_bytes = 0
         self._is_read_paused = False
+        self._is_reading = False
+        self._is_flush_due = False
+        """What was read is to be followed by a flush."""
         self._unsent = 0
         """Bytes that the kernel has not taken, as the budget counts them."""
         self._stalled = (0, 0.0)
@@ -143,8 +149,12 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._is_resting:
             self._stir()
         end = len(self._rest) + nbytes
-        buffer = self._host.receive_buffer
-        taken = self._session.receive(buffer, end)
+        buffer, session = self._host.receive_buffer, self._session
+        self._is_reading = True
+        try:
+            taken = session.receive(buffer, end)
+        finally:
+            self._is_reading = False
         self._rest = bytes(buffer[taken:end]) if taken < end else b""
         if taken:
             self._unfinished_since = float("inf")
@@ -156,6 +166,12 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._turn_bytes >= TURN_BYTES and not self._is_read_paused:
             self._pause_reading()
             self._host.next_turn(self._read_on)
+        if self._is_flush_due:
+            self._is_flush_due = False
+            if session.open_streams:  # more is to be written in this turn
+                self._host.flush_soon(self)
+            else:
+                self._host.flush_now(self)
 
     def received(self, data: bytes) -> None:
         """Bytes that another protocol read before this one took over."""
@@ -282,12 +298,16 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._free()
         if sending.can_go_on and not sending.is_held:
             self._wake()  # waiting bodies have another turn, after other connections had theirs
-        self._rest_or_end()
+        if self._session.is_over or self.phase is Phase.LEAVING:
+            self._rest_or_end()
 
     # The rest.
 
     def _wake(self) -> None:
-        self._host.flush_soon(self)
+        if self._is_reading:
+            self._is_flush_due = True
+        else:
+            self._host.flush_soon(self)
 
     def _read_on(self) -> None:
         """Reading was given up for a turn, or while the kernel was full."""
