@@ -8,7 +8,7 @@ import yaml
 from stoker.deploy.manifest import JsonObject, JsonValue
 from stoker.deploy.measurement import Measurement
 from stoker.deploy.rules.eviction import SAFE_TO_EVICT, SAFE_VOLUMES
-from stoker.deploy.rules.scaling import LAST_APPLIED
+from stoker.deploy.rules.scaling import LAST_APPLIED, METRICS_OF_V1
 
 from tests.broken_manifests import (
     POD,
@@ -922,6 +922,33 @@ CASES: Final = (
         "scaled-on-utilisation",
         [*KEDA, put("ScaledObject", "spec", "triggers", 0, "type", value="memory")],
         "memory",
+        [*KEDA],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [
+            put(HPA, "apiVersion", value="autoscaling/v1"),
+            take(HPA, "spec", "metrics"),
+            put(HPA, "spec", "targetCPUUtilizationPercentage", value=60),
+        ],
+        "cpu at 60 %",
+        [
+            put(HPA, "apiVersion", value="autoscaling/v1"),
+            take(HPA, "spec", "metrics"),
+            put(HPA, "metadata", "annotations", METRICS_OF_V1, value="[]"),
+        ],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [take(HPA, "spec", "metrics")],
+        "none, which means cpu at 80 %",
+        # Whatever it scales is not ours.
+        [take(HPA, "spec", "metrics"), put(HPA, "spec", "scaleTargetRef", "name", value="web")],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [put(HPA, "spec", "metrics", value=[])],
+        "none, which means cpu at 80 %",
         [*KEDA],
     ),
     Case(

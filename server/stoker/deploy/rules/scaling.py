@@ -10,7 +10,16 @@ from fractions import Fraction
 from typing import Final
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
-from stoker.deploy.manifest import JsonObject, Manifest, mapping, number, numbered, objects, text
+from stoker.deploy.manifest import (
+    JsonObject,
+    Manifest,
+    at,
+    mapping,
+    number,
+    numbered,
+    objects,
+    text,
+)
 from stoker.deploy.quantity import parse_quantity
 from stoker.deploy.workload import Scaler, has_gpu
 from stoker.telemetry import metric_table
@@ -21,6 +30,8 @@ LEAST_WINDOW_S: Final = 120
 """For shrinking. A pod that is given away too early costs a cold start to win back."""
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+METRICS_OF_V1: Final = "autoscaling.alpha.kubernetes.io/metrics"
+"""Annotation of an autoscaler in autoscaling/v1: the metrics that v1 has no field for."""
 
 _GPU_UTILISATION: Final = re.compile(
     r"\b(DCGM_FI_[A-Z0-9_]+|nv_gpu_utilization|nvidia_gpu_duty_cycle|gpu_util\w*|duty_cycle)\b"
@@ -64,6 +75,18 @@ def _utilisation(subject: Subject) -> Iterator[Hit]:
         for index, trigger in numbered(value, "spec", "triggers"):
             if text(trigger, "type") in ("cpu", "memory"):
                 yield Hit(scaler.manifest, f"spec.triggers[{index}]", text(trigger, "type"))
+        if scaler.manifest.kind == "HorizontalPodAutoscaler":
+            yield from _cpu_without_metrics(scaler.manifest)
+
+
+def _cpu_without_metrics(manifest: Manifest) -> Iterator[Hit]:
+    """The CPU target of autoscaling/v1, and the one that Kubernetes fills in where nothing is
+    written. Source: HorizontalPodAutoscalerSpec of autoscaling/v1 and v2."""
+    share = text(manifest.value, "spec", "targetCPUUtilizationPercentage")
+    if share:
+        yield Hit(manifest, "spec.targetCPUUtilizationPercentage", f"cpu at {share} %")
+    elif not at(manifest.value, "spec", "metrics") and METRICS_OF_V1 not in manifest.annotations:
+        yield Hit(manifest, "spec.metrics", "none, which means cpu at 80 %")
 
 
 def _gpu_utilisation(subject: Subject) -> Iterator[Hit]:
@@ -210,7 +233,8 @@ RULES = (
     Rule(
         "scaled-on-utilisation",
         Severity.ERROR,
-        "An autoscaler on CPU or memory",
+        "An autoscaler on CPU or memory: by a metric, targetCPUUtilizationPercentage, or by naming "
+        "no metric at all, for which Kubernetes takes CPU at 80 %",
         "The device is the bottleneck, not the CPU; memory never goes down, since arenas keep it. "
         "The number of pods has nothing to do with the load.",
         "Scale on stoker_demand_ratio: components/autoscaling-hpa.",
