@@ -213,6 +213,11 @@ def inference_service(
     )
 
 
+def hook(*command: str) -> Edit:
+    """A preStop that runs a command."""
+    return server("lifecycle", value={"preStop": {"exec": {"command": list(command)}}})
+
+
 def notes(annotations: JsonObject) -> Edit:
     """Other annotations of the Deployment's pods."""
     return put("Deployment", "spec", "template", "metadata", "annotations", value=annotations)
@@ -528,6 +533,18 @@ CASES: Final = (
     ),
     Case(
         "grace-shorter-than-drain",
+        [hook("/bin/sleep", "40")],
+        "preStop 40 s",
+        [hook("/bin/sleep", "20")],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [hook("sh", "-c", "flush; exec sleep 1m")],
+        "preStop 60 s",
+        [hook("sh", "-c", "flush; exec sleep 20s")],
+    ),
+    Case(
+        "grace-shorter-than-drain",
         [server("args", 4, value="--drain-timeout=51s")],
         "drain_timeout 51 s",
         [server("args", 4, value="--drain-timeout=50s")],
@@ -574,6 +591,30 @@ CASES: Final = (
             variable("STOKER_DRAIN_DELAY", "0"),
             server("lifecycle", value={"preStop": {"sleep": {"seconds": 5}}}),
         ],
+    ),
+    Case(
+        "no-drain-delay",
+        [variable("STOKER_DRAIN_DELAY", "0"), hook("sleep", "0")],
+        "drain_delay 0",
+        [variable("STOKER_DRAIN_DELAY", "0"), hook("leave-the-mesh")],
+    ),
+    Case(
+        "two-drain-delays",
+        [hook("sleep", "2.5")],
+        "preStop 2.5 s, then drain_delay 5 s",
+        [hook("echo", "sleep", "2.5")],
+    ),
+    Case(
+        "pre-stop-length-unknown",
+        [hook("/bin/bash", "-ec", "sleep 5 && leave-the-mesh --now")],
+        "`leave-the-mesh --now`, of unknown length",
+        [hook("/bin/bash", "-ec", "sleep 5 && sleep '1'")],
+    ),
+    Case(
+        "pre-stop-length-unknown",
+        [server("lifecycle", value={"preStop": {"httpGet": {"path": "/quit", "port": 15020}}})],
+        "a request of /quit",
+        [server("lifecycle", value={"preStop": {"sleep": {"seconds": 5}}})],
     ),
     Case(
         "two-drain-delays",

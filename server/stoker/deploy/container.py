@@ -32,11 +32,11 @@ from stoker.deploy.manifest import (
     text,
     texts,
 )
+from stoker.deploy.pre_stop import SHELLS
 from stoker.deploy.quantity import parse_quantity
 from stoker.settings import Settings
 
 _REFERENCE: Final = re.compile(r"\$(?:\$|\(([A-Za-z_][A-Za-z0-9_.-]*)\))")
-_SHELLS: Final = ("sh", "bash", "dash", "ash", "zsh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ServerContainer:
     def runs_in_a_shell(self) -> bool:
         """Whether the first process is a shell that is not replaced by the server."""
         command = texts(self.value, "command")
-        if not command or PurePosixPath(command[0]).name not in _SHELLS:
+        if not command or PurePosixPath(command[0]).name not in SHELLS:
             return False
         return not re.search(r"(^|[;&\s])exec\s", " ".join(self.words))
 
@@ -146,7 +146,7 @@ def _server_words(
 ) -> list[str] | None:
     """The words behind `serve`; None where the container does not run it."""
     words = [*command, *arguments] or list(by_image)
-    if command and PurePosixPath(command[0]).name in _SHELLS:
+    if command and PurePosixPath(command[0]).name in SHELLS:
         words = " ".join(words).split()
     if "serve" not in words or {"-h", "--help"} & set(words):
         return None
