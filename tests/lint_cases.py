@@ -152,6 +152,12 @@ DOWNLOADED: Final = (
     ),
 )
 """An init container that fills what the server reads."""
+SOURCE: Final = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: from}
+data: {MODELS_SOURCE: "models:%s/models"}
+"""
 HTTP_PROBE: Final = "httpGet"
 DATA_PROBE: Final[JsonObject] = {"port": 8000, "path": "/v2/health/ready"}
 NO_GPU: Final = (
@@ -211,6 +217,17 @@ def inference_service(
             "spec": {"predictor": predictor},
         }
     )
+
+
+def image_volume(reference: str) -> JsonObject:
+    """Models in an image, as a volume."""
+    return {"name": "models", "image": {"reference": reference}}
+
+
+def on_arch(operator: str, value: str) -> JsonObject:
+    """A term of node affinity about the nodes' architecture."""
+    key = "kubernetes.io/arch"
+    return {"matchExpressions": [{"key": key, "operator": operator, "values": [value]}]}
 
 
 def hook(*command: str) -> Edit:
@@ -335,6 +352,138 @@ CASES: Final = (
         [add(RUNTIME % "stoker")],
         "'stoker'",
         [add(RUNTIME % "kserve-container")],
+    ),
+    Case(
+        "image-not-pinned",
+        [pod("initContainers", 0, value={"name": "fetch", "image": "rclone/rclone:latest"})],
+        "rclone/rclone:latest",
+        [pod("initContainers", 0, value={"name": "fetch", "image": "rclone/rclone:1.75.1"})],
+    ),
+    Case(
+        "image-not-pinned",
+        [pod("volumes", 3, value=image_volume("r.example/models"))],
+        "r.example/models",
+        [pod("volumes", 3, value=image_volume("r.example/models@sha256:0123"))],
+    ),
+    Case(
+        "image-without-registry",
+        [pod("volumes", 3, value=image_volume("stoker-models:1"))],
+        "stoker-models:1, which names no registry",
+        [pod("volumes", 3, value=image_volume("r.example/stoker-models:1"))],
+    ),
+    # Pods that never run
+    Case(
+        "quantity-malformed",
+        [server("resources", "limits", "memory", value="16gb")],
+        "'16gb' is not a quantity",
+        [server("resources", "limits", "memory", value="16e9")],
+    ),
+    Case(
+        "quantity-malformed",
+        [pod("volumes", 1, "emptyDir", "sizeLimit", value="1GB")],
+        "'1GB' is not a quantity",
+        [pod("volumes", 1, "emptyDir", "sizeLimit", value="1G")],
+    ),
+    Case(
+        "quantity-malformed",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="65%")],
+        "'65%' is not a quantity",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value=0.65)],
+    ),
+    Case(
+        "pod-refused",
+        [server("resources", "requests", "memory", value="17Gi")],
+        "request 17Gi, limit 16Gi",
+        [server("resources", "requests", "memory", value="16384Mi")],
+    ),
+    Case(
+        "pod-refused",
+        [
+            pod("initContainers", 0, "resources", "requests", "cpu", value="500m"),
+            pod("initContainers", 0, "resources", "limits", "cpu", value="0.2"),
+        ],
+        "request 500m, limit 0.2",
+        [pod("initContainers", 0, "resources", "requests", "cpu", value="500m")],
+    ),
+    Case(
+        "pod-refused",
+        [server("resources", "limits", "nvidia.com/gpu", value="0.5")],
+        "0.5 of a device",
+        [server("resources", "limits", "nvidia.com/gpu", value="2")],
+    ),
+    Case(
+        "pod-refused",
+        [server("volumeMounts", 2, "mountPath", value="/tmp")],
+        "two mounts at /tmp",
+        [server("volumeMounts", 2, "mountPath", value="/tmp/cache")],
+    ),
+    Case(
+        "pod-refused",
+        [server("volumeMounts", 2, "name", value="caches")],
+        "caches, and the pod has no volume of that name",
+        [
+            server("volumeMounts", 2, "name", value="caches"),
+            pod("volumes", 2, "name", value="caches"),
+        ],
+    ),
+    Case(
+        "pod-refused",
+        [server("resources", "claims", value=[{"name": "gpu"}])],
+        "gpu, and the pod has no claim of that name",
+        [
+            server("resources", "claims", value=[{"name": "gpu"}]),
+            pod("resourceClaims", value=[{"name": "gpu", "resourceClaimTemplateName": "gpu"}]),
+        ],
+    ),
+    Case(
+        "pod-refused",
+        [pod("volumes", 1, "persistentVolumeClaim", value={"claimName": "tmp"})],
+        "tmp is of 2 kinds: emptyDir, persistentVolumeClaim",
+        [pod("volumes", 1, "persistentVolumeClaim", value=None)],
+    ),
+    Case(
+        "pod-refused",
+        [pod("volumes", 3, value={"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}})],
+        "two are called tmp",
+        [pod("volumes", 3, value={"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}})],
+    ),
+    Case(
+        "node-arch-wrong",
+        [pod("nodeSelector", value={"kubernetes.io/arch": "arm64"})],
+        "kubernetes.io/arch: arm64",
+        [pod("nodeSelector", value={"kubernetes.io/arch": "amd64", "disk": "arm64"})],
+    ),
+    Case(
+        "node-arch-wrong",
+        [put("Deployment", *AFFINITY, value=[on_arch("In", "arm64"), on_arch("NotIn", "amd64")])],
+        "kubernetes.io/arch In arm64, kubernetes.io/arch NotIn amd64",
+        [put("Deployment", *AFFINITY, value=[on_arch("In", "arm64"), on_arch("NotIn", "arm64")])],
+    ),
+    Case(
+        "placeholder-left",
+        [variable("MODELS_SOURCE", "models:your-bucket/models")],
+        "models:your-bucket/models",
+        [variable("MODELS_SOURCE", "models:all-your-models/models")],
+    ),
+    Case(
+        "placeholder-left",
+        [
+            pod("initContainers", 0, value={"name": "fetch", "image": "rclone:1"}),
+            pod("initContainers", 0, "envFrom", 0, "configMapRef", "name", value="from"),
+            add(SOURCE % "your-bucket"),
+        ],
+        "models:your-bucket/models",
+        [
+            pod("initContainers", 0, value={"name": "fetch", "image": "rclone:1"}),
+            pod("initContainers", 0, "envFrom", 0, "configMapRef", "name", value="from"),
+            add(SOURCE % "ours"),
+        ],
+    ),
+    Case(
+        "placeholder-left",
+        [server("image", value="your-registry/stoker:0.1.0")],
+        "your-registry/stoker:0.1.0",
+        [server("image", value="registry.example/yours/stoker:0.1.0")],
     ),
     # Probes
     Case(
@@ -853,6 +1002,13 @@ CASES: Final = (
         [take("Deployment", *SERVER, "resources", "limits", "memory")],
         "no memory limit",
         [take("Deployment", *SERVER, "resources", "requests", "memory")],
+    ),
+    Case(
+        "memory-limit-missing",
+        [server("resources", "limits", "memory", value=None)],
+        "no memory limit",
+        # Another rule's matter: it is there, and cannot be read.
+        [server("resources", "limits", "memory", value="16gb")],
     ),
     Case(
         "memory-limit-below-estimate",

@@ -12,6 +12,7 @@ from stoker.deploy.rules import (
     gpu,
     lifecycle,
     monitoring,
+    never_run,
     patience,
     probes,
     resources,
@@ -22,6 +23,7 @@ from stoker.deploy.rules import (
 
 SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
     "Settings and image": arguments.RULES,
+    "Pods that never run": never_run.RULES,
     "Probes": (*probes.RULES, *patience.RULES),
     "Life cycle": (*lifecycle.RULES, *eviction.RULES),
     "GPUs": gpu.RULES,

@@ -27,7 +27,7 @@ def _servers(subject: Subject) -> Iterator[tuple[Manifest, Workload, ServerConta
 
 def _no_limit(subject: Subject, resource: str) -> Iterator[Hit]:
     for manifest, _, server in _servers(subject):
-        if parse_quantity(server.value, "resources", "limits", resource) is None:
+        if not text(server.value, "resources", "limits", resource):
             path = f"{server.path}.resources.limits.{resource}"
             yield Hit(manifest, path, f"no {resource} limit")
 
