@@ -50,13 +50,17 @@ spec:
   triggers:
     - type: prometheus
       metadata:
-        query: sum(stoker_demand_ratio)
+        query: sum(stoker_demand_ratio{namespace="stoker"})
         threshold: "0.65"
         ignoreNullValues: "false"
 """
 KEDA: Final = (drop("HorizontalPodAutoscaler"), add(SCALED_OBJECT))
 HPA: Final = "HorizontalPodAutoscaler"
 METRIC: Final = ("spec", "metrics", 0)
+IN_ML: Final = [
+    put(kind, "metadata", "namespace", value="ml")
+    for kind in ("Deployment", "ConfigMap", "ScaledObject", "Service")
+]
 TRIGGER: Final = ("spec", "triggers", 0, "metadata")
 SURGE: Final = ("spec", "strategy", "rollingUpdate", "maxSurge")
 UNAVAILABLE: Final = ("spec", "strategy", "rollingUpdate", "maxUnavailable")
@@ -217,6 +221,37 @@ def inference_service(
             "spec": {"predictor": predictor},
         }
     )
+
+
+def external(kind: str, target: str) -> JsonObject:
+    """An External metric of an autoscaler: the adapter sums up the pods' series."""
+    key = "value" if kind == "Value" else "averageValue"
+    return {
+        "type": "External",
+        "external": {
+            "metric": {"name": "stoker_demand_ratio"},
+            "target": {"type": kind, key: target},
+        },
+    }
+
+
+def asked(query: str, *, kind: str = "") -> Sequence[Edit]:
+    """KEDA with that query, and that metricType."""
+    return (
+        *KEDA,
+        put("ScaledObject", *TRIGGER, "query", value=query),
+        put("ScaledObject", *TRIGGER[:-1], "metricType", value=kind or None),
+    )
+
+
+def scaled_service(operator: str) -> str:
+    """An InferenceService that KServe has KEDA scale."""
+    service = yaml.safe_load(inference_service())
+    metric: JsonObject = {"query": f'{operator}(stoker_demand_ratio{{namespace="models"}})'}
+    target: JsonObject = {"type": "AverageValue", "averageValue": "0.65"}
+    scaling: JsonObject = {"metrics": [{"external": {"metric": metric, "target": target}}]}
+    service["spec"]["predictor"]["autoScaling"] = scaling
+    return yaml.safe_dump(service)
 
 
 def image_volume(reference: str) -> JsonObject:
@@ -1264,6 +1299,102 @@ CASES: Final = (
         [*KEDA, put("ScaledObject", *TRIGGER, "threshold", value="65")],
         "target 65",
         [*KEDA, put("ScaledObject", *TRIGGER, "threshold", value="0.9")],
+    ),
+    Case(
+        "demand-target-high",
+        [put(HPA, *METRIC, value=external("Value", "1"))],
+        "target 1",
+        [put(HPA, *METRIC, value=external("Value", "0.5"))],
+    ),
+    Case(
+        "demand-target-low",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="65m")],
+        "target 0.065",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="200m")],
+    ),
+    Case(
+        "demand-target-low",
+        [*KEDA, put("ScaledObject", *TRIGGER, "threshold", value="0.065")],
+        "target 0.065",
+        [
+            *KEDA,
+            put("ScaledObject", *TRIGGER, "query", value="sum(stoker_queue_delay_seconds)"),
+            put("ScaledObject", *TRIGGER, "threshold", value="0.065"),
+        ],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("avg(stoker_demand_ratio)")],
+        "avg with the type AverageValue, which divides by the pods once more",
+        [*asked("avg(stoker_demand_ratio)", kind="Value")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("max by (namespace) (stoker_queue_delay_seconds)", kind="AverageValue")],
+        "max with the type AverageValue",
+        [*asked("max(stoker_queue_delay_seconds) * count(stoker_demand_ratio)")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("sum(stoker_demand_ratio)", kind="Value")],
+        "sum with the type Value, which compares it with the target undivided",
+        [*asked("sum(stoker_demand_ratio) / count(stoker_demand_ratio)", kind="Value")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked('stoker_demand_ratio{pod=~"sum (by)"}')],
+        "not aggregated: as many values as there are pods",
+        [*asked("scalar(stoker_demand_ratio)")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("sum by (namespace, pod) (stoker_demand_ratio)")],
+        "a value for each pod, of which an autoscaler can take none",
+        [*asked("SUM by (namespace) (stoker_demand_ratio)")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("sum without (namespace) (stoker_demand_ratio)")],
+        "a value for each pod",
+        [*asked("sum(avg_over_time(stoker_demand_ratio[1m]))")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [put(HPA, *METRIC, value=external("Value", "0.65"))],
+        "an External metric, the sum over all pods, with the type Value",
+        [put(HPA, *METRIC, value=external("AverageValue", "0.65"))],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [add(scaled_service("avg"))],
+        "avg with the type AverageValue",
+        [add(scaled_service("sum"))],
+    ),
+    Case(
+        "metric-of-another-namespace",
+        [*asked('sum(stoker_demand_ratio{namespace="other"})'), *IN_ML],
+        "stoker_demand_ratio of namespace='other', from ml",
+        [*asked('sum(stoker_demand_ratio{namespace=~"ml|other"})'), *IN_ML],
+    ),
+    Case(
+        "metric-of-another-namespace",
+        [*asked('sum(stoker_model_demand{model="resnet"})')],
+        "stoker_model_demand of every namespace",
+        [*asked("sum(stoker_model_demand{pod=~'stoker-.*'})")],
+    ),
+    Case(
+        "metric-of-another-namespace",
+        [
+            *asked("sum(stoker_demand_ratio)"),
+            put("ScaledObject", *TRIGGER, "namespace", value="x"),
+            *IN_ML,
+        ],
+        "stoker_demand_ratio of the namespace 'x', from ml",
+        [
+            *asked("sum(stoker_demand_ratio)"),
+            put("ScaledObject", *TRIGGER, "namespace", value="ml"),
+            *IN_ML,
+        ],
     ),
     Case(
         "shrinks-eagerly",

@@ -17,6 +17,7 @@ from stoker.deploy.rules import (
     probes,
     resources,
     scaling,
+    scaling_metrics,
     security,
     services,
 )
@@ -28,7 +29,7 @@ SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
     "Life cycle": (*lifecycle.RULES, *eviction.RULES),
     "GPUs": gpu.RULES,
     "Memory, CPU and volumes": resources.RULES,
-    "Autoscaling": scaling.RULES,
+    "Autoscaling": (*scaling.RULES, *scaling_metrics.RULES),
     "Services and connections": services.RULES,
     "Monitoring and network": monitoring.RULES,
     "Security": security.RULES,

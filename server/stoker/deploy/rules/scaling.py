@@ -1,4 +1,6 @@
-"""Autoscalers: what they scale on, who owns the replicas, and whether they can wake from zero.
+"""Autoscalers: what they must not scale on, who owns the replicas, whether they wake from zero.
+
+How the metrics of Stoker are asked for is another module's: `scaling_metrics.py`.
 
 Source: reference, Kubernetes production practice, section 6.
 """
@@ -6,7 +8,6 @@ Source: reference, Kubernetes production practice, section 6.
 import json
 import re
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Final
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
@@ -20,12 +21,10 @@ from stoker.deploy.manifest import (
     objects,
     text,
 )
-from stoker.deploy.quantity import parse_quantity
+from stoker.deploy.promql import OUR_METRIC
+from stoker.deploy.scaled_metric import scaled_metrics
 from stoker.deploy.workload import Scaler, has_gpu
-from stoker.telemetry import metric_table
 
-HIGHEST_TARGET: Final = Fraction(9, 10)
-"""Of demand. Above it there is no room for a burst while the next pod starts."""
 LEAST_WINDOW_S: Final = 120
 """For shrinking. A pod that is given away too early costs a cold start to win back."""
 
@@ -36,8 +35,6 @@ METRICS_OF_V1: Final = "autoscaling.alpha.kubernetes.io/metrics"
 _GPU_UTILISATION: Final = re.compile(
     r"\b(DCGM_FI_[A-Z0-9_]+|nv_gpu_utilization|nvidia_gpu_duty_cycle|gpu_util\w*|duty_cycle)\b"
 )
-_OUR_METRIC: Final = re.compile(r"(?<![\w:])(?:stoker|nv)_[a-z0-9_]+(?![\w:])")
-_SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_total")
 
 
 def _ours(subject: Subject) -> list[Scaler]:
@@ -47,21 +44,6 @@ def _ours(subject: Subject) -> list[Scaler]:
         for scaler in subject.scalers
         if any(scaler.scales(workload) for workload in subject.workloads)
     ]
-
-
-def _sources(scaler: Scaler) -> Iterator[tuple[str, str]]:
-    """(path, name of a metric or a whole query) of everything that is scaled on, utilisation of
-    CPU and memory left out."""
-    value = scaler.manifest.value
-    for index, metric in numbered(value, "spec", "metrics"):
-        for kind in ("pods", "object", "external"):
-            name = text(metric, kind, "metric", "name")
-            if name:
-                yield f"spec.metrics[{index}].{kind}.metric.name", name
-    for index, trigger in numbered(value, "spec", "triggers"):
-        query = text(trigger, "metadata", "query")
-        if query:
-            yield f"spec.triggers[{index}].metadata.query", query
 
 
 def _utilisation(subject: Subject) -> Iterator[Hit]:
@@ -91,10 +73,10 @@ def _cpu_without_metrics(manifest: Manifest) -> Iterator[Hit]:
 
 def _gpu_utilisation(subject: Subject) -> Iterator[Hit]:
     for scaler in _ours(subject):
-        for path, source in _sources(scaler):
-            match = _GPU_UTILISATION.search(source)
+        for metric in scaled_metrics(scaler.manifest):
+            match = _GPU_UTILISATION.search(metric.source)
             if match:
-                yield Hit(scaler.manifest, path, match[0])
+                yield Hit(scaler.manifest, metric.path, match[0])
 
 
 def _replicas(subject: Subject) -> Iterator[Hit]:
@@ -131,7 +113,7 @@ def _no_target(subject: Subject) -> Iterator[Hit]:
         return  # KServe makes the Deployments
     known = _ours(subject)
     for scaler in subject.scalers:
-        is_meant = any("stoker_" in source for _, source in _sources(scaler))
+        is_meant = any("stoker_" in each.source for each in scaled_metrics(scaler.manifest))
         if scaler not in known and is_meant:
             found = f"{scaler.kind} {scaler.name!r} is not among these manifests"
             yield Hit(scaler.manifest, "spec.scaleTargetRef", found)
@@ -153,63 +135,16 @@ def _cannot_wake(subject: Subject) -> Iterator[Hit]:
         idle = number(value, "spec", "idleReplicaCount")
         if scaler.least != 0 and idle != 0:
             continue
-        queries = [source for _, source in _sources(scaler)]
+        queries = [each.source for each in scaled_metrics(scaler.manifest)]
         others = [
             each
             for each in objects(value, "spec", "triggers")
             if text(each, "type") not in ("prometheus", "cpu", "memory")
         ]
-        if not others and all(_OUR_METRIC.search(query) for query in queries):
+        if not others and all(OUR_METRIC.search(query) for query in queries):
             is_hpa = scaler.manifest.kind == "HorizontalPodAutoscaler"
             path = "spec.minReplicas" if is_hpa else "spec.minReplicaCount"
             yield Hit(scaler.manifest, path, "0, and every metric comes from the pods themselves")
-
-
-def _unknown_metric(subject: Subject) -> Iterator[Hit]:
-    known = {each.name + suffix for each in metric_table.TABLE for suffix in _SUFFIXES}
-    known |= set(_recorded(subject))
-    for manifest, path, query in _queries(subject):
-        for name in dict.fromkeys(_OUR_METRIC.findall(query)):
-            if name not in known:
-                yield Hit(manifest, path, name)
-
-
-def _queries(subject: Subject) -> Iterator[tuple[Manifest, str, str]]:
-    for scaler in subject.scalers:
-        for path, source in _sources(scaler):
-            yield scaler.manifest, path, source
-    for manifest in subject.of_kind("PrometheusRule"):
-        for group_index, group in numbered(manifest.value, "spec", "groups"):
-            for index, rule in numbered(group, "rules"):
-                path = f"spec.groups[{group_index}].rules[{index}].expr"
-                yield manifest, path, text(rule, "expr")
-
-
-def _recorded(subject: Subject) -> Iterator[str]:
-    for manifest in subject.of_kind("PrometheusRule"):
-        for group in objects(manifest.value, "spec", "groups"):
-            yield from (text(rule, "record") for rule in objects(group, "rules"))
-
-
-def _high_target(subject: Subject) -> Iterator[Hit]:
-    demand = metric_table.DEMAND.name
-    for scaler in _ours(subject):
-        value = scaler.manifest.value
-        for index, metric in numbered(value, "spec", "metrics"):
-            if text(metric, "pods", "metric", "name") == demand:
-                yield from _target(
-                    scaler, f"spec.metrics[{index}]", metric, ("pods", "target", "averageValue")
-                )
-        for index, trigger in numbered(value, "spec", "triggers"):
-            if demand in text(trigger, "metadata", "query"):
-                where = f"spec.triggers[{index}]"
-                yield from _target(scaler, where, trigger, ("metadata", "threshold"))
-
-
-def _target(scaler: Scaler, where: str, value: JsonObject, path: tuple[str, ...]) -> Iterator[Hit]:
-    target = parse_quantity(value, *path)
-    if target is not None and target > HIGHEST_TARGET:
-        yield Hit(scaler.manifest, f"{where}.{'.'.join(path)}", f"target {float(target):g}")
 
 
 def _eager_shrinking(subject: Subject) -> Iterator[Hit]:
@@ -292,23 +227,6 @@ RULES = (
         "At least one replica; or an activating trigger from a gateway or queue: "
         "components/autoscaling-keda.",
         _cannot_wake,
-    ),
-    Rule(
-        "metric-unknown",
-        Severity.ERROR,
-        "A `stoker_*` or `nv_*` metric, in an autoscaler or a PrometheusRule, that the server does "
-        "not have",
-        "The autoscaler has no number to act on; the alert never fires.",
-        "Names stand in docs/metrics.md.",
-        _unknown_metric,
-    ),
-    Rule(
-        "demand-target-high",
-        Severity.WARNING,
-        f"A target above {float(HIGHEST_TARGET):g} for stoker_demand_ratio",
-        "At 1 requests wait or are refused; a burst has to be borne until the next pod is ready.",
-        "0.65 (650m); less where pods start slowly.",
-        _high_target,
     ),
     Rule(
         "shrinks-eagerly",
