@@ -162,6 +162,15 @@ kind: ConfigMap
 metadata: {name: from}
 data: {MODELS_SOURCE: "models:%s/models"}
 """
+TEMPLATE: Final = """
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: stoker-gpu}
+spec: {spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: %s}}]}}}
+"""
+CLAIMED_GPU: Final = (
+    pod("resourceClaims", 0, value={"name": "gpu", "resourceClaimTemplateName": "stoker-gpu"}),
+)
 HTTP_PROBE: Final = "httpGet"
 DATA_PROBE: Final[JsonObject] = {"port": 8000, "path": "/v2/health/ready"}
 NO_GPU: Final = (
@@ -344,6 +353,25 @@ CASES: Final = (
         ],
     ),
     Case(
+        "setting-hidden",
+        [variable("STOKER_DRAIN_DELAY", "1s")],
+        "STOKER_DRAIN_DELAY 1s hides 5s at /etc/stoker/stoker.yaml:4",
+        [variable("STOKER_DRAIN_DELAY", "5000ms")],
+    ),
+    Case(
+        "setting-hidden",
+        [server("args", 4, value="--http-port=80"), variable("STOKER_HTTP_PORT", "8000")],
+        "--http-port 80 hides 8000 at /etc/stoker/stoker.yaml:1",
+        [server("args", 4, value="--idle-timeout=700s"), variable("STOKER_HTTP_PORT", "8000")],
+    ),
+    Case(
+        "setting-hidden",
+        # The image has a variable of its own.
+        [take("Deployment", *SERVER, "env", 0), setting("device: auto")],
+        "STOKER_DEVICE gpu hides auto at /etc/stoker/stoker.yaml:7",
+        [take("Deployment", *SERVER, "env", 0), setting("device: gpu")],
+    ),
+    Case(
         "shell-first-process",
         [server("command", value=["/bin/sh", "-c"]), server("args", value=["stoker serve /m"])],
         "/bin/sh -c",
@@ -519,6 +547,64 @@ CASES: Final = (
         [server("image", value="your-registry/stoker:0.1.0")],
         "your-registry/stoker:0.1.0",
         [server("image", value="registry.example/yours/stoker:0.1.0")],
+    ),
+    # Models
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/models"}),
+            server("args", value=["serve", "--config", "/etc/stoker/stoker.yaml"]),
+        ],
+        "models at /models; the server serves its demo models",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/models"}),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value={"name": "data", "image": {"reference": "r.example/m:1"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/data"}),
+        ],
+        "data at /data; the server serves /models",
+        [
+            pod("volumes", 3, value={"name": "data", "image": {"reference": "r.example/m:1"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/models/vision"}),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d", "readOnly": True}),
+        ],
+        "data at /d; the server serves /models",
+        # A cache.
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
+        ],
+    ),
+    Case(
+        "models-exceed-storage",
+        [*DOWNLOADED],
+        "models: 1Gi; the models are 2Gi",
+        # It is filled elsewhere, and only read here.
+        [*DOWNLOADED, take("Deployment", *POD, "initContainers", 0)],
+        measured=measurement(files_bytes=2 << 30),
+    ),
+    Case(
+        "models-exceed-storage",
+        [*DOWNLOADED, pod("volumes", 3, "emptyDir", "sizeLimit", value="20Gi")],
+        "10Gi; the models are 11Gi",
+        [
+            *DOWNLOADED,
+            pod("volumes", 3, "emptyDir", "sizeLimit", value="11Gi"),
+            server("resources", "limits", "ephemeral-storage", value="11Gi"),
+        ],
+        measured=measurement(files_bytes=11 << 30),
     ),
     # Probes
     Case(
@@ -984,6 +1070,36 @@ CASES: Final = (
         [server("env", 0, "value", value="cpu")],
         "device cpu with nvidia.com/gpu: 1",
         [server("env", 0, "value", value="auto")],
+    ),
+    Case(
+        "gpu-not-required",
+        [server("env", 0, "value", value="auto")],
+        "device auto with nvidia.com/gpu: 1",
+        [*NO_GPU, server("env", 0, "value", value="auto")],
+    ),
+    Case(
+        "gpu-not-required",
+        [*NO_GPU, *CLAIMED_GPU, server("env", 0, "value", value="auto")],
+        "device auto with a claim",
+        [*NO_GPU, *CLAIMED_GPU, server("env", 0, "value", value="gpu")],
+    ),
+    Case(
+        "gpu-asked-twice",
+        [server("resources", "limits", "nvidia.com/mig-1g.10gb", value="1")],
+        "nvidia.com/gpu: 1 and nvidia.com/mig-1g.10gb: 1",
+        [server("resources", "limits", "nvidia.com/mig-1g.10gb", value="0")],
+    ),
+    Case(
+        "gpu-asked-twice",
+        [*CLAIMED_GPU, add(TEMPLATE % "gpu.nvidia.com")],
+        "nvidia.com/gpu: 1 and the claim gpu",
+        [*CLAIMED_GPU, add(TEMPLATE % "rdma.example")],
+    ),
+    Case(
+        "claim-template-missing",
+        [*CLAIMED_GPU],
+        "stoker-gpu is not among these manifests",
+        [*CLAIMED_GPU, add(TEMPLATE % "gpu.nvidia.com")],
     ),
     Case(
         "gpu-without-toleration",

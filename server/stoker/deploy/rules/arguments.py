@@ -40,6 +40,13 @@ def _elsewhere(subject: Subject) -> Iterator[Hit]:
                 yield Hit(workload.manifest, server.path, sentence)
 
 
+def _hidden(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            for sentence in server.hidden:
+                yield Hit(workload.manifest, server.path, sentence)
+
+
 def _shell(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
@@ -129,6 +136,16 @@ RULES = (
         "place.",
         "Render the ConfigMap together with the rest, or look at the setting yourself.",
         _elsewhere,
+    ),
+    Rule(
+        "setting-hidden",
+        Severity.INFO,
+        "A key of the settings' file in a ConfigMap that a flag or a variable, of the image too, "
+        "has another value for",
+        "Flags win over variables, variables over the file: whoever reads or changes the file is "
+        "misled.",
+        "One place for each setting.",
+        _hidden,
     ),
     Rule(
         "shell-first-process",

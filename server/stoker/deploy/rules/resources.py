@@ -130,7 +130,7 @@ def _unbounded(subject: Subject) -> Iterator[Hit]:
 
 def _evicted(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
-        limit = _pod_storage(workload)
+        limit = pod_storage(workload)
         sizes = [
             parse_quantity(volume, "emptyDir", "sizeLimit") or 0
             for volume in objects(workload.pod, "volumes")
@@ -143,7 +143,7 @@ def _evicted(subject: Subject) -> Iterator[Hit]:
             yield Hit(workload.manifest, path, found)
 
 
-def _pod_storage(workload: Workload) -> Fraction | None:
+def pod_storage(workload: Workload) -> Fraction | None:
     """The limit of a pod's local storage; None where a container has none.
 
     The larger of what an init container and what the containers together may take.
