@@ -7,7 +7,9 @@ from typing import Final
 import yaml
 from stoker.deploy.manifest import JsonObject, JsonValue
 from stoker.deploy.measurement import Measurement
+from stoker.deploy.rules.acceptance import ACCEPTED
 from stoker.deploy.rules.eviction import SAFE_TO_EVICT, SAFE_VOLUMES
+from stoker.deploy.rules.routes import BACKEND_PROTOCOL
 from stoker.deploy.rules.scaling import LAST_APPLIED, METRICS_OF_V1
 
 from tests.broken_manifests import (
@@ -162,6 +164,18 @@ kind: ConfigMap
 metadata: {name: from}
 data: {MODELS_SOURCE: "models:%s/models"}
 """
+INGRESS: Final = """
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: front}
+spec:
+  rules:
+    - http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend: {service: {name: %s, port: {number: %d}}}
+"""
 TEMPLATE: Final = """
 apiVersion: resource.k8s.io/v1
 kind: ResourceClaimTemplate
@@ -230,6 +244,16 @@ def inference_service(
             "spec": {"predictor": predictor},
         }
     )
+
+
+def route(kind: str, service: str, port: int) -> str:
+    """A route of a Gateway to that port."""
+    return f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: routed, labels: {{app.kubernetes.io/name: stoker}}}}
+spec: {{rules: [{{backendRefs: [{{name: {service}, port: {port}}}]}}]}}
+"""
 
 
 def external(kind: str, target: str) -> JsonObject:
@@ -1630,6 +1654,58 @@ CASES: Final = (
         "no pod",
         [add(OTHER_SERVICE % "stoker")],
     ),
+    Case(
+        "route-service-missing",
+        [add(route("HTTPRoute", "stocker", 8000))],
+        "no Service 'stocker' among these manifests",
+        # Another application's.
+        [add(route("HTTPRoute", "web", 80).replace("/name: stoker", "/name: web"))],
+    ),
+    Case(
+        "route-service-missing",
+        [add(INGRESS % ("stoker-old", 8000))],
+        "no Service 'stoker-old' among these manifests",
+        [add(INGRESS % ("shop", 80))],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(route("GRPCRoute", "stoker", 8000))],
+        "port 8000, which is for HTTP; gRPC is on 8001",
+        [add(route("GRPCRoute", "stoker", 8001))],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(route("HTTPRoute", "stoker", 80))],
+        "port 80; Service/stoker has 8000, 8001",
+        [add(route("HTTPRoute", "stoker", 8000))],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(INGRESS % ("stoker", 8002))],
+        "port 8002; Service/stoker has 8000, 8001",
+        [add(INGRESS % ("stoker", 8000))],
+    ),
+    Case(
+        "route-port-wrong",
+        [
+            add(INGRESS % ("stoker", 9000)),
+            put("Service", "spec", "ports", 2, value={"port": 9000, "targetPort": "management"}),
+        ],
+        "port 9000, the management port 8002",
+        [
+            add(INGRESS % ("stoker", 9000)),
+            put("Service", "spec", "ports", 2, value={"port": 9000, "targetPort": "http"}),
+        ],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(INGRESS % ("stoker", 8001))],
+        "port 8001, which is for gRPC; HTTP is on 8000",
+        [
+            add(INGRESS % ("stoker", 8001)),
+            put("Ingress", "metadata", "annotations", BACKEND_PROTOCOL, value="GRPC"),
+        ],
+    ),
     # Monitoring and network
     Case(
         "monitor-port-wrong",
@@ -1771,5 +1847,40 @@ CASES: Final = (
         [pod("hostNetwork", value=True)],
         "true",
         [pod("hostNetwork", value=False)],
+    ),
+    # Accepted findings
+    Case(
+        "acceptance-unknown",
+        [
+            put(
+                "Service",
+                "metadata",
+                "annotations",
+                ACCEPTED,
+                value="service-links, sesion-affinity",
+            )
+        ],
+        "sesion-affinity; did you mean session-affinity?",
+        [
+            put(
+                "Service",
+                "metadata",
+                "annotations",
+                ACCEPTED,
+                value="service-links, token-mounted,",
+            )
+        ],
+    ),
+    Case(
+        "acceptance-unknown",
+        [put("Deployment", "metadata", "annotations", "stoker/lint-acept", value="token-mounted")],
+        "stoker/lint-acept; did you mean stoker/lint-accept?",
+        [put("Deployment", "metadata", "annotations", "other/lint-acept", value="token-mounted")],
+    ),
+    Case(
+        "acceptance-unknown",
+        [notes({ACCEPTED: "token-mounted", SAFE_TO_EVICT: "true"})],
+        "stoker/lint-accept of the pods; it is read of the Deployment",
+        [put("Deployment", "metadata", "annotations", ACCEPTED, value="token-mounted")],
     ),
 )

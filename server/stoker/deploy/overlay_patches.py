@@ -9,9 +9,9 @@ import textwrap
 from typing import Final
 
 from stoker.deploy.gpu_sizes import GpuSize
-from stoker.deploy.lint import ACCEPTED
 from stoker.deploy.manifest import numbered, objects, parse_manifests, text
 from stoker.deploy.quantity import MIB, format_memory
+from stoker.deploy.rules.acceptance import ACCEPTED
 from stoker.deploy.sizing import LIMIT_FACTOR, GpuNeed, Sizing, Wishes
 from stoker.units import format_duration, format_size
 

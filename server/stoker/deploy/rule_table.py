@@ -7,6 +7,7 @@ from typing import Final
 
 from stoker.deploy.finding import Rule
 from stoker.deploy.rules import (
+    acceptance,
     arguments,
     eviction,
     gpu,
@@ -18,6 +19,7 @@ from stoker.deploy.rules import (
     patience,
     probes,
     resources,
+    routes,
     scaling,
     scaling_metrics,
     security,
@@ -33,9 +35,10 @@ SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
     "GPUs": (*gpu_requests.RULES, *gpu.RULES),
     "Memory, CPU and volumes": resources.RULES,
     "Autoscaling": (*scaling.RULES, *scaling_metrics.RULES),
-    "Services and connections": services.RULES,
+    "Services and connections": (*services.RULES, *routes.RULES),
     "Monitoring and network": monitoring.RULES,
     "Security": security.RULES,
+    "Accepted findings": acceptance.RULES,
 }
 
 RULES: Final[tuple[Rule, ...]] = tuple(rule for rules in SECTIONS.values() for rule in rules)
