@@ -164,6 +164,18 @@ kind: ConfigMap
 metadata: {name: from}
 data: {MODELS_SOURCE: "models:%s/models"}
 """
+EGRESS: Final = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out}
+spec:
+  podSelector: {matchLabels: {app.kubernetes.io/name: stoker}}
+  policyTypes: [Egress]
+  egress:
+    - to: [%s]
+      ports: [{port: %s}]
+"""
+OBSERVED: Final = "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: observability}}}"
 INGRESS: Final = """
 apiVersion: networking.k8s.io/v1
 kind: Ingress
@@ -285,6 +297,22 @@ def scaled_service(operator: str) -> str:
     scaling: JsonObject = {"metrics": [{"external": {"metric": metric, "target": target}}]}
     service["spec"]["predictor"]["autoScaling"] = scaling
     return yaml.safe_dump(service)
+
+
+def replicated(least: int, most: int) -> str:
+    """An InferenceService of so many replicas."""
+    service = yaml.safe_load(inference_service())
+    service["spec"]["predictor"].update({"minReplicas": least, "maxReplicas": most})
+    return yaml.safe_dump(service)
+
+
+def traced(peer: str, port: str) -> Sequence[Edit]:
+    """Tracing to the namespace observability, and what a policy lets out."""
+    return (
+        variable("STOKER_TRACING", "true"),
+        variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.observability:4317"),
+        add(EGRESS % (peer, port)),
+    )
 
 
 def image_volume(reference: str) -> JsonObject:
@@ -772,6 +800,15 @@ CASES: Final = (
         [server("livenessProbe", "periodSeconds", value=7)],
     ),
     Case(
+        "readiness-too-tight",
+        [server("readinessProbe", "failureThreshold", value=1)],
+        "timeout 1 s, 1 failure",
+        [
+            server("readinessProbe", "failureThreshold", value=1),
+            server("readinessProbe", "timeoutSeconds", value=2),
+        ],
+    ),
+    Case(
         "startup-budget-short",
         [server("startupProbe", "failureThreshold", value=5)],
         "25 s",
@@ -972,6 +1009,18 @@ CASES: Final = (
         [put("Deployment", "spec", "strategy", value={"type": "Recreate"})],
         "Recreate at 2 replicas",
         [put("Deployment", "spec", "strategy", value={"type": "RollingUpdate"})],
+    ),
+    Case(
+        "min-ready-missing",
+        [take("Deployment", "spec", "minReadySeconds")],
+        "none, at 2 replicas",
+        [take("Deployment", "spec", "minReadySeconds"), put(HPA, "spec", "minReplicas", value=1)],
+    ),
+    Case(
+        "min-ready-missing",
+        [put("Deployment", "spec", "minReadySeconds", value=0)],
+        "none, at 2 replicas",
+        [put("Deployment", "spec", "minReadySeconds", value=1)],
     ),
     Case(
         "budget-blocks-drains",
@@ -1322,6 +1371,18 @@ CASES: Final = (
         [put(HPA, "spec", "metrics", value=[])],
         "none, which means cpu at 80 %",
         [*KEDA],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [add(runtime()), add(replicated(2, 3))],
+        "cpu, KServe's default, up to 3 replicas",
+        [add(runtime()), add(replicated(3, 3))],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [add(runtime()), add(replicated(1, 2))],
+        "cpu, KServe's default",
+        [add(runtime()), add(replicated(1, 2).replace("Standard", "Knative"))],
     ),
     Case(
         "scaled-on-gpu-utilisation",
@@ -1813,6 +1874,24 @@ CASES: Final = (
         [take("NetworkPolicy", "spec", "ingress", 1)],
         "nobody may reach 8002",
         [put("NetworkPolicy", "spec", "ingress", value=[{}])],
+    ),
+    Case(
+        "policy-shuts-tracing-out",
+        [*traced(OBSERVED, "4318")],
+        "nothing may leave to collector.observability:4317",
+        [*traced(OBSERVED, "4317")],
+    ),
+    Case(
+        "policy-shuts-tracing-out",
+        [*traced(OBSERVED.replace("observability", "monitoring"), "4317")],
+        "nothing may leave to collector.observability:4317",
+        [*traced("{ipBlock: {cidr: 10.0.0.0/8}}", "4317")],
+    ),
+    Case(
+        "policy-shuts-tracing-out",
+        [*traced(OBSERVED, "80"), variable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")],
+        "nothing may leave",
+        [*traced(OBSERVED, "80"), variable("OTEL_TRACES_EXPORTER", "none")],
     ),
     # Security
     Case(

@@ -9,6 +9,7 @@ from stoker.deploy.finding import Rule
 from stoker.deploy.rules import (
     acceptance,
     arguments,
+    egress,
     eviction,
     gpu,
     gpu_requests,
@@ -36,7 +37,7 @@ SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
     "Memory, CPU and volumes": resources.RULES,
     "Autoscaling": (*scaling.RULES, *scaling_metrics.RULES),
     "Services and connections": (*services.RULES, *routes.RULES),
-    "Monitoring and network": monitoring.RULES,
+    "Monitoring and network": (*monitoring.RULES, *egress.RULES),
     "Security": security.RULES,
     "Accepted findings": acceptance.RULES,
 }

@@ -137,6 +137,12 @@ def _gap(subject: Subject) -> Iterator[Hit]:
             yield Hit(workload.manifest, "spec.strategy", found)
 
 
+def _counts_at_once(subject: Subject) -> Iterator[Hit]:
+    for workload, replicas in deployments(subject):
+        if replicas > 1 and not number(workload.manifest.value, "spec", "minReadySeconds"):
+            yield Hit(workload.manifest, "spec.minReadySeconds", f"none, at {told(replicas)}")
+
+
 RULES = (
     Rule(
         "grace-shorter-than-drain",
@@ -206,5 +212,14 @@ RULES = (
         "Two replicas or more; or, where there is room for a second pod, maxSurge: 1 and "
         "maxUnavailable: 0.",
         _gap,
+    ),
+    Rule(
+        "min-ready-missing",
+        Severity.INFO,
+        "Two replicas or more without minReadySeconds",
+        "A pod that is ready and then crashes counts as rolled out: the next one is replaced, to "
+        "the last.",
+        "minReadySeconds: 10, as base/ has it.",
+        _counts_at_once,
     ),
 )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
+from stoker.deploy.kserve import MODE, PREDICTOR, STANDARD, predictors
 from stoker.deploy.manifest import (
     JsonObject,
     Manifest,
@@ -31,6 +32,14 @@ LEAST_WINDOW_S: Final = 120
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 METRICS_OF_V1: Final = "autoscaling.alpha.kubernetes.io/metrics"
 """Annotation of an autoscaler in autoscaling/v1: the metrics that v1 has no field for."""
+
+SERVICE: Final = "InferenceService"
+CLASS: Final = "serving.kserve.io/autoscalerClass"
+"""Annotation: who scales an InferenceService in the mode Standard; `hpa` where none is named."""
+_IN_KSERVE: Final = (
+    "The same number for minReplicas and maxReplicas, or the class keda with a query for "
+    "stoker_demand_ratio: k8s/kserve/examples/keda.yaml."
+)
 
 _GPU_UTILISATION: Final = re.compile(
     r"\b(DCGM_FI_[A-Z0-9_]+|nv_gpu_utilization|nvidia_gpu_duty_cycle|gpu_util\w*|duty_cycle)\b"
@@ -59,6 +68,26 @@ def _utilisation(subject: Subject) -> Iterator[Hit]:
                 yield Hit(scaler.manifest, f"spec.triggers[{index}]", text(trigger, "type"))
         if scaler.manifest.kind == "HorizontalPodAutoscaler":
             yield from _cpu_without_metrics(scaler.manifest)
+
+    yield from _utilisation_by_kserve(subject)
+
+
+def _utilisation_by_kserve(subject: Subject) -> Iterator[Hit]:
+    """The HPA that KServe makes in the mode Standard of whatever names no other class."""
+    services = [each.manifest for each in subject.workloads if each.manifest.kind == SERVICE]
+    for workload in subject.workloads:
+        if workload.is_runtime:
+            services += [each.manifest for each in predictors(workload, subject.manifests)]
+    for service in services:
+        notes, predictor = service.annotations, mapping(service.value, *PREDICTOR)
+        if notes.get(MODE) not in STANDARD or notes.get(CLASS, "hpa") != "hpa":
+            continue
+        least = number(predictor, "minReplicas")
+        most = number(predictor, "maxReplicas") or 0
+        if most > (1 if least is None else least) and "autoScaling" not in predictor:
+            name = text(predictor, "scaleMetric") or "cpu, KServe's default"
+            found = f"{name}, up to {most} replicas"
+            yield Hit(service, f"{'.'.join(PREDICTOR)}.maxReplicas", found, _IN_KSERVE)
 
 
 def _cpu_without_metrics(manifest: Manifest) -> Iterator[Hit]:
@@ -169,7 +198,7 @@ RULES = (
         "scaled-on-utilisation",
         Severity.ERROR,
         "An autoscaler on CPU or memory: by a metric, targetCPUUtilizationPercentage, or by naming "
-        "no metric at all, for which Kubernetes takes CPU at 80 %",
+        "no metric at all, for which Kubernetes and KServe take CPU at 80 %",
         "The device is the bottleneck, not the CPU; memory never goes down, since arenas keep it. "
         "The number of pods has nothing to do with the load.",
         "Scale on stoker_demand_ratio: components/autoscaling-hpa.",
