@@ -633,10 +633,24 @@ CASES: Final = (
             server("volumeMounts", 3, value={"name": "data", "mountPath": "/d", "readOnly": True}),
         ],
         "data at /d; the server serves /models",
-        # A cache.
         [
             pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
             server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
+            variable("STOKER_TRT_CACHE_DIR", "/d/engines"),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
+        ],
+        "data at /d; the server serves /models",
+        # Where the models are mounted too, it is for something else.
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
+            server("volumeMounts", 4, value={"name": "tmp", "mountPath": "/models"}),
         ],
     ),
     Case(

@@ -3,14 +3,14 @@
 Source: docs/kubernetes.md; Kubernetes, "Local ephemeral storage".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
 from stoker.deploy.container import ServerContainer
 from stoker.deploy.download import download_volumes
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
-from stoker.deploy.manifest import JsonObject, mapping, numbered, objects, text
+from stoker.deploy.manifest import mapping, numbered, objects, text
 from stoker.deploy.quantity import format_memory, parse_quantity
 from stoker.deploy.rules.resources import pod_storage
 from stoker.deploy.workload import Workload
@@ -18,37 +18,48 @@ from stoker.deploy.workload import Workload
 _OF_FILES: Final = ("configMap", "secret", "downwardAPI", "projected")
 """Volumes of settings and keys, whatever they are called."""
 _OF_MODELS: Final = ("image", "persistentVolumeClaim", "nfs")
-"""Volumes that hold models where the server may only read them."""
+"""Volumes that outlive the pod, or came before it."""
 
 
 def _unread(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
             sources = server.settings.sources
-            if any(not each.startswith("/") and "://" not in each for each in sources):
-                continue  # relative to a folder that the image sets
+            if not all(each.startswith("/") for each in sources):
+                continue  # in a store, or relative to a folder that the image sets
             if any("argument" in each for each in server.unread):
                 continue
-            for index, mount in _model_mounts(workload, server):
-                place = PurePosixPath(text(mount, "mountPath"))
-                if not any(_meet(place, PurePosixPath(each)) for each in sources):
+            places = [PurePosixPath(each) for each in sources]
+            for index, name, place in _model_mounts(workload, server, places):
+                if not any(_meet(place, each) for each in places):
                     served = ", ".join(sources) or "its demo models"
-                    found = f"{text(mount, 'name')} at {place}; the server serves {served}"
                     mend = f"args: [serve, {place}, ...], or mount the volume where it looks."
                     path = f"{server.path}.volumeMounts[{index}]"
+                    found = f"{name} at {place}; the server serves {served}"
                     yield Hit(workload.manifest, path, found, mend)
 
 
-def _model_mounts(workload: Workload, server: ServerContainer) -> Iterator[tuple[int, JsonObject]]:
+def _model_mounts(
+    workload: Workload, server: ServerContainer, sources: Sequence[PurePosixPath]
+) -> Iterator[tuple[int, str, PurePosixPath]]:
+    """(index, volume, path) of the mounts that hold models: by their name, or because they are
+    only read, or because nothing else is mounted where the server looks."""
     volumes = {text(each, "name"): each for each in objects(workload.pod, "volumes")}
-    for index, mount in numbered(server.value, "volumeMounts"):
+    mounts = numbered(server.value, "volumeMounts")
+    paths = [PurePosixPath(text(mount, "mountPath")) for _, mount in mounts]
+    is_nowhere = bool(sources) and not any(
+        _meet(path, source) for path in paths for source in sources
+    )
+    caches = [PurePosixPath(each) for each in (server.settings.trt_cache_dir,) if each]
+    for (index, mount), path in zip(mounts, paths, strict=True):
         volume = volumes.get(text(mount, "name"), {})
-        is_called_so = "model" in f"{text(mount, 'name')} {text(mount, 'mountPath')}".lower()
-        is_only_read = text(mount, "readOnly") == "true" or "image" in volume
-        if volume.keys() & set(_OF_FILES):
+        if volume.keys() & set(_OF_FILES) or any(_meet(path, cache) for cache in caches):
             continue
-        if is_called_so or (is_only_read and volume.keys() & set(_OF_MODELS)):
-            yield index, mount
+        is_called_so = "models" in f"{text(mount, 'name')} {path}".lower()
+        is_only_read = text(mount, "readOnly") == "true" or "image" in volume
+        is_large = bool(volume.keys() & set(_OF_MODELS))
+        if is_called_so or (is_large and (is_only_read or is_nowhere)):
+            yield index, text(mount, "name"), path
 
 
 def _meet(one: PurePosixPath, other: PurePosixPath) -> bool:
