@@ -7,8 +7,10 @@ from typing import Final
 import yaml
 from stoker.deploy.manifest import JsonObject, JsonValue
 from stoker.deploy.measurement import Measurement
+from stoker.deploy.rules.acceptance import ACCEPTED
 from stoker.deploy.rules.eviction import SAFE_TO_EVICT, SAFE_VOLUMES
-from stoker.deploy.rules.scaling import LAST_APPLIED
+from stoker.deploy.rules.routes import BACKEND_PROTOCOL
+from stoker.deploy.rules.scaling import LAST_APPLIED, METRICS_OF_V1
 
 from tests.broken_manifests import (
     POD,
@@ -50,13 +52,17 @@ spec:
   triggers:
     - type: prometheus
       metadata:
-        query: sum(stoker_demand_ratio)
+        query: sum(stoker_demand_ratio{namespace="stoker"})
         threshold: "0.65"
         ignoreNullValues: "false"
 """
 KEDA: Final = (drop("HorizontalPodAutoscaler"), add(SCALED_OBJECT))
 HPA: Final = "HorizontalPodAutoscaler"
 METRIC: Final = ("spec", "metrics", 0)
+IN_ML: Final = [
+    put(kind, "metadata", "namespace", value="ml")
+    for kind in ("Deployment", "ConfigMap", "ScaledObject", "Service")
+]
 TRIGGER: Final = ("spec", "triggers", 0, "metadata")
 SURGE: Final = ("spec", "strategy", "rollingUpdate", "maxSurge")
 UNAVAILABLE: Final = ("spec", "strategy", "rollingUpdate", "maxUnavailable")
@@ -152,6 +158,45 @@ DOWNLOADED: Final = (
     ),
 )
 """An init container that fills what the server reads."""
+SOURCE: Final = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: from}
+data: {MODELS_SOURCE: "models:%s/models"}
+"""
+EGRESS: Final = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out}
+spec:
+  podSelector: {matchLabels: {app.kubernetes.io/name: stoker}}
+  policyTypes: [Egress]
+  egress:
+    - to: [%s]
+      ports: [{port: %s}]
+"""
+OBSERVED: Final = "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: observability}}}"
+INGRESS: Final = """
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: front}
+spec:
+  rules:
+    - http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend: {service: {name: %s, port: {number: %d}}}
+"""
+TEMPLATE: Final = """
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: stoker-gpu}
+spec: {spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: %s}}]}}}
+"""
+CLAIMED_GPU: Final = (
+    pod("resourceClaims", 0, value={"name": "gpu", "resourceClaimTemplateName": "stoker-gpu"}),
+)
 HTTP_PROBE: Final = "httpGet"
 DATA_PROBE: Final[JsonObject] = {"port": 8000, "path": "/v2/health/ready"}
 NO_GPU: Final = (
@@ -211,6 +256,79 @@ def inference_service(
             "spec": {"predictor": predictor},
         }
     )
+
+
+def route(kind: str, service: str, port: int) -> str:
+    """A route of a Gateway to that port."""
+    return f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: routed, labels: {{app.kubernetes.io/name: stoker}}}}
+spec: {{rules: [{{backendRefs: [{{name: {service}, port: {port}}}]}}]}}
+"""
+
+
+def external(kind: str, target: str) -> JsonObject:
+    """An External metric of an autoscaler: the adapter sums up the pods' series."""
+    key = "value" if kind == "Value" else "averageValue"
+    return {
+        "type": "External",
+        "external": {
+            "metric": {"name": "stoker_demand_ratio"},
+            "target": {"type": kind, key: target},
+        },
+    }
+
+
+def asked(query: str, *, kind: str = "") -> Sequence[Edit]:
+    """KEDA with that query, and that metricType."""
+    return (
+        *KEDA,
+        put("ScaledObject", *TRIGGER, "query", value=query),
+        put("ScaledObject", *TRIGGER[:-1], "metricType", value=kind or None),
+    )
+
+
+def scaled_service(operator: str) -> str:
+    """An InferenceService that KServe has KEDA scale."""
+    service = yaml.safe_load(inference_service())
+    metric: JsonObject = {"query": f'{operator}(stoker_demand_ratio{{namespace="models"}})'}
+    target: JsonObject = {"type": "AverageValue", "averageValue": "0.65"}
+    scaling: JsonObject = {"metrics": [{"external": {"metric": metric, "target": target}}]}
+    service["spec"]["predictor"]["autoScaling"] = scaling
+    return yaml.safe_dump(service)
+
+
+def replicated(least: int, most: int) -> str:
+    """An InferenceService of so many replicas."""
+    service = yaml.safe_load(inference_service())
+    service["spec"]["predictor"].update({"minReplicas": least, "maxReplicas": most})
+    return yaml.safe_dump(service)
+
+
+def traced(peer: str, port: str) -> Sequence[Edit]:
+    """Tracing to the namespace observability, and what a policy lets out."""
+    return (
+        variable("STOKER_TRACING", "true"),
+        variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.observability:4317"),
+        add(EGRESS % (peer, port)),
+    )
+
+
+def image_volume(reference: str) -> JsonObject:
+    """Models in an image, as a volume."""
+    return {"name": "models", "image": {"reference": reference}}
+
+
+def on_arch(operator: str, value: str) -> JsonObject:
+    """A term of node affinity about the nodes' architecture."""
+    key = "kubernetes.io/arch"
+    return {"matchExpressions": [{"key": key, "operator": operator, "values": [value]}]}
+
+
+def hook(*command: str) -> Edit:
+    """A preStop that runs a command."""
+    return server("lifecycle", value={"preStop": {"exec": {"command": list(command)}}})
 
 
 def notes(annotations: JsonObject) -> Edit:
@@ -287,6 +405,25 @@ CASES: Final = (
         ],
     ),
     Case(
+        "setting-hidden",
+        [variable("STOKER_DRAIN_DELAY", "1s")],
+        "STOKER_DRAIN_DELAY 1s hides 5s at /etc/stoker/stoker.yaml:4",
+        [variable("STOKER_DRAIN_DELAY", "5000ms")],
+    ),
+    Case(
+        "setting-hidden",
+        [server("args", 4, value="--http-port=80"), variable("STOKER_HTTP_PORT", "8000")],
+        "--http-port 80 hides 8000 at /etc/stoker/stoker.yaml:1",
+        [server("args", 4, value="--idle-timeout=700s"), variable("STOKER_HTTP_PORT", "8000")],
+    ),
+    Case(
+        "setting-hidden",
+        # The image has a variable of its own.
+        [take("Deployment", *SERVER, "env", 0), setting("device: auto")],
+        "STOKER_DEVICE gpu hides auto at /etc/stoker/stoker.yaml:7",
+        [take("Deployment", *SERVER, "env", 0), setting("device: gpu")],
+    ),
+    Case(
         "shell-first-process",
         [server("command", value=["/bin/sh", "-c"]), server("args", value=["stoker serve /m"])],
         "/bin/sh -c",
@@ -330,6 +467,210 @@ CASES: Final = (
         [add(RUNTIME % "stoker")],
         "'stoker'",
         [add(RUNTIME % "kserve-container")],
+    ),
+    Case(
+        "image-not-pinned",
+        [pod("initContainers", 0, value={"name": "fetch", "image": "rclone/rclone:latest"})],
+        "rclone/rclone:latest",
+        [pod("initContainers", 0, value={"name": "fetch", "image": "rclone/rclone:1.75.1"})],
+    ),
+    Case(
+        "image-not-pinned",
+        [pod("volumes", 3, value=image_volume("r.example/models"))],
+        "r.example/models",
+        [pod("volumes", 3, value=image_volume("r.example/models@sha256:0123"))],
+    ),
+    Case(
+        "image-without-registry",
+        [pod("volumes", 3, value=image_volume("stoker-models:1"))],
+        "stoker-models:1, which names no registry",
+        [pod("volumes", 3, value=image_volume("r.example/stoker-models:1"))],
+    ),
+    # Pods that never run
+    Case(
+        "quantity-malformed",
+        [server("resources", "limits", "memory", value="16gb")],
+        "'16gb' is not a quantity",
+        [server("resources", "limits", "memory", value="16e9")],
+    ),
+    Case(
+        "quantity-malformed",
+        [pod("volumes", 1, "emptyDir", "sizeLimit", value="1GB")],
+        "'1GB' is not a quantity",
+        [pod("volumes", 1, "emptyDir", "sizeLimit", value="1G")],
+    ),
+    Case(
+        "quantity-malformed",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="65%")],
+        "'65%' is not a quantity",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value=0.65)],
+    ),
+    Case(
+        "pod-refused",
+        [server("resources", "requests", "memory", value="17Gi")],
+        "request 17Gi, limit 16Gi",
+        [server("resources", "requests", "memory", value="16384Mi")],
+    ),
+    Case(
+        "pod-refused",
+        [
+            pod("initContainers", 0, "resources", "requests", "cpu", value="500m"),
+            pod("initContainers", 0, "resources", "limits", "cpu", value="0.2"),
+        ],
+        "request 500m, limit 0.2",
+        [pod("initContainers", 0, "resources", "requests", "cpu", value="500m")],
+    ),
+    Case(
+        "pod-refused",
+        [server("resources", "limits", "nvidia.com/gpu", value="0.5")],
+        "0.5 of a device",
+        [server("resources", "limits", "nvidia.com/gpu", value="2")],
+    ),
+    Case(
+        "pod-refused",
+        [server("volumeMounts", 2, "mountPath", value="/tmp")],
+        "two mounts at /tmp",
+        [server("volumeMounts", 2, "mountPath", value="/tmp/cache")],
+    ),
+    Case(
+        "pod-refused",
+        [server("volumeMounts", 2, "name", value="caches")],
+        "caches, and the pod has no volume of that name",
+        [
+            server("volumeMounts", 2, "name", value="caches"),
+            pod("volumes", 2, "name", value="caches"),
+        ],
+    ),
+    Case(
+        "pod-refused",
+        [server("resources", "claims", value=[{"name": "gpu"}])],
+        "gpu, and the pod has no claim of that name",
+        [
+            server("resources", "claims", value=[{"name": "gpu"}]),
+            pod("resourceClaims", value=[{"name": "gpu", "resourceClaimTemplateName": "gpu"}]),
+        ],
+    ),
+    Case(
+        "pod-refused",
+        [pod("volumes", 1, "persistentVolumeClaim", value={"claimName": "tmp"})],
+        "tmp is of 2 kinds: emptyDir, persistentVolumeClaim",
+        [pod("volumes", 1, "persistentVolumeClaim", value=None)],
+    ),
+    Case(
+        "pod-refused",
+        [pod("volumes", 3, value={"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}})],
+        "two are called tmp",
+        [pod("volumes", 3, value={"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}})],
+    ),
+    Case(
+        "node-arch-wrong",
+        [pod("nodeSelector", value={"kubernetes.io/arch": "arm64"})],
+        "kubernetes.io/arch: arm64",
+        [pod("nodeSelector", value={"kubernetes.io/arch": "amd64", "disk": "arm64"})],
+    ),
+    Case(
+        "node-arch-wrong",
+        [put("Deployment", *AFFINITY, value=[on_arch("In", "arm64"), on_arch("NotIn", "amd64")])],
+        "kubernetes.io/arch In arm64, kubernetes.io/arch NotIn amd64",
+        [put("Deployment", *AFFINITY, value=[on_arch("In", "arm64"), on_arch("NotIn", "arm64")])],
+    ),
+    Case(
+        "placeholder-left",
+        [variable("MODELS_SOURCE", "models:your-bucket/models")],
+        "models:your-bucket/models",
+        [variable("MODELS_SOURCE", "models:all-your-models/models")],
+    ),
+    Case(
+        "placeholder-left",
+        [
+            pod("initContainers", 0, value={"name": "fetch", "image": "rclone:1"}),
+            pod("initContainers", 0, "envFrom", 0, "configMapRef", "name", value="from"),
+            add(SOURCE % "your-bucket"),
+        ],
+        "models:your-bucket/models",
+        [
+            pod("initContainers", 0, value={"name": "fetch", "image": "rclone:1"}),
+            pod("initContainers", 0, "envFrom", 0, "configMapRef", "name", value="from"),
+            add(SOURCE % "ours"),
+        ],
+    ),
+    Case(
+        "placeholder-left",
+        [server("image", value="your-registry/stoker:0.1.0")],
+        "your-registry/stoker:0.1.0",
+        [server("image", value="registry.example/yours/stoker:0.1.0")],
+    ),
+    # Models
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/models"}),
+            server("args", value=["serve", "--config", "/etc/stoker/stoker.yaml"]),
+        ],
+        "models at /models; the server serves its demo models",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/models"}),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value={"name": "data", "image": {"reference": "r.example/m:1"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/data"}),
+        ],
+        "data at /data; the server serves /models",
+        [
+            pod("volumes", 3, value={"name": "data", "image": {"reference": "r.example/m:1"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/models/vision"}),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d", "readOnly": True}),
+        ],
+        "data at /d; the server serves /models",
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
+            variable("STOKER_TRT_CACHE_DIR", "/d/engines"),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
+        ],
+        "data at /d; the server serves /models",
+        # Where the models are mounted too, it is for something else.
+        [
+            pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
+            server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
+            server("volumeMounts", 4, value={"name": "tmp", "mountPath": "/models"}),
+        ],
+    ),
+    Case(
+        "models-exceed-storage",
+        [*DOWNLOADED],
+        "models: 1Gi; the models are 2Gi",
+        # It is filled elsewhere, and only read here.
+        [*DOWNLOADED, take("Deployment", *POD, "initContainers", 0)],
+        measured=measurement(files_bytes=2 << 30),
+    ),
+    Case(
+        "models-exceed-storage",
+        [*DOWNLOADED, pod("volumes", 3, "emptyDir", "sizeLimit", value="20Gi")],
+        "10Gi; the models are 11Gi",
+        [
+            *DOWNLOADED,
+            pod("volumes", 3, "emptyDir", "sizeLimit", value="11Gi"),
+            server("resources", "limits", "ephemeral-storage", value="11Gi"),
+        ],
+        measured=measurement(files_bytes=11 << 30),
     ),
     # Probes
     Case(
@@ -473,6 +814,15 @@ CASES: Final = (
         [server("livenessProbe", "periodSeconds", value=7)],
     ),
     Case(
+        "readiness-too-tight",
+        [server("readinessProbe", "failureThreshold", value=1)],
+        "timeout 1 s, 1 failure",
+        [
+            server("readinessProbe", "failureThreshold", value=1),
+            server("readinessProbe", "timeoutSeconds", value=2),
+        ],
+    ),
+    Case(
         "startup-budget-short",
         [server("startupProbe", "failureThreshold", value=5)],
         "25 s",
@@ -528,6 +878,18 @@ CASES: Final = (
     ),
     Case(
         "grace-shorter-than-drain",
+        [hook("/bin/sleep", "40")],
+        "preStop 40 s",
+        [hook("/bin/sleep", "20")],
+    ),
+    Case(
+        "grace-shorter-than-drain",
+        [hook("sh", "-c", "flush; exec sleep 1m")],
+        "preStop 60 s",
+        [hook("sh", "-c", "flush; exec sleep 20s")],
+    ),
+    Case(
+        "grace-shorter-than-drain",
         [server("args", 4, value="--drain-timeout=51s")],
         "drain_timeout 51 s",
         [server("args", 4, value="--drain-timeout=50s")],
@@ -574,6 +936,30 @@ CASES: Final = (
             variable("STOKER_DRAIN_DELAY", "0"),
             server("lifecycle", value={"preStop": {"sleep": {"seconds": 5}}}),
         ],
+    ),
+    Case(
+        "no-drain-delay",
+        [variable("STOKER_DRAIN_DELAY", "0"), hook("sleep", "0")],
+        "drain_delay 0",
+        [variable("STOKER_DRAIN_DELAY", "0"), hook("leave-the-mesh")],
+    ),
+    Case(
+        "two-drain-delays",
+        [hook("sleep", "2.5")],
+        "preStop 2.5 s, then drain_delay 5 s",
+        [hook("echo", "sleep", "2.5")],
+    ),
+    Case(
+        "pre-stop-length-unknown",
+        [hook("/bin/bash", "-ec", "sleep 5 && leave-the-mesh --now")],
+        "`leave-the-mesh --now`, of unknown length",
+        [hook("/bin/bash", "-ec", "sleep 5 && sleep '1'")],
+    ),
+    Case(
+        "pre-stop-length-unknown",
+        [server("lifecycle", value={"preStop": {"httpGet": {"path": "/quit", "port": 15020}}})],
+        "a request of /quit",
+        [server("lifecycle", value={"preStop": {"sleep": {"seconds": 5}}})],
     ),
     Case(
         "two-drain-delays",
@@ -637,6 +1023,18 @@ CASES: Final = (
         [put("Deployment", "spec", "strategy", value={"type": "Recreate"})],
         "Recreate at 2 replicas",
         [put("Deployment", "spec", "strategy", value={"type": "RollingUpdate"})],
+    ),
+    Case(
+        "min-ready-missing",
+        [take("Deployment", "spec", "minReadySeconds")],
+        "none, at 2 replicas",
+        [take("Deployment", "spec", "minReadySeconds"), put(HPA, "spec", "minReplicas", value=1)],
+    ),
+    Case(
+        "min-ready-missing",
+        [put("Deployment", "spec", "minReadySeconds", value=0)],
+        "none, at 2 replicas",
+        [put("Deployment", "spec", "minReadySeconds", value=1)],
     ),
     Case(
         "budget-blocks-drains",
@@ -761,6 +1159,36 @@ CASES: Final = (
         [server("env", 0, "value", value="auto")],
     ),
     Case(
+        "gpu-not-required",
+        [server("env", 0, "value", value="auto")],
+        "device auto with nvidia.com/gpu: 1",
+        [*NO_GPU, server("env", 0, "value", value="auto")],
+    ),
+    Case(
+        "gpu-not-required",
+        [*NO_GPU, *CLAIMED_GPU, server("env", 0, "value", value="auto")],
+        "device auto with a claim",
+        [*NO_GPU, *CLAIMED_GPU, server("env", 0, "value", value="gpu")],
+    ),
+    Case(
+        "gpu-asked-twice",
+        [server("resources", "limits", "nvidia.com/mig-1g.10gb", value="1")],
+        "nvidia.com/gpu: 1 and nvidia.com/mig-1g.10gb: 1",
+        [server("resources", "limits", "nvidia.com/mig-1g.10gb", value="0")],
+    ),
+    Case(
+        "gpu-asked-twice",
+        [*CLAIMED_GPU, add(TEMPLATE % "gpu.nvidia.com")],
+        "nvidia.com/gpu: 1 and the claim gpu",
+        [*CLAIMED_GPU, add(TEMPLATE % "rdma.example")],
+    ),
+    Case(
+        "claim-template-missing",
+        [*CLAIMED_GPU],
+        "stoker-gpu is not among these manifests",
+        [*CLAIMED_GPU, add(TEMPLATE % "gpu.nvidia.com")],
+    ),
+    Case(
         "gpu-without-toleration",
         [pod("tolerations", 0, "key", value="dedicated")],
         "no toleration of the taint nvidia.com/gpu",
@@ -812,6 +1240,13 @@ CASES: Final = (
         [take("Deployment", *SERVER, "resources", "limits", "memory")],
         "no memory limit",
         [take("Deployment", *SERVER, "resources", "requests", "memory")],
+    ),
+    Case(
+        "memory-limit-missing",
+        [server("resources", "limits", "memory", value=None)],
+        "no memory limit",
+        # Another rule's matter: it is there, and cannot be read.
+        [server("resources", "limits", "memory", value="16gb")],
     ),
     Case(
         "memory-limit-below-estimate",
@@ -923,6 +1358,45 @@ CASES: Final = (
         [*KEDA, put("ScaledObject", "spec", "triggers", 0, "type", value="memory")],
         "memory",
         [*KEDA],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [
+            put(HPA, "apiVersion", value="autoscaling/v1"),
+            take(HPA, "spec", "metrics"),
+            put(HPA, "spec", "targetCPUUtilizationPercentage", value=60),
+        ],
+        "cpu at 60 %",
+        [
+            put(HPA, "apiVersion", value="autoscaling/v1"),
+            take(HPA, "spec", "metrics"),
+            put(HPA, "metadata", "annotations", METRICS_OF_V1, value="[]"),
+        ],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [take(HPA, "spec", "metrics")],
+        "none, which means cpu at 80 %",
+        # Whatever it scales is not ours.
+        [take(HPA, "spec", "metrics"), put(HPA, "spec", "scaleTargetRef", "name", value="web")],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [put(HPA, "spec", "metrics", value=[])],
+        "none, which means cpu at 80 %",
+        [*KEDA],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [add(runtime()), add(replicated(2, 3))],
+        "cpu, KServe's default, up to 3 replicas",
+        [add(runtime()), add(replicated(3, 3))],
+    ),
+    Case(
+        "scaled-on-utilisation",
+        [add(runtime()), add(replicated(1, 2))],
+        "cpu, KServe's default",
+        [add(runtime()), add(replicated(1, 2).replace("Standard", "Knative"))],
     ),
     Case(
         "scaled-on-gpu-utilisation",
@@ -1042,6 +1516,102 @@ CASES: Final = (
         [*KEDA, put("ScaledObject", *TRIGGER, "threshold", value="0.9")],
     ),
     Case(
+        "demand-target-high",
+        [put(HPA, *METRIC, value=external("Value", "1"))],
+        "target 1",
+        [put(HPA, *METRIC, value=external("Value", "0.5"))],
+    ),
+    Case(
+        "demand-target-low",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="65m")],
+        "target 0.065",
+        [put(HPA, *METRIC, "pods", "target", "averageValue", value="200m")],
+    ),
+    Case(
+        "demand-target-low",
+        [*KEDA, put("ScaledObject", *TRIGGER, "threshold", value="0.065")],
+        "target 0.065",
+        [
+            *KEDA,
+            put("ScaledObject", *TRIGGER, "query", value="sum(stoker_queue_delay_seconds)"),
+            put("ScaledObject", *TRIGGER, "threshold", value="0.065"),
+        ],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("avg(stoker_demand_ratio)")],
+        "avg with the type AverageValue, which divides by the pods once more",
+        [*asked("avg(stoker_demand_ratio)", kind="Value")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("max by (namespace) (stoker_queue_delay_seconds)", kind="AverageValue")],
+        "max with the type AverageValue",
+        [*asked("max(stoker_queue_delay_seconds) * count(stoker_demand_ratio)")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("sum(stoker_demand_ratio)", kind="Value")],
+        "sum with the type Value, which compares it with the target undivided",
+        [*asked("sum(stoker_demand_ratio) / count(stoker_demand_ratio)", kind="Value")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked('stoker_demand_ratio{pod=~"sum (by)"}')],
+        "not aggregated: as many values as there are pods",
+        [*asked("scalar(stoker_demand_ratio)")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("sum by (namespace, pod) (stoker_demand_ratio)")],
+        "a value for each pod, of which an autoscaler can take none",
+        [*asked("SUM by (namespace) (stoker_demand_ratio)")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("sum without (namespace) (stoker_demand_ratio)")],
+        "a value for each pod",
+        [*asked("sum(avg_over_time(stoker_demand_ratio[1m]))")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [put(HPA, *METRIC, value=external("Value", "0.65"))],
+        "an External metric, the sum over all pods, with the type Value",
+        [put(HPA, *METRIC, value=external("AverageValue", "0.65"))],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [add(scaled_service("avg"))],
+        "avg with the type AverageValue",
+        [add(scaled_service("sum"))],
+    ),
+    Case(
+        "metric-of-another-namespace",
+        [*asked('sum(stoker_demand_ratio{namespace="other"})'), *IN_ML],
+        "stoker_demand_ratio of namespace='other', from ml",
+        [*asked('sum(stoker_demand_ratio{namespace=~"ml|other"})'), *IN_ML],
+    ),
+    Case(
+        "metric-of-another-namespace",
+        [*asked('sum(stoker_model_demand{model="resnet"})')],
+        "stoker_model_demand of every namespace",
+        [*asked("sum(stoker_model_demand{pod=~'stoker-.*'})")],
+    ),
+    Case(
+        "metric-of-another-namespace",
+        [
+            *asked("sum(stoker_demand_ratio)"),
+            put("ScaledObject", *TRIGGER, "namespace", value="x"),
+            *IN_ML,
+        ],
+        "stoker_demand_ratio of the namespace 'x', from ml",
+        [
+            *asked("sum(stoker_demand_ratio)"),
+            put("ScaledObject", *TRIGGER, "namespace", value="ml"),
+            *IN_ML,
+        ],
+    ),
+    Case(
         "shrinks-eagerly",
         [put(HPA, "spec", "behavior", "scaleDown", "stabilizationWindowSeconds", value=60)],
         "60 s for pods with GPUs",
@@ -1159,6 +1729,58 @@ CASES: Final = (
         "no pod",
         [add(OTHER_SERVICE % "stoker")],
     ),
+    Case(
+        "route-service-missing",
+        [add(route("HTTPRoute", "stocker", 8000))],
+        "no Service 'stocker' among these manifests",
+        # Another application's.
+        [add(route("HTTPRoute", "web", 80).replace("/name: stoker", "/name: web"))],
+    ),
+    Case(
+        "route-service-missing",
+        [add(INGRESS % ("stoker-old", 8000))],
+        "no Service 'stoker-old' among these manifests",
+        [add(INGRESS % ("shop", 80))],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(route("GRPCRoute", "stoker", 8000))],
+        "port 8000, which is for HTTP; gRPC is on 8001",
+        [add(route("GRPCRoute", "stoker", 8001))],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(route("HTTPRoute", "stoker", 80))],
+        "port 80; Service/stoker has 8000, 8001",
+        [add(route("HTTPRoute", "stoker", 8000))],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(INGRESS % ("stoker", 8002))],
+        "port 8002; Service/stoker has 8000, 8001",
+        [add(INGRESS % ("stoker", 8000))],
+    ),
+    Case(
+        "route-port-wrong",
+        [
+            add(INGRESS % ("stoker", 9000)),
+            put("Service", "spec", "ports", 2, value={"port": 9000, "targetPort": "management"}),
+        ],
+        "port 9000, the management port 8002",
+        [
+            add(INGRESS % ("stoker", 9000)),
+            put("Service", "spec", "ports", 2, value={"port": 9000, "targetPort": "http"}),
+        ],
+    ),
+    Case(
+        "route-port-wrong",
+        [add(INGRESS % ("stoker", 8001))],
+        "port 8001, which is for gRPC; HTTP is on 8000",
+        [
+            add(INGRESS % ("stoker", 8001)),
+            put("Ingress", "metadata", "annotations", BACKEND_PROTOCOL, value="GRPC"),
+        ],
+    ),
     # Monitoring and network
     Case(
         "monitor-port-wrong",
@@ -1267,6 +1889,24 @@ CASES: Final = (
         "nobody may reach 8002",
         [put("NetworkPolicy", "spec", "ingress", value=[{}])],
     ),
+    Case(
+        "policy-shuts-tracing-out",
+        [*traced(OBSERVED, "4318")],
+        "nothing may leave to collector.observability:4317",
+        [*traced(OBSERVED, "4317")],
+    ),
+    Case(
+        "policy-shuts-tracing-out",
+        [*traced(OBSERVED.replace("observability", "monitoring"), "4317")],
+        "nothing may leave to collector.observability:4317",
+        [*traced("{ipBlock: {cidr: 10.0.0.0/8}}", "4317")],
+    ),
+    Case(
+        "policy-shuts-tracing-out",
+        [*traced(OBSERVED, "80"), variable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")],
+        "nothing may leave",
+        [*traced(OBSERVED, "80"), variable("OTEL_TRACES_EXPORTER", "none")],
+    ),
     # Security
     Case(
         "token-mounted",
@@ -1300,5 +1940,40 @@ CASES: Final = (
         [pod("hostNetwork", value=True)],
         "true",
         [pod("hostNetwork", value=False)],
+    ),
+    # Accepted findings
+    Case(
+        "acceptance-unknown",
+        [
+            put(
+                "Service",
+                "metadata",
+                "annotations",
+                ACCEPTED,
+                value="service-links, sesion-affinity",
+            )
+        ],
+        "sesion-affinity; did you mean session-affinity?",
+        [
+            put(
+                "Service",
+                "metadata",
+                "annotations",
+                ACCEPTED,
+                value="service-links, token-mounted,",
+            )
+        ],
+    ),
+    Case(
+        "acceptance-unknown",
+        [put("Deployment", "metadata", "annotations", "stoker/lint-acept", value="token-mounted")],
+        "stoker/lint-acept; did you mean stoker/lint-accept?",
+        [put("Deployment", "metadata", "annotations", "other/lint-acept", value="token-mounted")],
+    ),
+    Case(
+        "acceptance-unknown",
+        [notes({ACCEPTED: "token-mounted", SAFE_TO_EVICT: "true"})],
+        "stoker/lint-accept of the pods; it is read of the Deployment",
+        [put("Deployment", "metadata", "annotations", ACCEPTED, value="token-mounted")],
     ),
 )

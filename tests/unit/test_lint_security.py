@@ -2,11 +2,14 @@
 
 import pytest
 from stoker.deploy.manifest import JsonValue
+from stoker.deploy.restricted import APPARMOR
 
 from tests.broken_manifests import POD, SERVER, Edit, add, edited, findings, pod, put, server, take
 
 RULE = "pod-security-restricted"
 CONTEXT = (*SERVER, "securityContext")
+FIRST = "spec.template.spec.containers[0]"
+ANNOTATIONS = ("spec", "template", "metadata", "annotations")
 
 
 def hits(*edits: Edit) -> list[tuple[str, str]]:
@@ -86,6 +89,11 @@ def hits(*edits: Edit) -> list[tuple[str, str]]:
             "a host",
         ),
         (pod("volumes", 1, value={"name": "tmp", "hostPath": {"path": "/"}}), "volumes[1]", "host"),
+        (
+            put("Deployment", *ANNOTATIONS, f"{APPARMOR}stoker", value="unconfined"),
+            f"annotation {APPARMOR}stoker",
+            "unconfined",
+        ),
     ],
 )
 def test_a_field_that_the_level_refuses_is_found(edit: Edit, path: str, found: str) -> None:
@@ -104,6 +112,7 @@ def test_a_field_that_the_level_refuses_is_found(edit: Edit, path: str, found: s
         pod("securityContext", "appArmorProfile", value={"type": "RuntimeDefault"}),
         server("ports", 0, "hostPort", value=0),
         server("securityContext", "procMount", value="Default"),
+        put("Deployment", *ANNOTATIONS, f"{APPARMOR}stoker", value="localhost/stoker"),
     ],
 )
 def test_what_the_level_allows_is_no_finding(edit: Edit) -> None:
@@ -115,6 +124,25 @@ def test_a_container_may_say_what_its_pod_does_not() -> None:
     assert isinstance(own, dict)
     edits = [server("securityContext", key, value=value) for key, value in own.items()]
     assert hits(take("Deployment", *POD, "securityContext"), *edits) == []
+
+
+def test_a_container_that_contradicts_its_pod_is_told_apart_from_one_that_inherits() -> None:
+    """The pod's `true` used to be told as `false, here and for the pod`."""
+    assert hits(server("securityContext", "runAsNonRoot", value=False)) == [
+        (f"{FIRST}.securityContext.runAsNonRoot", "false, whatever the pod has (true)")
+    ]
+    assert hits(take("Deployment", *POD, "securityContext", "seccompProfile")) == [
+        (f"{FIRST}.securityContext.seccompProfile.type", "not set, here and for the pod")
+    ]
+
+
+def test_a_pod_that_allows_root_is_refused_whatever_its_containers_say() -> None:
+    edits = [
+        pod("securityContext", "runAsNonRoot", value=False),
+        server("securityContext", "runAsNonRoot", value=True),
+    ]
+    path = "spec.template.spec.securityContext.runAsNonRoot"
+    assert hits(*edits) == [(path, "false, for the pod")]
 
 
 def test_init_containers_are_looked_at_too() -> None:

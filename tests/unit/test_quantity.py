@@ -24,13 +24,15 @@ from stoker.deploy.quantity import GIB, MIB, format_memory, parse_quantity
         ("2E", Fraction(2 * 10**18)),
         ("100n", Fraction(1, 10**7)),
         ("5.", Fraction(5)),
+        (".5", Fraction(1, 2)),
+        ("+1k", Fraction(1000)),
     ],
 )
 def test_a_quantity_is_read(written: JsonValue, amount: Fraction) -> None:
     assert parse_quantity({"a": written}, "a") == amount
 
 
-@pytest.mark.parametrize("written", ["", "Gi", "1GiB", "1 Gi", "-1", "one", None, [], "1K"])
+@pytest.mark.parametrize("written", ["", "Gi", "1GiB", "16gb", ".", "-1", "one", None, [], "1K"])
 def test_what_is_none_is_none(written: JsonValue) -> None:
     assert parse_quantity({"a": written}, "a") is None
 

@@ -7,7 +7,7 @@ Source: Kubernetes, "Define a command and arguments", "Dependent environment var
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -17,6 +17,7 @@ from stoker.config import gather
 from stoker.config_sources import (
     Problem,
     Source,
+    Written,
     flag_of,
     from_text,
     variable_of,
@@ -32,11 +33,11 @@ from stoker.deploy.manifest import (
     text,
     texts,
 )
+from stoker.deploy.pre_stop import SHELLS
 from stoker.deploy.quantity import parse_quantity
-from stoker.settings import Settings
+from stoker.settings import Settings, definitions
 
 _REFERENCE: Final = re.compile(r"\$(?:\$|\(([A-Za-z_][A-Za-z0-9_.-]*)\))")
-_SHELLS: Final = ("sh", "bash", "dash", "ash", "zsh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,14 @@ class ServerContainer:
     """Why it would."""
     unread: tuple[str, ...]
     """What these manifests do not show of its settings, one sentence each."""
+    hidden: tuple[str, ...] = ()
+    """Values of the file that a flag or a variable takes the place of, one sentence each."""
 
     @property
     def runs_in_a_shell(self) -> bool:
         """Whether the first process is a shell that is not replaced by the server."""
         command = texts(self.value, "command")
-        if not command or PurePosixPath(command[0]).name not in _SHELLS:
+        if not command or PurePosixPath(command[0]).name not in SHELLS:
             return False
         return not re.search(r"(^|[;&\s])exec\s", " ".join(self.words))
 
@@ -109,12 +112,14 @@ def server_container(
     flags, problems = parse_flags("serve", known)
     mentioned = {*flags, *(name for name in _keys(values) if values[variable_of(name)])}
 
+    files: dict[str, Source] = {}
+
     def read(file: str, keys: Collection[str]) -> Source:
         content = _mounted(file, container, volumes, config_maps)
         if content is None:
             unread.append(f"the file {file} is in no ConfigMap of these manifests")
             return Source({})
-        source = from_text(file, content, keys)
+        source = files[file] = from_text(file, content, keys)
         mentioned.update(source.values)
         return source
 
@@ -133,7 +138,35 @@ def server_container(
         settings,
         (*problems, *wrong),
         tuple(unread),
+        tuple(_hidden(settings, flags, environ, files)),
     )
+
+
+def _hidden(
+    settings: Settings,
+    flags: Mapping[str, Written],
+    environ: Mapping[str, str],
+    files: Mapping[str, Source],
+) -> Iterator[str]:
+    """What of the file does not count, since a flag or a variable has another value."""
+    fields = {each.key: each.field for each in definitions()}
+    for file, source in files.items():
+        over = {key: flag_of(key) for key in source.values if key in flags}
+        for key in source.values.keys() - over.keys():
+            if environ.get(variable_of(key)):
+                over[key] = variable_of(key)
+        if not over:
+            continue
+        alone, _ = gather({"config": file}, environ={}, read_file=lambda *_, only=source: only)
+        for key in sorted(over):
+            if getattr(alone, fields[key]) != getattr(settings, fields[key]):
+                value = flags[key] if key in flags else environ[variable_of(key)]
+                given = source.values[key]
+                yield f"{over[key]} {_shown(value)} hides {_shown(given.value)} at {given.where}"
+
+
+def _shown(value: Written) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
 
 
 def flag_or_variable(key: str) -> str:
@@ -146,7 +179,7 @@ def _server_words(
 ) -> list[str] | None:
     """The words behind `serve`; None where the container does not run it."""
     words = [*command, *arguments] or list(by_image)
-    if command and PurePosixPath(command[0]).name in _SHELLS:
+    if command and PurePosixPath(command[0]).name in SHELLS:
         words = " ".join(words).split()
     if "serve" not in words or {"-h", "--help"} & set(words):
         return None

@@ -6,6 +6,7 @@ rollout counts from the pod's creation all the same.  Source: Kubernetes, "Deplo
 Deployment"; docs/k8s-init.md, The numbers.
 """
 
+from collections.abc import Iterator
 from math import ceil
 from typing import Final
 
@@ -30,6 +31,15 @@ def download_s(measured: Measurement | None) -> int:
 
 def downloads_models(workload: Workload) -> str:
     """The init container that fills a volume which a server only reads; empty where none does."""
+    return next((text(each, "name") for each, _ in _downloads(workload)), "")
+
+
+def download_volumes(workload: Workload) -> frozenset[str]:
+    """The volumes that are filled so, by name."""
+    return frozenset(name for _, volumes in _downloads(workload) for name in volumes)
+
+
+def _downloads(workload: Workload) -> Iterator[tuple[JsonObject, set[str]]]:
     empty = {text(each, "name") for each in objects(workload.pod, "volumes") if "emptyDir" in each}
     read = {
         text(mount, "name")
@@ -38,9 +48,9 @@ def downloads_models(workload: Workload) -> str:
         if at(mount, "readOnly") is True
     }
     for container in objects(workload.pod, "initContainers"):
-        if _written(container) & read & empty and not _stays(container):
-            return text(container, "name")
-    return ""
+        filled = _written(container) & read & empty
+        if filled and not _stays(container):
+            yield container, filled
 
 
 def _written(container: JsonObject) -> set[str]:

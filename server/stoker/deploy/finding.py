@@ -36,6 +36,8 @@ class Subject:
     """Of these models, where somebody measured them."""
     start_s: float | None = None
     """How long a start takes, where somebody measured it."""
+    rules: frozenset[str] = frozenset()
+    """The ids of all rules there are."""
 
     def of_kind(self, *kinds: str) -> list[Manifest]:
         """The manifests of these kinds."""

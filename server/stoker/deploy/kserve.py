@@ -25,6 +25,8 @@ PREDICTOR: Final = ("spec", "predictor")
 MODE: Final = "serving.kserve.io/deploymentMode"
 _KNATIVE: Final = ("Knative", "Serverless")
 """The mode's name, and the one that it had before."""
+STANDARD: Final = ("Standard", "RawDeployment")
+"""The mode without Knative, likewise."""
 KNATIVE_TIMEOUT_S: Final = 300
 """Of a revision that names none. It is its pods' grace period too, for which it has no field."""
 _OF_THE_CONTAINER: Final = ("command", "lifecycle")

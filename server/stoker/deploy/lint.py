@@ -1,6 +1,5 @@
 """`stoker k8s lint`: manifests in, findings out. Pure: reads nothing, prints nothing."""
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -8,10 +7,8 @@ from stoker.deploy.finding import Finding, Severity, Subject
 from stoker.deploy.manifest import EXPECTED, Manifest, UnreadableManifests
 from stoker.deploy.measurement import Measurement
 from stoker.deploy.rule_table import RULES
+from stoker.deploy.rules.acceptance import accepted
 from stoker.deploy.workload import find_scalers, find_workloads, without_copies
-
-ACCEPTED: Final = "stoker/lint-accept"
-"""Annotation of an object: ids of rules whose findings on it are accepted, separated by commas."""
 
 _ORDER: Final = {severity: place for place, severity in enumerate(Severity)}
 
@@ -39,16 +36,19 @@ def lint(
         )
     if start_s is None and measured is not None:
         start_s = measured.start_s
-    subject = Subject(tuple(judged), workloads, tuple(find_scalers(judged)), measured, start_s)
+    subject = Subject(
+        tuple(judged),
+        workloads,
+        tuple(find_scalers(judged)),
+        measured,
+        start_s,
+        frozenset(rule.id for rule in RULES),
+    )
     findings = [
         Finding(rule, hit)
         for rule in RULES
         if rule.id not in ignored
         for hit in rule.check(subject)
-        if rule.id not in _accepted(hit.manifest)
+        if rule.id not in accepted(hit.manifest)
     ]
     return tuple(sorted(findings, key=lambda each: _ORDER[each.rule.severity]))
-
-
-def _accepted(manifest: Manifest) -> list[str]:
-    return re.split(r"[\s,]+", manifest.annotations.get(ACCEPTED, ""))

@@ -8,11 +8,12 @@ from typing import TextIO
 from stoker.arguments import Parser, UsageError
 from stoker.config_sources import suggestion
 from stoker.deploy.finding import Severity
-from stoker.deploy.lint import ACCEPTED, lint
+from stoker.deploy.lint import lint
 from stoker.deploy.lint_output import FORMATS, print_findings
 from stoker.deploy.manifest_files import read_manifests
 from stoker.deploy.measurement import Measurement, read_measurement
 from stoker.deploy.rule_table import RULES
+from stoker.deploy.rules.acceptance import ACCEPTED
 from stoker.units import parse_duration
 
 

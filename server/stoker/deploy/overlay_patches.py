@@ -9,9 +9,9 @@ import textwrap
 from typing import Final
 
 from stoker.deploy.gpu_sizes import GpuSize
-from stoker.deploy.lint import ACCEPTED
 from stoker.deploy.manifest import numbered, objects, parse_manifests, text
 from stoker.deploy.quantity import MIB, format_memory
+from stoker.deploy.rules.acceptance import ACCEPTED
 from stoker.deploy.sizing import LIMIT_FACTOR, GpuNeed, Sizing, Wishes
 from stoker.units import format_duration, format_size
 
@@ -27,10 +27,22 @@ def deployment_patch(model_name: str, wishes: Wishes, sizing: Sizing) -> str:
     """What the Deployment gets from the measurement."""
     patch = _Yaml()
     patch.line(0, "apiVersion: apps/v1", "kind: Deployment", "metadata:", "  name: stoker")
+    accepted = []
     if wishes.device == "gpu" and wishes.has_spare_gpu:
+        why = "There is a spare GPU (--spare-gpu), which no manifest shows."
+        accepted.append(("surge-without-spare-gpu", why))
+    usual = Wishes()
+    if (wishes.drain_delay_s, wishes.drain_timeout_s) != (
+        usual.drain_delay_s,
+        usual.drain_timeout_s,
+    ):
+        why = "The drain below is another than that of the base's settings' file."
+        accepted.append(("setting-hidden", why))
+    if accepted:
         patch.line(2, "annotations:")
-        patch.comment(4, "There is a spare GPU (--spare-gpu), which no manifest shows.")
-        patch.line(4, f"{ACCEPTED}: surge-without-spare-gpu")
+        for _, why in accepted:
+            patch.comment(4, why)
+        patch.line(4, f"{ACCEPTED}: {','.join(rule for rule, _ in accepted)}")
     patch.line(0, "spec:")
     patch.comment(2, _sentence(sizing.progress_origin))
     patch.line(2, f"progressDeadlineSeconds: {sizing.progress_s}")

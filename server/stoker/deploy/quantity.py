@@ -20,7 +20,7 @@ _FACTORS: Final = {
     **{f"{unit}i": Fraction(1024**power) for power, unit in enumerate("KMGTPE", start=1)},
 }
 _QUANTITY: Final = re.compile(
-    r"([0-9]{1,20}(?:\.[0-9]{0,12})?)(?:[eE]([+-]?[0-9]{1,2})|([A-Za-z]*))"
+    r"\+?([0-9]{1,20}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})(?:[eE]([+-]?[0-9]{1,2})|([A-Za-z]*))"
 )
 
 MIB: Final = 1 << 20

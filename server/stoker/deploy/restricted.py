@@ -6,7 +6,7 @@ rendered pod of ours. Knows nothing of Stoker.  Source: Kubernetes, "Pod Securit
 "baseline" and "restricted", policy version 1.34 and later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from stoker.deploy.manifest import JsonObject, mapping, numbered, text, texts
@@ -27,7 +27,10 @@ SYSCTLS: Final = frozenset(
         *("net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"),
     }
 )
+SECCOMP: Final = ("RuntimeDefault", "Localhost")
 SELINUX_TYPES: Final = ("container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
+"""Annotation of a pod before the field: the profile of the container whose name follows."""
 HANDLERS: Final = (
     *(("startupProbe",), ("readinessProbe",), ("livenessProbe",)),
     *(("lifecycle", "preStop"), ("lifecycle", "postStart")),
@@ -44,16 +47,30 @@ def violations(pod: JsonObject, path: str) -> Iterator[tuple[str, str]]:
             yield from _of_user(pod, where, container)
 
 
+def annotation_violations(annotations: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(annotation, what stands there) of a pod's annotations that are refused."""
+    for name, profile in annotations.items():
+        is_allowed = profile in ("", "runtime/default") or profile.startswith("localhost/")
+        if name.startswith(APPARMOR) and not is_allowed:
+            yield f"annotation {name}", profile
+
+
 def _of_pod(pod: JsonObject, path: str) -> Iterator[tuple[str, str]]:
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if text(pod, field) == "true":
             yield f"{path}.{field}", "true"
-    if text(pod, "securityContext", "runAsUser") == "0":
+    context = mapping(pod, "securityContext")
+    if text(context, "runAsUser") == "0":
         yield f"{path}.securityContext.runAsUser", "0, which is root"
-    for index, each in numbered(pod, "securityContext", "sysctls"):
+    if text(context, "runAsNonRoot") == "false":
+        yield f"{path}.securityContext.runAsNonRoot", "false, for the pod"
+    if text(context, "seccompProfile", "type") not in ("", *SECCOMP):
+        profile = text(context, "seccompProfile", "type")
+        yield f"{path}.securityContext.seccompProfile.type", f"{profile}, for the pod"
+    for index, each in numbered(context, "sysctls"):
         if text(each, "name") not in SYSCTLS:
             yield f"{path}.securityContext.sysctls[{index}]", text(each, "name")
-    yield from _of_either(mapping(pod, "securityContext"), f"{path}.securityContext")
+    yield from _of_either(context, f"{path}.securityContext")
     for index, volume in numbered(pod, "volumes"):
         for kind in sorted(volume.keys() - {"name"} - VOLUMES):
             yield f"{path}.volumes[{index}]", f"a volume of kind {kind}"
@@ -99,14 +116,17 @@ def _of_either(context: JsonObject, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _of_user(pod: JsonObject, path: str, container: JsonObject) -> Iterator[tuple[str, str]]:
-    """What a container may leave to its pod."""
+    """What a container may leave to its pod; what the pod has wrong is told of the pod."""
     where = f"{path}.securityContext"
     shared, own = (mapping(each, "securityContext") for each in (pod, container))
-    non_root = text(own, "runAsNonRoot") or text(shared, "runAsNonRoot")
-    if non_root != "true":
-        yield f"{where}.runAsNonRoot", f"{non_root or 'not set'}, here and for the pod"
+    for field, allowed in ((("runAsNonRoot",), ("true",)), (("seccompProfile", "type"), SECCOMP)):
+        here, above = text(own, *field), text(shared, *field)
+        if here and here not in allowed:
+            yield (
+                f"{where}.{'.'.join(field)}",
+                f"{here}, whatever the pod has ({above or 'nothing'})",
+            )
+        elif not here and not above:
+            yield f"{where}.{'.'.join(field)}", "not set, here and for the pod"
     if text(own, "runAsUser") == "0":
         yield f"{where}.runAsUser", "0, which is root"
-    profile = text(own, "seccompProfile", "type") or text(shared, "seccompProfile", "type")
-    if profile not in ("RuntimeDefault", "Localhost"):
-        yield f"{where}.seccompProfile.type", f"{profile or 'not set'}, here and for the pod"

@@ -5,10 +5,12 @@ say at its start.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
+from stoker.deploy.image import parse_image
 from stoker.deploy.kserve import PREDICTOR, predictors
-from stoker.deploy.manifest import text
+from stoker.deploy.manifest import numbered, text
 from stoker.deploy.workload import Workload
 
 
@@ -38,6 +40,13 @@ def _elsewhere(subject: Subject) -> Iterator[Hit]:
                 yield Hit(workload.manifest, server.path, sentence)
 
 
+def _hidden(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            for sentence in server.hidden:
+                yield Hit(workload.manifest, server.path, sentence)
+
+
 def _shell(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
@@ -54,6 +63,23 @@ def _unpinned(subject: Subject) -> Iterator[Hit]:
             if not image.digest and image.tag in ("", "latest"):
                 written = text(server.value, "image") or "no image"
                 yield Hit(workload.manifest, f"{server.path}.image", written)
+        for index, container in numbered(workload.pod, "initContainers"):
+            image = parse_image(text(container, "image"))
+            if image.repository and not image.digest and image.tag in ("", "latest"):
+                path = f"{workload.path}.initContainers[{index}].image"
+                yield Hit(workload.manifest, path, text(container, "image"))
+        for path, written in _image_volumes(workload):
+            image = parse_image(written)
+            if not image.digest and image.tag in ("", "latest"):
+                yield Hit(workload.manifest, path, written)
+
+
+def _image_volumes(workload: Workload) -> Iterator[tuple[str, str]]:
+    """(path, reference) of the images that a pod mounts as volumes."""
+    for index, volume in numbered(workload.pod, "volumes"):
+        written = text(volume, "image", "reference")
+        if written:
+            yield f"{workload.path}.volumes[{index}].image.reference", written
 
 
 def _no_digest(subject: Subject) -> Iterator[Hit]:
@@ -75,6 +101,9 @@ def _no_registry(subject: Subject) -> Iterator[Hit]:
                 written = text(server.value, "image")
                 found = f"{written}, which names no registry"
                 yield Hit(workload.manifest, f"{server.path}.image", found)
+        for path, written in _image_volumes(workload):
+            if "/" not in parse_image(written).repository:
+                yield Hit(workload.manifest, path, f"{written}, which names no registry", _VOLUME)
 
 
 def _kserve_name(subject: Subject) -> Iterator[Hit]:
@@ -84,6 +113,10 @@ def _kserve_name(subject: Subject) -> Iterator[Hit]:
             if name != "kserve-container":
                 yield Hit(workload.manifest, f"{server.path}.name", repr(name))
 
+
+_VOLUME: Final = (
+    "`images: [{name: stoker-models, newName: your-registry/models}]` in the kustomization."
+)
 
 RULES = (
     Rule(
@@ -105,6 +138,16 @@ RULES = (
         _elsewhere,
     ),
     Rule(
+        "setting-hidden",
+        Severity.INFO,
+        "A key of the settings' file in a ConfigMap that a flag or a variable, of the image too, "
+        "has another value for",
+        "Flags win over variables, variables over the file: whoever reads or changes the file is "
+        "misled.",
+        "One place for each setting.",
+        _hidden,
+    ),
+    Rule(
         "shell-first-process",
         Severity.ERROR,
         "A shell as the first process of the server's container",
@@ -116,7 +159,8 @@ RULES = (
     Rule(
         "image-not-pinned",
         Severity.WARNING,
-        "The server's image without a tag, or with `latest`",
+        "An image without a tag, or with `latest`: the server's, an init container's, or that of a "
+        "volume",
         "Pods that start later run another version than those beside them, and a rollback does "
         "not bring the old one back.",
         "Name the version, best by digest: `images:` of the kustomization.",
@@ -133,7 +177,7 @@ RULES = (
     Rule(
         "image-without-registry",
         Severity.WARNING,
-        "The server's image without the registry that it is in",
+        "The server's image, or that of a volume, without the registry that it is in",
         "Nodes look for it in their default registry, where nobody put it: ImagePullBackOff, but "
         "where it was loaded onto every node by hand, as on a laptop's cluster.",
         "`images: [{name: stoker, newName: your-registry/stoker}]` in the kustomization; or accept "

@@ -1,4 +1,4 @@
-"""GPUs: asked for, tolerated, used, fed, and large enough.
+"""GPUs: tolerated, used, fed, and large enough. How they are asked for: `gpu_requests.py`.
 
 Source: reference, Kubernetes production practice, sections 2 and 7.
 """
@@ -10,7 +10,7 @@ from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.gpu_sizes import mig_bytes
 from stoker.deploy.manifest import JsonObject, numbered, objects, text
 from stoker.deploy.quantity import GIB, parse_quantity
-from stoker.deploy.workload import GPU_RESOURCES, gpus, has_gpu
+from stoker.deploy.workload import gpus, has_gpu
 
 TAINT: Final = "nvidia.com/gpu"
 LEAST_CPUS: Final = 2
@@ -37,37 +37,20 @@ def _cpu_image(subject: Subject) -> Iterator[Hit]:
                 yield Hit(workload.manifest, f"{server.path}.image", f"{image} with {_all(found)}")
 
 
-def _request_differs(subject: Subject) -> Iterator[Hit]:
-    for workload in subject.workloads:
-        for server in workload.servers:
-            limits = gpus(server.value)
-            requests = gpus(server.value, "requests")
-            for name in sorted(requests):
-                if requests[name] != limits.get(name):
-                    path = f"{server.path}.resources.requests.{name}"
-                    limit = limits.get(name, "none")
-                    yield Hit(workload.manifest, path, f"request {requests[name]}, limit {limit}")
-
-
-def _gpu_missing(subject: Subject) -> Iterator[Hit]:
-    for workload in subject.workloads:
-        if workload.is_runtime or workload.claims_devices:
-            continue  # an InferenceService adds the resource, a claim the device
-        for server in workload.servers:
-            settings = server.settings
-            if not server.device_is_known or gpus(server.value):
-                continue
-            if settings.device == "gpu":
-                resources = f"{server.path}.resources.limits"
-                yield Hit(workload.manifest, resources, "device gpu, and no GPU among the limits")
-
-
 def _gpu_unused(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
             found = gpus(server.value)
             if found and server.settings.device == "cpu":
                 yield Hit(workload.manifest, server.path, f"device cpu with {_all(found)}")
+
+
+def _not_required(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers if has_gpu(workload) else ():
+            if server.settings.device == "auto" and "device" in server.mentioned:
+                got = _all(gpus(server.value)) or "a claim"
+                yield Hit(workload.manifest, server.path, f"device auto with {got}")
 
 
 def _all(amounts: dict[str, str]) -> str:
@@ -172,28 +155,21 @@ RULES = (
         _cpu_image,
     ),
     Rule(
-        "gpu-request-differs",
-        Severity.ERROR,
-        f"A request for `{GPU_RESOURCES[0]}` (or a MIG slice) that is not its limit",
-        "Extended resources cannot be overcommitted: the API server refuses the pod.",
-        "Leave the request out; the limit stands for both.",
-        _request_differs,
-    ),
-    Rule(
-        "gpu-required-and-missing",
-        Severity.ERROR,
-        "`device: gpu` without a GPU among the limits and without a claim",
-        "The server insists on a GPU that the pod does not get, and is never ready.",
-        "Add components/gpu (or mig, dra), or set `device` to cpu.",
-        _gpu_missing,
-    ),
-    Rule(
         "gpu-unused",
         Severity.WARNING,
         "`device: cpu` with a GPU among the limits",
         "The pod holds a GPU that its server never looks at.",
         "Set STOKER_DEVICE to gpu, or take the GPU away.",
         _gpu_unused,
+    ),
+    Rule(
+        "gpu-not-required",
+        Severity.WARNING,
+        "`device: auto` for a pod that gets a GPU",
+        "Where the GPU cannot be used, for its driver say, the server serves from the CPU: ready, "
+        "many times slower, and the GPU is paid for.",
+        "Set STOKER_DEVICE to gpu: without a usable GPU the pod is not ready, and says why.",
+        _not_required,
     ),
     Rule(
         "gpu-without-toleration",

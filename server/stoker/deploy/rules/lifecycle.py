@@ -11,7 +11,8 @@ from stoker.deploy.container import ServerContainer, flag_or_variable
 from stoker.deploy.download import download_s, downloads_models
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.kserve import PREDICTOR, predictors
-from stoker.deploy.manifest import Manifest, mapping, number
+from stoker.deploy.manifest import Manifest, number
+from stoker.deploy.pre_stop import pre_stop
 from stoker.deploy.rules.probes import probes
 from stoker.deploy.workload import (
     Workload,
@@ -28,10 +29,6 @@ _IN_A_RUNTIME: Final = (
     f"A runtime of KServe has no such field: shorten {flag_or_variable('drain_timeout')}, or set "
     "the period in each InferenceService, and give those together with the runtime."
 )
-
-
-def _pre_stop_s(server: ServerContainer) -> int:
-    return number(server.value, "lifecycle", "preStop", "sleep", "seconds") or 0
 
 
 def _short_grace(subject: Subject) -> Iterator[Hit]:
@@ -55,12 +52,12 @@ def _grace(
 ) -> Iterator[Hit]:
     grace = DEFAULT_GRACE_S if written is None else written
     delay, timeout = server.settings.drain_delay_s, server.settings.drain_timeout_s
-    pre_stop = _pre_stop_s(server)
-    needed = pre_stop + delay + timeout + SLACK_S
+    hook = pre_stop(server.value)
+    needed = hook.sleeps_s + delay + timeout + SLACK_S
     if grace < needed:
         default = ", Kubernetes' default" if written is None else ""
         found = (
-            f"{grace} s{default}; preStop {pre_stop} s + drain_delay {delay:g} s + "
+            f"{grace} s{default}; preStop {hook.sleeps_s:g} s + drain_delay {delay:g} s + "
             f"drain_timeout {timeout:g} s + {SLACK_S} s = {needed:g} s"
         )
         mend = f"Give {needed:g} s or more, or shorten {flag_or_variable('drain_timeout')}."
@@ -70,9 +67,8 @@ def _grace(
 def _no_delay(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
-            if server.settings.drain_delay_s > 0 or _pre_stop_s(server):
-                continue
-            if "exec" in mapping(server.value, "lifecycle", "preStop"):
+            hook = pre_stop(server.value)
+            if server.settings.drain_delay_s > 0 or hook.sleeps_s or hook.unknown:
                 continue
             yield Hit(workload.manifest, server.path, "drain_delay 0 and no preStop that sleeps")
 
@@ -80,12 +76,19 @@ def _no_delay(subject: Subject) -> Iterator[Hit]:
 def _two_delays(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
         for server in workload.servers:
-            pre_stop = _pre_stop_s(server)
-            if pre_stop and server.settings.drain_delay_s:
-                found = (
-                    f"preStop {pre_stop} s, then drain_delay {server.settings.drain_delay_s:g} s"
-                )
+            slept, delay = pre_stop(server.value).sleeps_s, server.settings.drain_delay_s
+            if slept and delay:
+                found = f"preStop {slept:g} s, then drain_delay {delay:g} s"
                 yield Hit(workload.manifest, f"{server.path}.lifecycle.preStop", found)
+
+
+def _unknown_pre_stop(subject: Subject) -> Iterator[Hit]:
+    for workload in subject.workloads:
+        for server in workload.servers:
+            unknown = pre_stop(server.value).unknown
+            if unknown:
+                path = f"{server.path}.lifecycle.preStop"
+                yield Hit(workload.manifest, path, f"{unknown}, of unknown length")
 
 
 def _short_progress(subject: Subject) -> Iterator[Hit]:
@@ -134,6 +137,12 @@ def _gap(subject: Subject) -> Iterator[Hit]:
             yield Hit(workload.manifest, "spec.strategy", found)
 
 
+def _counts_at_once(subject: Subject) -> Iterator[Hit]:
+    for workload, replicas in deployments(subject):
+        if replicas > 1 and not number(workload.manifest.value, "spec", "minReadySeconds"):
+            yield Hit(workload.manifest, "spec.minReadySeconds", f"none, at {told(replicas)}")
+
+
 RULES = (
     Rule(
         "grace-shorter-than-drain",
@@ -161,6 +170,17 @@ RULES = (
         "it is leaving: it neither closes connections nor turns unready.",
         "Leave the preStop out.",
         _two_delays,
+    ),
+    Rule(
+        "pre-stop-length-unknown",
+        Severity.INFO,
+        "A preStop of which lint cannot read how long it takes: a request, or a command other than "
+        "`sleep`",
+        "It runs within terminationGracePeriodSeconds, before the server hears of its end: what it "
+        "takes is lost to the drain, and was not counted.",
+        "Leave the preStop out: the server delays itself. Else give its time to "
+        "terminationGracePeriodSeconds, and accept it.",
+        _unknown_pre_stop,
     ),
     Rule(
         "progress-deadline-short",
@@ -192,5 +212,14 @@ RULES = (
         "Two replicas or more; or, where there is room for a second pod, maxSurge: 1 and "
         "maxUnavailable: 0.",
         _gap,
+    ),
+    Rule(
+        "min-ready-missing",
+        Severity.INFO,
+        "Two replicas or more without minReadySeconds",
+        "A pod that is ready and then crashes counts as rolled out: the next one is replaced, to "
+        "the last.",
+        "minReadySeconds: 10, as base/ has it.",
+        _counts_at_once,
     ),
 )

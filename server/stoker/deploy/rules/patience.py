@@ -34,6 +34,13 @@ def _too_tight(subject: Subject) -> Iterator[Hit]:
             yield Hit(probe.manifest, probe.path, found)
 
 
+def _hasty(subject: Subject) -> Iterator[Hit]:
+    for probe in probes(subject, "readinessProbe"):
+        timeout = given(probe.value, "timeoutSeconds", 1)
+        if timeout < LEAST_TIMEOUT_S and given(probe.value, "failureThreshold", 3) < 2:
+            yield Hit(probe.manifest, probe.path, f"timeout {timeout} s, 1 failure")
+
+
 def _short_startup(subject: Subject) -> Iterator[Hit]:
     for probe in probes(subject, "startupProbe"):
         if subject.start_s is None and probe.budget_s < LEAST_STARTUP_S:
@@ -68,6 +75,15 @@ RULES = (
         "A saturated server is busy, not dead; killing it sends its load to the others.",
         "timeoutSeconds: 5, periodSeconds: 10, failureThreshold: 3.",
         _too_tight,
+    ),
+    Rule(
+        "readiness-too-tight",
+        Severity.WARNING,
+        f"A readiness probe with a timeout under {LEAST_TIMEOUT_S} s of which one failure counts",
+        "One late answer under load takes the pod out of its Services, and its load goes to "
+        "the others: they follow.",
+        "timeoutSeconds: 3, failureThreshold: 2, as base/ has them.",
+        _hasty,
     ),
     Rule(
         "startup-budget-short",

@@ -27,7 +27,7 @@ def _servers(subject: Subject) -> Iterator[tuple[Manifest, Workload, ServerConta
 
 def _no_limit(subject: Subject, resource: str) -> Iterator[Hit]:
     for manifest, _, server in _servers(subject):
-        if parse_quantity(server.value, "resources", "limits", resource) is None:
+        if not text(server.value, "resources", "limits", resource):
             path = f"{server.path}.resources.limits.{resource}"
             yield Hit(manifest, path, f"no {resource} limit")
 
@@ -130,7 +130,7 @@ def _unbounded(subject: Subject) -> Iterator[Hit]:
 
 def _evicted(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
-        limit = _pod_storage(workload)
+        limit = pod_storage(workload)
         sizes = [
             parse_quantity(volume, "emptyDir", "sizeLimit") or 0
             for volume in objects(workload.pod, "volumes")
@@ -143,7 +143,7 @@ def _evicted(subject: Subject) -> Iterator[Hit]:
             yield Hit(workload.manifest, path, found)
 
 
-def _pod_storage(workload: Workload) -> Fraction | None:
+def pod_storage(workload: Workload) -> Fraction | None:
     """The limit of a pod's local storage; None where a container has none.
 
     The larger of what an init container and what the containers together may take.

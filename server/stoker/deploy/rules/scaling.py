@@ -1,4 +1,6 @@
-"""Autoscalers: what they scale on, who owns the replicas, and whether they can wake from zero.
+"""Autoscalers: what they must not scale on, who owns the replicas, whether they wake from zero.
+
+How the metrics of Stoker are asked for is another module's: `scaling_metrics.py`.
 
 Source: reference, Kubernetes production practice, section 6.
 """
@@ -6,27 +8,42 @@ Source: reference, Kubernetes production practice, section 6.
 import json
 import re
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Final
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
-from stoker.deploy.manifest import JsonObject, Manifest, mapping, number, numbered, objects, text
-from stoker.deploy.quantity import parse_quantity
+from stoker.deploy.kserve import MODE, PREDICTOR, STANDARD, predictors
+from stoker.deploy.manifest import (
+    JsonObject,
+    Manifest,
+    at,
+    mapping,
+    number,
+    numbered,
+    objects,
+    text,
+)
+from stoker.deploy.promql import OUR_METRIC
+from stoker.deploy.scaled_metric import scaled_metrics
 from stoker.deploy.workload import Scaler, has_gpu
-from stoker.telemetry import metric_table
 
-HIGHEST_TARGET: Final = Fraction(9, 10)
-"""Of demand. Above it there is no room for a burst while the next pod starts."""
 LEAST_WINDOW_S: Final = 120
 """For shrinking. A pod that is given away too early costs a cold start to win back."""
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+METRICS_OF_V1: Final = "autoscaling.alpha.kubernetes.io/metrics"
+"""Annotation of an autoscaler in autoscaling/v1: the metrics that v1 has no field for."""
+
+SERVICE: Final = "InferenceService"
+CLASS: Final = "serving.kserve.io/autoscalerClass"
+"""Annotation: who scales an InferenceService in the mode Standard; `hpa` where none is named."""
+_IN_KSERVE: Final = (
+    "The same number for minReplicas and maxReplicas, or the class keda with a query for "
+    "stoker_demand_ratio: k8s/kserve/examples/keda.yaml."
+)
 
 _GPU_UTILISATION: Final = re.compile(
     r"\b(DCGM_FI_[A-Z0-9_]+|nv_gpu_utilization|nvidia_gpu_duty_cycle|gpu_util\w*|duty_cycle)\b"
 )
-_OUR_METRIC: Final = re.compile(r"(?<![\w:])(?:stoker|nv)_[a-z0-9_]+(?![\w:])")
-_SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_total")
 
 
 def _ours(subject: Subject) -> list[Scaler]:
@@ -36,21 +53,6 @@ def _ours(subject: Subject) -> list[Scaler]:
         for scaler in subject.scalers
         if any(scaler.scales(workload) for workload in subject.workloads)
     ]
-
-
-def _sources(scaler: Scaler) -> Iterator[tuple[str, str]]:
-    """(path, name of a metric or a whole query) of everything that is scaled on, utilisation of
-    CPU and memory left out."""
-    value = scaler.manifest.value
-    for index, metric in numbered(value, "spec", "metrics"):
-        for kind in ("pods", "object", "external"):
-            name = text(metric, kind, "metric", "name")
-            if name:
-                yield f"spec.metrics[{index}].{kind}.metric.name", name
-    for index, trigger in numbered(value, "spec", "triggers"):
-        query = text(trigger, "metadata", "query")
-        if query:
-            yield f"spec.triggers[{index}].metadata.query", query
 
 
 def _utilisation(subject: Subject) -> Iterator[Hit]:
@@ -64,14 +66,46 @@ def _utilisation(subject: Subject) -> Iterator[Hit]:
         for index, trigger in numbered(value, "spec", "triggers"):
             if text(trigger, "type") in ("cpu", "memory"):
                 yield Hit(scaler.manifest, f"spec.triggers[{index}]", text(trigger, "type"))
+        if scaler.manifest.kind == "HorizontalPodAutoscaler":
+            yield from _cpu_without_metrics(scaler.manifest)
+
+    yield from _utilisation_by_kserve(subject)
+
+
+def _utilisation_by_kserve(subject: Subject) -> Iterator[Hit]:
+    """The HPA that KServe makes in the mode Standard of whatever names no other class."""
+    services = [each.manifest for each in subject.workloads if each.manifest.kind == SERVICE]
+    for workload in subject.workloads:
+        if workload.is_runtime:
+            services += [each.manifest for each in predictors(workload, subject.manifests)]
+    for service in services:
+        notes, predictor = service.annotations, mapping(service.value, *PREDICTOR)
+        if notes.get(MODE) not in STANDARD or notes.get(CLASS, "hpa") != "hpa":
+            continue
+        least = number(predictor, "minReplicas")
+        most = number(predictor, "maxReplicas") or 0
+        if most > (1 if least is None else least) and "autoScaling" not in predictor:
+            name = text(predictor, "scaleMetric") or "cpu, KServe's default"
+            found = f"{name}, up to {most} replicas"
+            yield Hit(service, f"{'.'.join(PREDICTOR)}.maxReplicas", found, _IN_KSERVE)
+
+
+def _cpu_without_metrics(manifest: Manifest) -> Iterator[Hit]:
+    """The CPU target of autoscaling/v1, and the one that Kubernetes fills in where nothing is
+    written. Source: HorizontalPodAutoscalerSpec of autoscaling/v1 and v2."""
+    share = text(manifest.value, "spec", "targetCPUUtilizationPercentage")
+    if share:
+        yield Hit(manifest, "spec.targetCPUUtilizationPercentage", f"cpu at {share} %")
+    elif not at(manifest.value, "spec", "metrics") and METRICS_OF_V1 not in manifest.annotations:
+        yield Hit(manifest, "spec.metrics", "none, which means cpu at 80 %")
 
 
 def _gpu_utilisation(subject: Subject) -> Iterator[Hit]:
     for scaler in _ours(subject):
-        for path, source in _sources(scaler):
-            match = _GPU_UTILISATION.search(source)
+        for metric in scaled_metrics(scaler.manifest):
+            match = _GPU_UTILISATION.search(metric.source)
             if match:
-                yield Hit(scaler.manifest, path, match[0])
+                yield Hit(scaler.manifest, metric.path, match[0])
 
 
 def _replicas(subject: Subject) -> Iterator[Hit]:
@@ -108,7 +142,7 @@ def _no_target(subject: Subject) -> Iterator[Hit]:
         return  # KServe makes the Deployments
     known = _ours(subject)
     for scaler in subject.scalers:
-        is_meant = any("stoker_" in source for _, source in _sources(scaler))
+        is_meant = any("stoker_" in each.source for each in scaled_metrics(scaler.manifest))
         if scaler not in known and is_meant:
             found = f"{scaler.kind} {scaler.name!r} is not among these manifests"
             yield Hit(scaler.manifest, "spec.scaleTargetRef", found)
@@ -130,63 +164,16 @@ def _cannot_wake(subject: Subject) -> Iterator[Hit]:
         idle = number(value, "spec", "idleReplicaCount")
         if scaler.least != 0 and idle != 0:
             continue
-        queries = [source for _, source in _sources(scaler)]
+        queries = [each.source for each in scaled_metrics(scaler.manifest)]
         others = [
             each
             for each in objects(value, "spec", "triggers")
             if text(each, "type") not in ("prometheus", "cpu", "memory")
         ]
-        if not others and all(_OUR_METRIC.search(query) for query in queries):
+        if not others and all(OUR_METRIC.search(query) for query in queries):
             is_hpa = scaler.manifest.kind == "HorizontalPodAutoscaler"
             path = "spec.minReplicas" if is_hpa else "spec.minReplicaCount"
             yield Hit(scaler.manifest, path, "0, and every metric comes from the pods themselves")
-
-
-def _unknown_metric(subject: Subject) -> Iterator[Hit]:
-    known = {each.name + suffix for each in metric_table.TABLE for suffix in _SUFFIXES}
-    known |= set(_recorded(subject))
-    for manifest, path, query in _queries(subject):
-        for name in dict.fromkeys(_OUR_METRIC.findall(query)):
-            if name not in known:
-                yield Hit(manifest, path, name)
-
-
-def _queries(subject: Subject) -> Iterator[tuple[Manifest, str, str]]:
-    for scaler in subject.scalers:
-        for path, source in _sources(scaler):
-            yield scaler.manifest, path, source
-    for manifest in subject.of_kind("PrometheusRule"):
-        for group_index, group in numbered(manifest.value, "spec", "groups"):
-            for index, rule in numbered(group, "rules"):
-                path = f"spec.groups[{group_index}].rules[{index}].expr"
-                yield manifest, path, text(rule, "expr")
-
-
-def _recorded(subject: Subject) -> Iterator[str]:
-    for manifest in subject.of_kind("PrometheusRule"):
-        for group in objects(manifest.value, "spec", "groups"):
-            yield from (text(rule, "record") for rule in objects(group, "rules"))
-
-
-def _high_target(subject: Subject) -> Iterator[Hit]:
-    demand = metric_table.DEMAND.name
-    for scaler in _ours(subject):
-        value = scaler.manifest.value
-        for index, metric in numbered(value, "spec", "metrics"):
-            if text(metric, "pods", "metric", "name") == demand:
-                yield from _target(
-                    scaler, f"spec.metrics[{index}]", metric, ("pods", "target", "averageValue")
-                )
-        for index, trigger in numbered(value, "spec", "triggers"):
-            if demand in text(trigger, "metadata", "query"):
-                where = f"spec.triggers[{index}]"
-                yield from _target(scaler, where, trigger, ("metadata", "threshold"))
-
-
-def _target(scaler: Scaler, where: str, value: JsonObject, path: tuple[str, ...]) -> Iterator[Hit]:
-    target = parse_quantity(value, *path)
-    if target is not None and target > HIGHEST_TARGET:
-        yield Hit(scaler.manifest, f"{where}.{'.'.join(path)}", f"target {float(target):g}")
 
 
 def _eager_shrinking(subject: Subject) -> Iterator[Hit]:
@@ -210,7 +197,8 @@ RULES = (
     Rule(
         "scaled-on-utilisation",
         Severity.ERROR,
-        "An autoscaler on CPU or memory",
+        "An autoscaler on CPU or memory: by a metric, targetCPUUtilizationPercentage, or by naming "
+        "no metric at all, for which Kubernetes and KServe take CPU at 80 %",
         "The device is the bottleneck, not the CPU; memory never goes down, since arenas keep it. "
         "The number of pods has nothing to do with the load.",
         "Scale on stoker_demand_ratio: components/autoscaling-hpa.",
@@ -268,23 +256,6 @@ RULES = (
         "At least one replica; or an activating trigger from a gateway or queue: "
         "components/autoscaling-keda.",
         _cannot_wake,
-    ),
-    Rule(
-        "metric-unknown",
-        Severity.ERROR,
-        "A `stoker_*` or `nv_*` metric, in an autoscaler or a PrometheusRule, that the server does "
-        "not have",
-        "The autoscaler has no number to act on; the alert never fires.",
-        "Names stand in docs/metrics.md.",
-        _unknown_metric,
-    ),
-    Rule(
-        "demand-target-high",
-        Severity.WARNING,
-        f"A target above {float(HIGHEST_TARGET):g} for stoker_demand_ratio",
-        "At 1 requests wait or are refused; a burst has to be borne until the next pod is ready.",
-        "0.65 (650m); less where pods start slowly.",
-        _high_target,
     ),
     Rule(
         "shrinks-eagerly",

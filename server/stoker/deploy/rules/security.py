@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.manifest import at, strings, text
-from stoker.deploy.restricted import violations
+from stoker.deploy.restricted import annotation_violations, violations
 
 
 def _restricted(subject: Subject) -> Iterator[Hit]:
     for workload in subject.workloads:
-        for path, found in violations(workload.pod, workload.path):
+        refused = violations(workload.pod, workload.path)
+        for path, found in (*refused, *annotation_violations(workload.annotations)):
             yield Hit(workload.manifest, path, found)
 
 
