@@ -48,7 +48,7 @@ def message(
         outputs=outputs,
         raw_input_contents=raw,
         parameters=parameters,
-    ).SerializeToString()
+    ).SerializeToString(deterministic=True)  # these bytes name tests, alike in both processes
 
 
 def typed(datatype: str, shape: list[int], **contents: Any) -> bytes:
