@@ -64,11 +64,12 @@ class Stepper:
         threading.settrace(self._trace)
         try:
             start()
+            # A thread asks for the hook only after `start` has returned.
+            for _ in range(threads):
+                if not self._parked.acquire(timeout=10):
+                    raise AssertionError("a started thread never ran traced code")
         finally:
             threading.settrace(None)
-        for _ in range(threads):
-            if not self._parked.acquire(timeout=10):
-                raise AssertionError("a started thread never ran traced code")
         others = list(self._workers.values())
         self._workers[threading.get_ident()] = _Worker(None)
         outer, hook = sys.gettrace(), threading.excepthook

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.calls import wait_until
 from tests.rollout.balancer import Checks
 from tests.rollout.fleet import AT_LEAST_IN_FLIGHT, Strategy
 from tests.rollout.report import Report
@@ -135,6 +136,9 @@ def test_a_scale_down_loses_nothing_while_slow_proxies_still_send_to_the_pod_tha
 ) -> None:
     with scene(tmp_path, 3, checks=form.slow_checks, flags=form.flags) as on:
         leaver = on.fleet.oldest
+        wait_until(
+            lambda: len(on.balancer.clients(leaver.name)) > on.streams, "clients to be settled"
+        )
         on.fleet.terminate(leaver, on.load)
         before = on.balancer.connections_made(leaver.name)
         on.wait_until_down(leaver.name)
