@@ -158,8 +158,8 @@ RULES = (
         "An HTTPRoute, GRPCRoute or Ingress of Stoker to a Service that is not among the manifests",
         "Every request is answered with 500 or 503 by the proxy: a name was changed in one place "
         "only.",
-        "The Service's name as it is rendered. A `namePrefix` of kustomize reaches an Ingress, no "
-        "route: patch its backendRefs.",
+        "The Service's name as it is rendered. A `namePrefix` of kustomize reaches an Ingress and "
+        "the routes of components/gateway; others need its names.yaml as `configurations`.",
         _no_service,
     ),
     Rule(
