@@ -9,7 +9,6 @@ from stoker.deploy.manifest import JsonObject, JsonValue
 from stoker.deploy.measurement import Measurement
 from stoker.deploy.rules.acceptance import ACCEPTED
 from stoker.deploy.rules.eviction import SAFE_TO_EVICT, SAFE_VOLUMES
-from stoker.deploy.rules.routes import BACKEND_PROTOCOL
 from stoker.deploy.rules.scaling import LAST_APPLIED, METRICS_OF_V1
 
 from tests.broken_manifests import (
@@ -188,6 +187,8 @@ spec:
             pathType: Prefix
             backend: {service: {name: %s, port: {number: %d}}}
 """
+NGINX_PROTOCOL: Final = "nginx.ingress.kubernetes.io/backend-protocol"
+ALB_PROTOCOL: Final = "alb.ingress.kubernetes.io/backend-protocol-version"
 TEMPLATE: Final = """
 apiVersion: resource.k8s.io/v1
 kind: ResourceClaimTemplate
@@ -651,6 +652,34 @@ CASES: Final = (
             pod("volumes", 3, value={"name": "data", "persistentVolumeClaim": {"claimName": "d"}}),
             server("volumeMounts", 3, value={"name": "data", "mountPath": "/d"}),
             server("volumeMounts", 4, value={"name": "tmp", "mountPath": "/models"}),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/mine"}),
+        ],
+        "models at /mine; the server serves /models",
+        # Beside the models' own, a folder to write to is for something else, whatever its name.
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/models"}),
+            server("volumeMounts", 4, value={"name": "tmp", "mountPath": "/models-scratch"}),
+        ],
+    ),
+    Case(
+        "models-volume-unread",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/models"}),
+            server("args", value=["serve"]),
+        ],
+        "models at /models; the server serves its demo models",
+        [
+            pod("volumes", 3, value=CLAIMED),
+            server("volumeMounts", 3, value={"name": "models", "mountPath": "/models"}),
+            server("args", value=["serve", "--config", "/run/secrets/with-sources.yaml"]),
         ],
     ),
     Case(
@@ -1575,6 +1604,18 @@ CASES: Final = (
     ),
     Case(
         "metric-aggregated-wrong",
+        [*asked("max by (pod) (sum(stoker_demand_ratio) by (pod))")],
+        "a value for each pod",
+        [*asked("sum(max by (pod) (stoker_demand_ratio))")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
+        [*asked("sum by (le) (stoker_batch_rows_bucket)", kind="Value")],
+        "sum with the type Value",
+        [*asked("histogram_quantile(0.9, sum by (le) (stoker_batch_rows_bucket))", kind="Value")],
+    ),
+    Case(
+        "metric-aggregated-wrong",
         [put(HPA, *METRIC, value=external("Value", "0.65"))],
         "an External metric, the sum over all pods, with the type Value",
         [put(HPA, *METRIC, value=external("AverageValue", "0.65"))],
@@ -1778,7 +1819,32 @@ CASES: Final = (
         "port 8001, which is for gRPC; HTTP is on 8000",
         [
             add(INGRESS % ("stoker", 8001)),
-            put("Ingress", "metadata", "annotations", BACKEND_PROTOCOL, value="GRPC"),
+            put("Ingress", "metadata", "annotations", NGINX_PROTOCOL, value="GRPC"),
+        ],
+    ),
+    Case(
+        "route-port-wrong",
+        [
+            add(INGRESS % ("stoker", 8000)),
+            put("Ingress", "metadata", "annotations", ALB_PROTOCOL, value="GRPC"),
+            put("Service", "spec", "ports", 0, "appProtocol", value="http"),
+        ],
+        "port 8000, which is for HTTP; gRPC is on 8001",
+        [
+            add(INGRESS % ("stoker", 8001)),
+            put("Ingress", "metadata", "annotations", ALB_PROTOCOL, value="GRPC"),
+        ],
+    ),
+    Case(
+        "route-port-wrong",
+        [
+            add(INGRESS % ("stoker", 8001)),
+            put("Ingress", "spec", "ingressClassName", value="nginx"),
+        ],
+        "port 8001, which is for gRPC",
+        [
+            add(INGRESS % ("stoker", 8001)),
+            put("Ingress", "spec", "ingressClassName", value="traefik"),
         ],
     ),
     # Monitoring and network
