@@ -5,6 +5,7 @@ from typing import Final
 from stoker.deploy.manifest import JsonValue
 
 from tests.broken_manifests import (
+    POD,
     SERVER,
     add,
     measurement,
@@ -33,6 +34,7 @@ kind: ResourceClaimTemplate
 metadata: {name: stoker-gpu}
 spec: {spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: %s}}]}}}
 """
+CLAIMED_CARD: Final[JsonValue] = {"name": "card", "resourceClaimName": "network-card"}
 CLAIMED_GPU: Final = (
     pod("resourceClaims", 0, value={"name": "gpu", "resourceClaimTemplateName": "stoker-gpu"}),
 )
@@ -153,5 +155,24 @@ CASES: Final = (
         [*HARD_SPREAD, put("Deployment", *AFFINITY, value=[GPU_TERM, OTHER_TERM])],
         "DoNotSchedule over kubernetes.io/hostname",
         [*HARD_SPREAD, put("Deployment", *AFFINITY, value=[GPU_TERM, GPU_TERM])],
+    ),
+    Case(
+        "hard-spread-with-gpus",
+        [*HARD_SPREAD, pod("nodeSelector", value={"kubernetes.io/os": "linux"})],
+        "DoNotSchedule over kubernetes.io/hostname",
+        [
+            *HARD_SPREAD,
+            pod("nodeSelector", value={"cloud.google.com/gke-accelerator": "nvidia-l4"}),
+        ],
+    ),
+    Case(
+        "gpu-without-toleration",
+        [pod("resourceClaims", 0, value=CLAIMED_CARD), take("Deployment", *POD, "tolerations")],
+        "no toleration of the taint nvidia.com/gpu",
+        [
+            *NO_GPU,
+            pod("resourceClaims", 0, value=CLAIMED_CARD),
+            take("Deployment", *POD, "tolerations"),
+        ],
     ),
 )
