@@ -62,6 +62,7 @@ test-manifests: dev ## Render every overlay and combination; validate, lint, hol
 	  tests/contract/test_network_policy.py tests/contract/test_autoscaling_manifests.py \
 	  tests/contract/test_kserve.py tests/contract/test_kserve_server.py tests/contract/test_recipes.py \
 	  tests/contract/test_models_download.py tests/contract/test_rendered_server.py \
+	  tests/contract/test_probe_budgets.py tests/contract/test_kubernetes_document.py \
 	  tests/contract/test_lint_manifests.py $(ARGS)
 
 test-monitoring: dev ## Metrics, rules and dashboard against a real Prometheus and promtool.

@@ -61,6 +61,21 @@ def without_native() -> str | None:
 
 
 @contextlib.contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """These variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
 def serve(
     repository: Path,
     *arguments: str,

@@ -24,7 +24,7 @@ from benchmarks import bodies, targets
 from benchmarks.figures import facts, ratios, spread
 from benchmarks.networks import NETWORKS, session
 from benchmarks.rounds import options
-from benchmarks.serving import LOAD_CORE, Endpoint, serve
+from benchmarks.serving import LOAD_CORE, Endpoint, environment, serve
 from benchmarks.targets import Target
 from tests.models import write_repository
 from tests.spans import receiving
@@ -39,21 +39,6 @@ WAYS: Final[Mapping[str, tuple[str, ...]]] = {
     "access log, all": ("--access-log", "all"),
 }
 WARM_UP_S: Final = 1.0
-
-
-@contextlib.contextmanager
-def environment(**changes: str) -> Iterator[None]:
-    """These variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

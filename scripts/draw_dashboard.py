@@ -3,7 +3,8 @@
 Grafana itself is not needed: the panels, queries and units of the dashboard are drawn by
 `scripts/drawing/`, with what a real Prometheus answers that scrapes two servers under load for some
 minutes: a wave of requests to three models, a spike above what they can do, now and then a request
-that fails or names no model. The row of GPUs is left out, since there is none where this runs.
+that fails or names no model. A share of the requests is traced, to a receiver that forgets them,
+and logged. The row of GPUs is left out, since there is none where this runs.
 chromium (Debian: `chromium`) makes the picture.
 
     python -m scripts.draw_dashboard [--seconds 150] [--output docs/images/dashboard.png]
@@ -28,7 +29,7 @@ from benchmarks import call_headers, networks
 from benchmarks.bodies import framed, grpc_request
 from benchmarks.generator import open_loop
 from benchmarks.raw_http2 import Call, Http2Client
-from benchmarks.serving import serve
+from benchmarks.serving import environment, serve
 from benchmarks.targets import connected
 from scripts.drawing.answers import Window
 from scripts.drawing.page import WIDTH, page
@@ -37,6 +38,7 @@ from tests import models
 from tests.contract import monitoring
 from tests.models import write_repository
 from tests.prometheus import run_prometheus
+from tests.spans import receiving
 from tests.tools import require_tool
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -49,6 +51,7 @@ MEAN_RATE: Final = 150.0
 SPIKE: Final = (0.62, 0.74)
 """The part of the time in which twice and a half as many requests come."""
 STREAMS: Final = 256
+OBSERVED: Final = ("--tracing", "--trace-sampling", "0.1", "--access-log", "sampled")
 
 
 def rate(share: float) -> float:
@@ -124,7 +127,9 @@ def draw(folder: Path, seconds: float, output: Path) -> None:
     rules = folder / "rules.yaml"
     rules.write_text(monitoring.rules_text())
     with contextlib.ExitStack() as opened:
-        servers = [opened.enter_context(serve(repository, core=None)) for _ in PODS]
+        receiver = opened.enter_context(receiving("silent"))
+        with environment(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.grpc):
+            servers = [opened.enter_context(serve(repository, *OBSERVED, core=None)) for _ in PODS]
         targets = [target(pod, at.metrics) for pod, at in zip(PODS, servers, strict=True)]
         config = {
             "global": {

@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/lint_table.py
 
-tests/contract/test_lint_document.py fails when the tables and the code differ.
+tests/contract/test_lint_manifests.py fails when the tables and the code differ.
 """
 
 from pathlib import Path

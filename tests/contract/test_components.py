@@ -1,5 +1,6 @@
 """What the components around GPUs, models and placement do for the pods."""
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from tests.contract.manifests import (
     of_kind,
     pod,
     render,
+    render_overlay,
     strings,
     text,
     the,
@@ -264,6 +266,38 @@ def test_routes_lead_to_the_ports_of_the_service(target: str) -> None:
         assert objects(rule, "backendRefs") == [
             {"name": text(service, "metadata", "name"), "port": published[port]}
         ]
+
+
+RENAMED: Final = """
+namePrefix: search-
+nameSuffix: -b
+namespace: search
+resources: [base]
+components: [components/gateway]
+"""
+LAID_OVER: Final = """
+resources: [{below}]
+components: [components/gateway]
+"""
+
+
+def test_routes_follow_a_service_that_an_overlay_renames(tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    base = os.path.relpath(K8S / "base", below.resolve())
+    below.joinpath("kustomization.yaml").write_text(f"namePrefix: search-\nresources: [{base}]")
+    for overlay in (RENAMED, LAID_OVER.format(below=os.path.relpath(below, K8S))):
+        rendered = render_overlay(overlay)
+        services = {
+            text(each, "metadata", "name") for each in rendered if each["kind"] == "Service"
+        }
+        routes = [each for each in rendered if text(each, "kind").endswith("Route")]
+        assert len(routes) == 2
+        for route in routes:
+            (rule,) = objects(route, "spec", "rules")
+            (backend,) = objects(rule, "backendRefs")
+            assert text(backend, "name").startswith("search-stoker")
+            assert backend["name"] in services
 
 
 @pytest.mark.parametrize("target", ["components/gateway"], indirect=True)

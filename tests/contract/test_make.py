@@ -96,6 +96,19 @@ def test_tests_run_after_linters_and_types_even_in_a_parallel_make() -> None:
     ]
 
 
+def test_every_contract_of_the_manifests_is_run_by_a_target_for_them() -> None:
+    ran = make("--dry-run", "test-manifests") + make("--dry-run", "test-monitoring")
+    reads = re.compile(
+        r"^from tests\.contract(\.manifests import| import .*manifests)", re.MULTILINE
+    )
+    files = [
+        each for each in Path(__file__).parent.glob("test_*.py") if reads.search(each.read_text())
+    ]
+    of_the_image = "test_image.py"
+    assert len(files) > 15
+    assert [each.name for each in files if each.name not in ran] == [of_the_image]
+
+
 def test_an_environment_is_made_once_and_again_when_the_project_changes(checkout: Checkout) -> None:
     checkout.prepare("dev")
     assert checkout.asked() == [".venv", "pip", ".[cpu,dev]", ".venv/lib"]

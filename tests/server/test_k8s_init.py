@@ -119,7 +119,8 @@ def test_what_a_claim_has_to_hold_is_told_and_the_claim_written(tmp_path: Path) 
     assert written["spec"]["resources"]["requests"] == {"storage": "45Gi"}
     assert "claim.yaml" not in yaml.safe_load((output / "kustomization.yaml").read_text())
     done = init(*words, "--models", "pvc:mine", "--output", output)
-    assert "45Gi or more in the claim mine, with these models in it" in left(done.stdout)
+    said = f"45Gi or more in the claim mine, with these models in it ({claim})"
+    assert said in left(done.stdout)
     assert yaml.safe_load(claim.read_text())["metadata"]["name"] == "mine"
 
 

@@ -7,7 +7,9 @@ from stoker.deploy.manifest import JsonObject, Manifest, mapping
 from stoker.deploy.rule_table import RULES
 
 from tests.broken_manifests import POD, edited, findings, good, put, take
-from tests.lint_cases import CASES, KEDA, Case
+from tests.lint_cases.case import Case
+from tests.lint_cases.pieces import KEDA
+from tests.lint_cases.table import CASES
 
 IDS = [f"{case.rule}-{index}" for index, case in enumerate(CASES)]
 

@@ -3,7 +3,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stoker.deploy.promql import Matcher, aggregations, groups, is_one_number, selected
+from stoker.deploy.promql import (
+    Matcher,
+    aggregations,
+    is_combined,
+    is_one_number,
+    keeps_apart,
+    selected,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,12 +30,28 @@ def test_aggregations_are_told_from_functions_names_and_labels(
     assert aggregations(query) == operators
 
 
-def test_groups_are_what_results_are_kept_apart_by() -> None:
-    assert groups("sum by (pod, namespace) (x) or sum by (job) (y)") == frozenset(
-        {"pod", "namespace", "job"}
-    )
-    assert groups("sum(x)") == frozenset()
-    assert groups("sum without (pod) (x)") is None
+@pytest.mark.parametrize(
+    ("query", "is_kept_apart"),
+    [
+        ("sum(x)", False),
+        ("sum by (namespace, pod) (x)", True),
+        ("ceil(sum(x) by (pod))", True),
+        ("sum by (job) (x) or sum by (pod) (y)", True),
+        ("sum(max by (pod) (x))", False),
+        ("max(sum(x) without (job))", False),
+        ("sum without (job) (x)", True),
+        ("sum without (pod, instance) (x)", False),
+        ('sum(x{y="by (pod)"})', False),
+    ],
+)
+def test_only_an_outermost_aggregation_keeps_pods_apart(query: str, is_kept_apart: bool) -> None:
+    assert keeps_apart(query, {"pod", "instance"}) is is_kept_apart
+
+
+def test_ratios_and_quantiles_are_told_from_sums() -> None:
+    assert is_combined("sum(x) / on() y")
+    assert is_combined("histogram_quantile(0.9, sum by (le) (x))")
+    assert not is_combined('sum(x{y=~".*/z"})')
 
 
 def test_matchers_belong_to_their_metric() -> None:
@@ -65,5 +88,5 @@ def test_a_scalar_is_one_number() -> None:
 @given(st.text())
 def test_any_text_is_read_without_failing(query: str) -> None:
     aggregations(query)
-    groups(query)
+    keeps_apart(query, {query})
     list(selected(query))

@@ -243,11 +243,11 @@ def _models_left(options: InitOptions, measured: Measurement, sizing: Sizing) ->
     kind, place = options.overlay.models.kind, options.overlay.models.place
     volume = sizing.volume
     needed = format_memory(volume.nbytes)
+    file = options.output / CLAIM_FILE
     match kind:
         case "pvc" if place:
-            yield f"{needed} or more in the claim {place}, with these models in it"
+            yield f"{needed} or more in the claim {place}, with these models in it ({file})"
         case "pvc":
-            file = options.output / CLAIM_FILE
             yield (
                 f"the claim {CLAIM_NAME}, of {needed} or more, filled with these models: kubectl "
                 f"apply -f {file}, then fill.yaml of components/models-pvc"

@@ -5,7 +5,7 @@ No parser: what it does not recognise it says nothing of.  Source: Prometheus, "
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ _AGGREGATION: Final = re.compile(
     re.IGNORECASE,
 )
 _GROUPING: Final = re.compile(r"\b(by|without)\s*\(([^)]*)\)", re.IGNORECASE)
+_COMBINED: Final = re.compile(r"[*/]|\bhistogram_\w+\s*\(", re.IGNORECASE)
 _SINGLE: Final = re.compile(r"\b(scalar|vector|absent)\s*\(", re.IGNORECASE)
 
 
@@ -55,14 +56,31 @@ def aggregations(query: str) -> tuple[str, ...]:
     return tuple(each[1].lower() for each in _AGGREGATION.finditer(_LABELS.sub("", query)))
 
 
-def groups(query: str) -> frozenset[str] | None:
-    """The labels that results are kept apart by; None where only the others are named."""
-    found: set[str] = set()
-    for keyword, labels in _GROUPING.findall(_LABELS.sub("", query)):
-        if keyword.lower() == "without":
-            return None
-        found.update(re.findall(r"\w+", labels))
-    return frozenset(found)
+def keeps_apart(query: str, labels: Collection[str]) -> bool:
+    """Whether an outermost aggregation gives a value for each value of one of the labels. What
+    stands inside of another, such as `sum(max by (pod) (...))`, is summed up there; one that
+    leaves `instance` out is taken for meant so."""
+    plain = _LABELS.sub("", query)
+    outermost = min((_depth(plain, each) for each in _AGGREGATION.finditer(plain)), default=0)
+    for match in _GROUPING.finditer(plain):
+        if _depth(plain, match) == outermost:
+            listed = re.findall(r"\w+", match[2])
+            is_by = match[1].lower() == "by"
+            if not set(labels).isdisjoint(listed) if is_by else "instance" not in listed:
+                return True
+    return False
+
+
+def _depth(query: str, match: re.Match[str]) -> int:
+    """How many parentheses are open where a match begins."""
+    before = query[: match.start()]
+    return before.count("(") - before.count(")")
+
+
+def is_combined(query: str) -> bool:
+    """Whether a result is multiplied or divided, or a quantile of a histogram: what it counts in
+    the end, an aggregation inside does not tell."""
+    return _COMBINED.search(_LABELS.sub("", query)) is not None
 
 
 def is_one_number(query: str) -> bool:

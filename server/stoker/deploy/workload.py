@@ -86,8 +86,12 @@ def gpus(container: JsonObject, part: str = "limits") -> dict[str, str]:
 
 
 def has_gpu(workload: Workload) -> bool:
-    """Whether a server of it gets a GPU, as a resource or by a claim."""
-    return workload.claims_devices or any(gpus(server.value) for server in workload.servers)
+    """Whether a server of it gets a GPU, as a resource or by a claim. What a server claims that
+    computes on the CPU is another device, a network card say."""
+    computes_there = any(server.settings.device != "cpu" for server in workload.servers)
+    return (workload.claims_devices and computes_there) or any(
+        gpus(server.value) for server in workload.servers
+    )
 
 
 def container_ports(server: ServerContainer) -> dict[str, int]:

@@ -3,16 +3,20 @@
 Source: reference, Kubernetes production practice, sections 2 and 7.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.gpu_sizes import mig_bytes
-from stoker.deploy.manifest import JsonObject, numbered, objects, text
+from stoker.deploy.manifest import JsonObject, mapping, numbered, objects, text
 from stoker.deploy.quantity import GIB, parse_quantity
 from stoker.deploy.workload import gpus, has_gpu
 
 TAINT: Final = "nvidia.com/gpu"
+_GPU_LABEL: Final = re.compile(r"^nvidia\.com/gpu\.|accelerator|instance-gpu-")
+"""Labels of nodes with GPUs: of GPU Feature Discovery, of GKE (cloud.google.com/gke-accelerator),
+AKS and EKS (.../accelerator), and Karpenter (karpenter.k8s.aws/instance-gpu-name)."""
 LEAST_CPUS: Final = 2
 """One for the event loop, one for the threads that launch kernels and copy batches."""
 
@@ -120,14 +124,17 @@ def _hard_spread(subject: Subject) -> Iterator[Hit]:
 
 
 def _keeps_to_gpu_nodes(pod: JsonObject) -> bool:
-    """Whether every term of the node affinity asks for a label that only nodes with GPUs have."""
+    """Whether the node selector, or every term of the node affinity, asks for a label that only
+    nodes with GPUs have."""
+    if any(_GPU_LABEL.search(key) for key in mapping(pod, "nodeSelector")):
+        return True
     terms = objects(
         *(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
         "nodeSelectorTerms",
     )
     return bool(terms) and all(
         any(
-            text(each, "key").startswith("nvidia.com/gpu.")
+            _GPU_LABEL.search(text(each, "key"))
             and text(each, "operator") not in ("NotIn", "DoesNotExist")
             for each in objects(term, "matchExpressions")
         )
@@ -209,8 +216,8 @@ RULES = (
     Rule(
         "hard-spread-with-gpus",
         Severity.WARNING,
-        "A topology spread constraint of DoNotSchedule for pods with GPUs, whose node affinity "
-        "does not keep to nodes that have one",
+        "A topology spread constraint of DoNotSchedule for pods with GPUs, whose node selector or "
+        "affinity does not keep to nodes that have one",
         "Every node that the pod could go to counts: beside empty nodes without a GPU no node gets "
         "a second pod, and GPUs stay free.",
         "whenUnsatisfiable: ScheduleAnyway; or a node affinity that asks for a label "

@@ -29,6 +29,8 @@ def _unread(subject: Subject) -> Iterator[Hit]:
                 continue  # in a store, or relative to a folder that the image sets
             if any("argument" in each for each in server.unread):
                 continue
+            if server.unread and not sources:
+                continue  # what was not given, a file or variables, may name them
             places = [PurePosixPath(each) for each in sources]
             for index, name, place in _model_mounts(workload, server, places):
                 if not any(_meet(place, each) for each in places):
@@ -42,8 +44,8 @@ def _unread(subject: Subject) -> Iterator[Hit]:
 def _model_mounts(
     workload: Workload, server: ServerContainer, sources: Sequence[PurePosixPath]
 ) -> Iterator[tuple[int, str, PurePosixPath]]:
-    """(index, volume, path) of the mounts that hold models: by their name, or because they are
-    only read, or because nothing else is mounted where the server looks."""
+    """(index, volume, path) of the mounts that hold models, by their name or their kind: those that
+    are only read, and all where nothing is mounted where the server looks."""
     volumes = {text(each, "name"): each for each in objects(workload.pod, "volumes")}
     mounts = numbered(server.value, "volumeMounts")
     paths = [PurePosixPath(text(mount, "mountPath")) for _, mount in mounts]
@@ -58,7 +60,8 @@ def _model_mounts(
         is_called_so = "models" in f"{text(mount, 'name')} {path}".lower()
         is_only_read = text(mount, "readOnly") == "true" or "image" in volume
         is_large = bool(volume.keys() & set(_OF_MODELS))
-        if is_called_so or (is_large and (is_only_read or is_nowhere)):
+        is_theirs = is_only_read or is_nowhere or (is_called_so and not sources)
+        if (is_called_so or is_large) and is_theirs:
             yield index, text(mount, "name"), path
 
 

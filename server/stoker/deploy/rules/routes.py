@@ -4,6 +4,7 @@ Source: reference, Kubernetes production practice, section 5; Gateway API, "Back
 Kubernetes, "Ingress".
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -26,8 +27,14 @@ from stoker.deploy.workload import resolve_port
 
 _HTTP2: Final = ("kubernetes.io/h2c", "h2c", "grpc", "http2", "kubernetes.io/h2", "h2", "grpcs")
 """Words of appProtocol by which a gateway speaks HTTP/2 to the pods."""
-_INGRESS_GRPC: Final = ("GRPC", "GRPCS")
-BACKEND_PROTOCOL: Final = "nginx.ingress.kubernetes.io/backend-protocol"
+_PROTOCOL: Final = re.compile(r"proto|scheme")
+"""In the names of the annotations by which proxies are told how to speak to the pods, such as
+backend-protocol of nginx, backend-protocol-version of ALB, service.serversscheme of Traefik."""
+_GRPC_WORD: Final = re.compile(r"\bgrpcs?\b", re.IGNORECASE)
+_HTTP2_WORD: Final = re.compile(r"\b(grpcs?|h2c?|http2)\b", re.IGNORECASE)
+_NGINX: Final = "nginx"
+"""The proxy that asks annotations alone; others go by the Service's appProtocol, too."""
+_CLASS: Final = "kubernetes.io/ingress.class"
 _NAME_LABEL: Final = "app.kubernetes.io/name"
 
 
@@ -45,8 +52,24 @@ class Backend:
     @property
     def is_grpc(self) -> bool:
         """Whether calls of gRPC are sent there, and nothing else."""
-        protocol = self.route.annotations.get(BACKEND_PROTOCOL, "")
-        return self.route.kind == "GRPCRoute" or protocol in _INGRESS_GRPC
+        told = any(map(_GRPC_WORD.search, _protocols(self.route)))
+        return self.route.kind == "GRPCRoute" or (self.route.kind == "Ingress" and told)
+
+    def speaks_http2(self, service: Manifest, protocol: str) -> bool:
+        """Whether an Ingress may reach a port that understands gRPC alone, as far as annotations
+        tell, its own and the Service's, or for most proxies the port's appProtocol."""
+        told = [*_protocols(self.route), *_protocols(service)]
+        if any(map(_HTTP2_WORD.search, told)):
+            return True
+        name = text(self.route.value, "spec", "ingressClassName")
+        name = name or self.route.annotations.get(_CLASS, "")
+        return protocol in _HTTP2 and bool(name) and _NGINX not in name
+
+
+def _protocols(manifest: Manifest) -> list[str]:
+    """The annotations about protocols, each as its name and value."""
+    written = manifest.annotations.items()
+    return [f"{name} {value}" for name, value in written if _PROTOCOL.search(name)]
 
 
 def _backends(subject: Subject) -> Iterator[Backend]:
@@ -142,11 +165,16 @@ def _problem(backend: Backend, service: Manifest, server: ServerContainer) -> st
     if resolved == settings.metrics_port:
         return f"port {shown}, the management port {resolved}"
     is_two_ports = settings.grpc_port != settings.http_port
+    protocol = text(port, "appProtocol")
     if backend.is_grpc:
-        protocol = text(port, "appProtocol")
         if is_two_ports and resolved == settings.http_port and protocol not in _HTTP2:
             return f"port {shown}, which is for HTTP; gRPC is on {settings.grpc_port}"
-    elif backend.route.kind == "Ingress" and is_two_ports and resolved == settings.grpc_port:
+    elif (
+        backend.route.kind == "Ingress"
+        and is_two_ports
+        and resolved == settings.grpc_port
+        and not backend.speaks_http2(service, protocol)
+    ):
         return f"port {shown}, which is for gRPC; HTTP is on {settings.http_port}"
     return ""
 
@@ -158,8 +186,8 @@ RULES = (
         "An HTTPRoute, GRPCRoute or Ingress of Stoker to a Service that is not among the manifests",
         "Every request is answered with 500 or 503 by the proxy: a name was changed in one place "
         "only.",
-        "The Service's name as it is rendered. A `namePrefix` of kustomize reaches an Ingress, no "
-        "route: patch its backendRefs.",
+        "The Service's name as it is rendered. A `namePrefix` of kustomize reaches an Ingress and "
+        "the routes of components/gateway; others need its names.yaml as `configurations`.",
         _no_service,
     ),
     Rule(

@@ -11,7 +11,14 @@ from typing import Final
 
 from stoker.deploy.finding import Hit, Rule, Severity, Subject
 from stoker.deploy.manifest import Manifest, numbered, objects, text
-from stoker.deploy.promql import OUR_METRIC, aggregations, groups, is_one_number, selected
+from stoker.deploy.promql import (
+    OUR_METRIC,
+    aggregations,
+    is_combined,
+    is_one_number,
+    keeps_apart,
+    selected,
+)
 from stoker.deploy.quantity import parse_quantity
 from stoker.deploy.scaled_metric import ScaledMetric, scaled_metrics
 from stoker.telemetry import metric_table
@@ -74,13 +81,13 @@ def _external(metric: ScaledMetric) -> str:
 
 
 def _problem(metric: ScaledMetric) -> str:
-    operators, kept = aggregations(metric.source), groups(metric.source)
-    if kept is None or kept & OF_A_POD:
+    operators = aggregations(metric.source)
+    if keeps_apart(metric.source, OF_A_POD):
         return "a value for each pod, of which an autoscaler can take none"
     if not operators:
         is_single = is_one_number(metric.source)
         return "" if is_single else "not aggregated: as many values as there are pods"
-    if len(operators) > 1:
+    if len(operators) > 1 or is_combined(metric.source):
         return ""  # a ratio, say, whose meaning is its author's
     if operators[0] == "sum" and metric.target_type == "Value":
         return "sum with the type Value, which compares it with the target undivided"
