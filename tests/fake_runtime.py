@@ -53,6 +53,8 @@ class FakeModel:
     fail: Callable[[Mapping[str, Array]], ServingError | None] | None = None
     """The error that a run with these feeds ends in, after it took its time."""
     open_error: ServingError | None = None
+    bind_error: ServingError | None = None
+    """The error in which the making of bindings ends."""
     may_open: threading.Event | None = None
     """Opening waits until this is set; None: it does not wait."""
     graphs: GraphSupport = NO_GRAPHS
@@ -301,6 +303,8 @@ class FakeSession:
         graph: int = NOT_CAPTURED,
     ) -> Binding:
         assert graph == NOT_CAPTURED or (graph > 0 and self._graphs.captures)
+        if self.model.bind_error is not None:
+            raise self.model.bind_error
         return FakeBinding(self, inputs, outputs, graph)
 
     def close(self) -> None:

@@ -10,7 +10,14 @@ from stoker.engine.executor import QUANTUM
 from stoker.engine.inline import MOST_SLOW, REST_S, SLOW_RUN_S
 from stoker.engine.loop_turns import LONE_TURNS, MAX_RUN_S, TURN_S
 from stoker.engine.served_model import ServedModel
-from stoker.errors import Cancelled, DeviceFailed, ExecutionFailed, Internal, ServingError
+from stoker.errors import (
+    Cancelled,
+    DeviceFailed,
+    ExecutionFailed,
+    Internal,
+    OutOfMemory,
+    ServingError,
+)
 from stoker.model import DynamicBatching, QueuePolicy, TensorConfig
 from stoker.request import InferRequest, InferResponse
 from stoker.telemetry.statistics import FailureReason
@@ -603,6 +610,26 @@ def test_an_early_run_that_fails_says_why_and_harms_nobody() -> None:
             await answered(at, 1)
             assert served.statistics.success_count == LONE_TURNS + 1
             assert served.statistics.failures[FailureReason.BACKEND] == 1
+            assert_at_rest(served)
+
+    play(scenario)
+
+
+def test_a_request_for_which_nothing_can_be_bound_fails_alone() -> None:
+    model = FakeModel()
+
+    async def scenario() -> None:
+        async with serving(model, clock=Clock(), runs_inline=True) as at:
+            served = at.add(costs=SHORT)
+            await lone_turns(at)
+            model.bind_error = OutOfMemory("no room")
+            (failed,) = await at.submit(request(rows=2)).all(1)
+            assert isinstance(failed, OutOfMemory)
+            await answered(at, 1)  # by what is bound already
+            model.bind_error = None
+            (again,) = await at.submit(request(rows=2)).all(1)
+            assert answer(again).tolist() == (2 * numbers(2)).tolist()
+            assert served.refusal is None
             assert_at_rest(served)
 
     play(scenario)

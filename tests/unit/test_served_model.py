@@ -5,6 +5,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -536,6 +537,24 @@ def test_a_request_that_does_not_fit_alone_is_run_in_parts_when_it_comes_again()
             assert served.policy.max_rows == 2
             again = at.submit(request(rows=5))
             np.testing.assert_array_equal(answer((await again.all(1))[0]), 2 * numbers(5))
+
+    play(scenario)
+
+
+def test_a_request_of_more_rows_than_batches_have_is_run_in_parts_as_well_if_it_does_not_fit() -> (
+    None
+):
+    silent = replace(config(), batching_is_explicit=False, batch_size_is_explicit=False)
+
+    async def scenario() -> None:
+        async with serving(FakeModel(fail=does_not_fit_above(4))) as at:
+            served = at.add(silent, costs=[(rows, 0.01 * rows) for rows in (1, 2, 4, 8)])
+            assert served.policy == BatchPolicy(1)  # nothing is gained by batches
+            first = at.submit(request(rows=8))
+            assert isinstance((await first.all(1))[0], OutOfMemory)
+            again = at.submit(request(rows=8))
+            np.testing.assert_array_equal(answer((await again.all(1))[0]), 2 * numbers(8))
+            assert served.policy == BatchPolicy(1)
 
     play(scenario)
 

@@ -11,7 +11,7 @@ from stoker.engine.forecast import RunSizes
 from stoker.engine.row_limit import GROW_AFTER_S, LEAST_RUNS
 from stoker.engine.served_model import ServedModel
 from stoker.engine.watchdog import HUNG_FACTOR, hung_after
-from stoker.errors import DeadlineExceeded, Overloaded
+from stoker.errors import DeadlineExceeded, ExecutionFailed, Overloaded
 
 from tests.engine_parts import Replies, Serving, changed, config, play, request, serving
 from tests.fake_runtime import FakeClock, FakeModel, FakeRuntime
@@ -37,8 +37,8 @@ class Scene:
         self.replies = Replies()
         self.submitted = 0
 
-    def submit(self, count: int, *, seconds: float | None = None) -> None:
-        one = request()
+    def submit(self, count: int, *, value: float = 1.0, seconds: float | None = None) -> None:
+        one = request(value=value)
         if seconds is not None:
             one = changed(one, deadline=self.clock.now + seconds)
         self.at.submit(*[one for _ in range(count)], to=self.replies)
@@ -166,6 +166,30 @@ def test_after_a_refusal_for_want_of_time_runs_are_short_for_a_while() -> None:
             for _ in range(5):
                 await at.step()
                 at.submit(8)
+            assert at.rows == [1] * 7
+            at.clock.advance(REST_S)
+            await at.step()
+            at.submit(8)
+            await at.step()
+            assert at.rows == [1] * 8 + [8]
+
+    play(scenario)
+
+
+def test_after_a_run_that_failed_runs_are_short_for_a_while() -> None:
+    async def scenario() -> None:
+        async with scene() as at:
+            at.at.runtime.model.fail = lambda feeds: (
+                ExecutionFailed("seven") if 7 in feeds["x"] else None
+            )
+            at.at.runtime.hold()
+            at.submit(1, value=7)
+            await at.at.runs(1)
+            at.submit(16)
+            for _ in range(6):
+                await at.step()
+                at.submit(8)
+            assert isinstance(at.replies.results[0], ExecutionFailed)
             assert at.rows == [1] * 7
             at.clock.advance(REST_S)
             await at.step()

@@ -25,8 +25,9 @@ from stoker.engine.scheduler import BatchPolicy
 
 REST_S: Final = 10.0
 """After somebody was refused as late, or was late, batches end at the knee for so long: a longer
-run would keep the next one, who has as little time, from being served between two runs."""
-
+run would keep the next one, who has as little time, from being served between two runs. After a run
+that failed as well: to find who is guilty in a larger batch takes more of what failing runs may
+take, and when that is spent, all of the batch fail."""
 
 SMALLER: Final = 4
 """A batch has at least this part of the rows of the largest: more clients than one such batch has

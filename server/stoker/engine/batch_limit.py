@@ -18,13 +18,14 @@ logger: Final = logging.getLogger(__name__)
 
 
 class BatchLimit:
-    """How large batches of one model version may be while memory is short."""
+    """How large runs of one model version may be while memory is short."""
 
     def __init__(self, model: "ServedModel") -> None:
         self._model = model
         self._policy = model.policy
         self._sizes = model.costs.sizes
-        self._limit = RowLimit(model.policy.most_rows)
+        # Of all runs, not of batches: what does not fit may be one request that shares none.
+        self._limit = RowLimit(max(model.policy.most_rows, self._sizes.largest))
         self.is_lowered = False
         """Batches are smaller than configured because one did not fit into memory."""
 

@@ -128,7 +128,8 @@ class Runner(Protocol):
         """Runs the batch. Never raises: every entry has a result."""
 
     def lone(self, form: RequestForm) -> LoneRun | None:
-        """What runs one request of this form by itself; None where only `execute` does."""
+        """What runs one request of this form by itself; None where only `execute` does. May raise
+        where it cannot be made: `execute` says why."""
 
 
 class FailureBudget:

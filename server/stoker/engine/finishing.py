@@ -102,6 +102,8 @@ class Finishing:
         self._count(outcome)
         self._answer(batch.entries, outcome.results, now)
         model.waiting.run_time = _run_time(model) if model.has_limits else None
+        if outcome.failed_seconds:
+            model.waiting.saw_failure(now)
         if outcome.device_failed is not None:
             self._device_failed(outcome.device_failed, batch)
         elif model.device_failures.in_a_row and outcome.runs:

@@ -160,7 +160,7 @@ class FixedBatches:
 
     def lone(self, form: RequestForm) -> LoneRun | None:
         """What runs one request of this form by itself; None where that is for `gather` and `run`,
-        which do all that there is."""
+        which do all that there is. Raises as they do where it cannot be made."""
         known = self._lone.get(id(form))
         if known is not None and known.form is form:
             return known

@@ -220,7 +220,10 @@ class Inline:
         """Runs one request without a batch. None: it is to be run with one, and if it has failed,
         that fails as well and says why."""
         instance, request, clock = self._instance, entry.request, self._model.clock
-        lone = instance.execution.lone(entry.form)
+        try:
+            lone = instance.execution.lone(entry.form)
+        except Exception:  # memory that is not to be had is this request's failure, not the model's
+            return None
         if lone is None or request is None:
             return None
         device = instance.executor.device

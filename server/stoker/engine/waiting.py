@@ -73,6 +73,10 @@ class Waiting:
         """Somebody was refused as late, or was late: batches stay short for a while."""
         self._rests_until = now + REST_S
 
+    def saw_failure(self, now: float) -> None:
+        """A run failed: batches stay short for a while, in which who fails has few neighbours."""
+        self._rests_until = now + REST_S
+
     @property
     def entries(self) -> int:
         """Entries that wait to be taken or cleared: those that have ended are among them."""
