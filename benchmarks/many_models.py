@@ -134,6 +134,8 @@ def main() -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
     transport = transports()[0]
     grpc = grpc_name(transport)
+    if given.most <= 100:  # else its server would take the place of the one of 100, all called
+        parser.error(f"expected --most above 100, got {given.most}")
     sizes = {1: 1, ACTIVE: ACTIVE, 16: 16, 100: 100, given.most: ACTIVE}
     seen: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
