@@ -236,23 +236,16 @@ def _image(name: str, reference: str) -> list[str]:
 
 
 def _claim(name: str) -> list[str]:
-    return [
-        f"  - target: {{kind: Deployment, name: {BASE_NAME}}}",
-        "    patch: |-",
-        "      apiVersion: apps/v1",
-        "      kind: Deployment",
-        f"      metadata: {{name: {BASE_NAME}}}",
-        "      spec:",
-        "        template:",
-        "          spec:",
-        "            volumes:",
-        "              - name: models",
-        f"                persistentVolumeClaim: {{claimName: {quoted(name)}}}",
-    ]
+    return _models_volume(f"persistentVolumeClaim: {{claimName: {quoted(name)}}}")
 
 
 def _image_volume(reference: str) -> list[str]:
     # A patch: `images` of kustomize before 5.8 does not look at volumes.
+    return _models_volume(f"image: {{reference: {quoted(reference)}}}")
+
+
+def _models_volume(source: str) -> list[str]:
+    """A patch of the volume that holds the models."""
     return [
         f"  - target: {{kind: Deployment, name: {BASE_NAME}}}",
         "    patch: |-",
@@ -264,7 +257,7 @@ def _image_volume(reference: str) -> list[str]:
         "          spec:",
         "            volumes:",
         "              - name: models",
-        f"                image: {{reference: {quoted(reference)}}}",
+        f"                {source}",
     ]
 
 
